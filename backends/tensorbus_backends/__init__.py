@@ -1,0 +1,1 @@
+"""The plugin contract and everything that a backend author builds on."""

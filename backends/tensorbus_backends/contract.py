@@ -1,0 +1,406 @@
+"""The plugin contract, version 1: everything a device package has to provide.
+
+A package announces a `Plugin` through the entry-point group ``tensorbus.backends``::
+
+    [project.entry-points."tensorbus.backends"]
+    mychip = "tensorbus_mychip:PLUGIN"
+
+The plugin lists its devices (`Plugin.probe`) and opens one of them (`Plugin.open`).  A `Device`
+moves bytes, compiles kernels and launches them.  Kernels arrive as `Kernel` descriptions; a device
+with a C-like language turns one into text with `Kernel.source(dialect)`, about 40 lines of dialect,
+and needs to know nothing else about tensor operations.  Native kernels are optional: see `Native`.
+"""
+
+from __future__ import annotations
+
+import enum
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+from .dialect import Dialect
+from .dtypes import DType
+
+__all__ = [
+    "API_VERSION",
+    "BackendError",
+    "Buffer",
+    "Capabilities",
+    "CompileError",
+    "Compiled",
+    "Device",
+    "DeviceInfo",
+    "DeviceLostError",
+    "DeviceUnavailableError",
+    "Event",
+    "Evidence",
+    "KernelSpec",
+    "LaunchError",
+    "MemoryFigures",
+    "Native",
+    "NativeCase",
+    "NativeTable",
+    "OutOfMemoryError",
+    "Plugin",
+    "UnsupportedError",
+]
+
+API_VERSION = 1
+
+
+# -- errors: all that a device may raise ------------------------------------------------------
+
+
+class BackendError(RuntimeError):
+    """Base of every error that a device raises; the message says what to do."""
+
+
+class DeviceUnavailableError(BackendError):
+    """The device cannot be opened; `cause` and `fix` are one sentence each."""
+
+    def __init__(self, device: str, cause: str, fix: str) -> None:
+        super().__init__(f"device {device!r} is unavailable: {cause}. To fix it: {fix}")
+        self.device, self.cause, self.fix = device, cause, fix
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (type(self), (self.device, self.cause, self.fix))
+
+
+class OutOfMemoryError(BackendError, MemoryError):
+    """An allocation failed; the device stays usable."""
+
+
+class CompileError(BackendError):
+    """The device's compiler rejected a kernel; `log` and `source` hold its words and its input."""
+
+    def __init__(self, message: str, log: str = "", source: str = "") -> None:
+        super().__init__(message)
+        self.log, self.source = log, source
+
+    def __str__(self) -> str:
+        head = str(self.args[0])
+        if not self.log:
+            return head
+        lines = self.log.strip().splitlines()
+        shown = "\n".join(lines[:20]) + ("\n..." if len(lines) > 20 else "")
+        return f"{head}\n{shown}"
+
+    def numbered_source(self) -> str:
+        """The source with line numbers, as the log refers to it."""
+        return "\n".join(f"{k:4d} {t}" for k, t in enumerate(self.source.splitlines(), 1))
+
+
+class LaunchError(BackendError):
+    """A kernel could not be launched or failed while it ran."""
+
+
+class DeviceLostError(BackendError):
+    """The device is gone (reset, unplugged, crashed driver); open it again or use another."""
+
+
+class UnsupportedError(BackendError):
+    """The device does not have what was asked (a dtype, say), and said so in its capabilities."""
+
+
+# -- what a device is -------------------------------------------------------------------------
+
+
+class Evidence(enum.StrEnum):
+    """How much a result on this device proves, strongest first."""
+
+    HARDWARE = "hardware"
+    SIMULATED = "simulated"
+    COMPILED = "compiled"
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a device declares and the conformance suite then tests.
+
+    Attributes:
+        dtypes: Names of the storage dtypes it can hold and compute with.
+        fp64: float64 arithmetic exists.
+        fp16: float16 arithmetic exists natively (portable kernels do not need it).
+        fma: fma is one machine instruction (else it is correct but slow).
+        subnormals: ``"preserve"`` or ``"flush"`` for float32.
+        division: ``"correct"`` or the greatest error of ``/`` in ulps, as text.
+        square_root: The same for ``sqrt``.
+        local_memory: Bytes of memory shared by a group.
+        max_group: Largest number of threads in a group; 1 where regions are loops.
+        atomics: Integer atomics in device memory exist (portable kernels do not need them).
+        host_accessible: `Device.address` works: the host may read and write buffers in place.
+        ieee: Portable kernels give the interpreter's bits; False exempts nothing, it is reported.
+    """
+
+    dtypes: frozenset[str]
+    fp64: bool = True
+    fp16: bool = False
+    fma: bool = True
+    subnormals: str = "preserve"
+    division: str = "correct"
+    square_root: str = "correct"
+    local_memory: int = 32 * 1024
+    max_group: int = 256
+    atomics: bool = False
+    host_accessible: bool = False
+    ieee: bool = True
+
+
+@dataclass(frozen=True)
+class DeviceInfo:
+    """One line of ``tensorbus devices``.
+
+    An absent device is listed too: `available` is False, and `cause` and `fix` say why and how.
+
+    Attributes:
+        name: Canonical name, ``"cpu"`` or ``"opencl:0"``.
+        plugin: Name of the plugin.
+        index: What to pass to `Plugin.open`.
+        aliases: Other names of the same device, ``"opencl:intel:0"``.
+        description: Human words: product, driver and compiler versions.
+        details: Versions and figures for reports, all text.
+    """
+
+    name: str
+    plugin: str
+    index: int
+    available: bool = True
+    aliases: tuple[str, ...] = ()
+    description: str = ""
+    cause: str = ""
+    fix: str = ""
+    evidence: Evidence = Evidence.HARDWARE
+    details: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+
+@dataclass(frozen=True)
+class MemoryFigures:
+    """Bytes: handed out, kept for reuse, highest ever handed out, and the device's total (0: unknown)."""
+
+    used: int
+    cached: int
+    peak: int
+    total: int = 0
+
+
+class Buffer:
+    """A block of device memory; it goes back to the device when the last reference is dropped.
+
+    Attributes:
+        nbytes: Usable size, at least what was asked.
+        device: Its device.
+    """
+
+    __slots__ = ("__weakref__", "device", "nbytes")
+    device: Device
+    nbytes: int
+
+
+class Compiled(Protocol):
+    """A kernel ready to be launched on one device; opaque to everyone else."""
+
+    @property
+    def spec(self) -> KernelSpec: ...
+
+
+class KernelSpec(Protocol):
+    """A device-independent kernel: what `Device.compile` is given.
+
+    Two specs are equal exactly if they are the same kernel, and they hash accordingly.
+    """
+
+    @property
+    def name(self) -> str:
+        """A C identifier that is unique among the kernels of a process."""
+
+    @property
+    def buffers(self) -> int:
+        """Number of buffer arguments."""
+
+    @property
+    def words(self) -> int:
+        """Number of 64-bit words in the metadata argument."""
+
+    def source(self, dialect: Dialect) -> str:
+        """The kernel's text, without the dialect's prelude."""
+
+    def local_bytes(self, dialect: Dialect) -> int:
+        """Bytes of group-shared memory that the text declares."""
+
+    def interpret(self, arrays: Sequence[Any], meta: Any, groups: int) -> None:
+        """Run it in NumPy on flat arrays of storage dtype (device ``ref``)."""
+
+
+class Event(Protocol):
+    """A point in a device's queue."""
+
+    def wait(self) -> None:
+        """Block until everything launched before the event has finished."""
+
+    def done(self) -> bool:
+        """Whether it has been reached."""
+
+
+class Device(ABC):
+    """An open device: memory, compilation, launches on one in-order queue.
+
+    Launches and copies on device may be asynchronous; `copy_out` and `synchronize` wait.  Methods
+    may be called from several threads; a device serialises what its driver cannot.
+    """
+
+    info: DeviceInfo
+    capabilities: Capabilities
+    dialect: Dialect | None = None
+    natives: Mapping[str, Native] = {}
+
+    @abstractmethod
+    def allocate(self, nbytes: int) -> Buffer:
+        """A block of at least `nbytes` (0 is allowed), contents undefined, 64-byte aligned.
+
+        Raises:
+            OutOfMemoryError: After the device has given back what it kept for reuse and tried again.
+        """
+
+    @abstractmethod
+    def copy_in(self, target: Buffer, offset: int, source: memoryview) -> None:
+        """Copy host bytes to ``target[offset:]``; `source` may be reused on return."""
+
+    @abstractmethod
+    def copy_out(self, source: Buffer, offset: int, target: memoryview) -> None:
+        """Copy ``source[offset:]`` to writable host bytes, after all earlier launches."""
+
+    @abstractmethod
+    def copy(
+        self, target: Buffer, target_offset: int, source: Buffer, source_offset: int, nbytes: int
+    ) -> None:
+        """Copy on the device; ranges do not overlap."""
+
+    @abstractmethod
+    def compile(self, kernels: Sequence[KernelSpec]) -> list[Compiled]:
+        """Compile kernels, together if that is cheaper.
+
+        Raises:
+            CompileError: With the compiler's log and the source.
+        """
+
+    @abstractmethod
+    def launch(
+        self, kernel: Compiled, groups: int, buffers: Sequence[Buffer], meta: bytes
+    ) -> None:
+        """Run groups 0 .. groups-1 of a kernel.
+
+        Args:
+            kernel: From `compile` of this device.
+            groups: Number of groups, at least 1.
+            buffers: One for each buffer argument; element offsets travel in `meta`.
+            meta: ``8 * kernel.spec.words`` bytes of native-endian int64.
+        """
+
+    @abstractmethod
+    def synchronize(self) -> None:
+        """Wait until everything launched has finished; errors that it met are raised here."""
+
+    @abstractmethod
+    def record(self) -> Event:
+        """Mark the present end of the queue."""
+
+    @abstractmethod
+    def memory(self) -> MemoryFigures:
+        """Present memory figures."""
+
+    @abstractmethod
+    def empty_cache(self) -> None:
+        """Give memory kept for reuse back to the system."""
+
+    def address(self, buffer: Buffer) -> int:
+        """Host address of a buffer; only if `Capabilities.host_accessible`."""
+        raise UnsupportedError(f"memory of {self.info.name} cannot be reached from the host")
+
+    def import_pointer(self, address: int, nbytes: int, owner: object) -> Buffer:
+        """A buffer over memory that `owner` keeps alive (DLPack); host-accessible devices only."""
+        raise UnsupportedError(f"{self.info.name} cannot use memory of another library in place")
+
+
+@runtime_checkable
+class Plugin(Protocol):
+    """What the entry point names."""
+
+    name: str
+    api_version: int
+
+    def probe(self) -> Sequence[DeviceInfo]:
+        """List devices, absent ones with cause and fix; quick, and safe to call more than once.
+
+        "available" is a promise: probing has compiled and run a kernel on the device.
+        """
+
+    def open(self, index: int) -> Device:
+        """Open device `index` of `probe`; the caller keeps it for the life of the process."""
+
+
+# -- native kernels ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class NativeCase:
+    """One call that a native kernel may take on.
+
+    Attributes:
+        op: Name of the op.
+        dtypes: Storage dtypes of the operands, the output's last.
+        shapes: Logical shapes of the operands, the output's last.
+        strides: Strides in elements, likewise.
+        options: The op's other arguments.
+    """
+
+    op: str
+    dtypes: tuple[DType, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    strides: tuple[tuple[int, ...], ...]
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+
+@dataclass(frozen=True)
+class Native:
+    """A device's own implementation of an op.
+
+    Attributes:
+        when: Whether this kernel takes a case; dispatch and the support matrix both ask it.
+        run: ``run(case, buffers, offsets)`` with operands then output; offsets in elements.
+        library: Whose code it is, for the evidence ("OpenBLAS 0.3.34 SkylakeX").
+    """
+
+    when: Callable[[NativeCase], bool]
+    run: Callable[[NativeCase, Sequence[Buffer], Sequence[int]], None]
+    library: str
+
+
+class NativeTable:
+    """Collects a device's native kernels::
+
+    table = NativeTable()
+
+
+    @table.implements("matmul", when=lambda case: case.dtypes[0] is float32, library="MyBLAS 1.2")
+    def matmul(case, buffers, offsets): ...
+    """
+
+    def __init__(self) -> None:
+        self.table: dict[str, Native] = {}
+
+    def implements(
+        self, op: str, *, when: Callable[[NativeCase], bool], library: str
+    ) -> Callable[
+        [Callable[[NativeCase, Sequence[Buffer], Sequence[int]], None]],
+        Callable[[NativeCase, Sequence[Buffer], Sequence[int]], None],
+    ]:
+        """Register the decorated function as this device's kernel for `op`."""
+
+        def register(
+            run: Callable[[NativeCase, Sequence[Buffer], Sequence[int]], None],
+        ) -> Callable[[NativeCase, Sequence[Buffer], Sequence[int]], None]:
+            self.table[op] = Native(when, run, library)
+            return run
+
+        return register

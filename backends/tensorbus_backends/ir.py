@@ -1,0 +1,507 @@
+"""The scalar IR: what one element of a kernel computes, as a typed expression.
+
+An expression is built by calling ordinary Python functions on symbolic scalars::
+
+    x = input_(0, dt.float32)
+    y = fma(x, x, const(1.0, dt.float32))        # or  x * x + 1.0, which is two roundings
+
+and read by four readers: the C-like renderer (`clike`), the NumPy interpreter (`interp`), kernel
+fusion by substitution, and tests.  Every primitive has exactly one result on every device:
+
+* ``add sub mul div sqrt fma neg abs floor ceil trunc rint`` on floats are IEEE 754 operations,
+  rounded to nearest, ties to even; any NaN is as good as any other;
+* ``add sub mul neg`` on integers wrap modulo 2^bits; ``mulhi`` is the upper half of the product;
+* ``idiv irem`` truncate towards zero; a zero divisor gives 0 for both, and the least integer
+  divided by -1 gives itself, with remainder 0;
+* ``shl shr`` take an amount of the same dtype; an amount outside [0, bits) shifts everything out
+  (``shr`` of a negative value leaves -1);
+* ``cast`` float to integer truncates, saturates, and maps NaN to 0; integer to integer wraps;
+  integer to float and float64 to float32 round to nearest even; anything to bool is ``x != 0``;
+* ``lt le eq`` are false on NaN; ``select`` picks by a bool and evaluates both sides;
+* ``load`` reads an element of a buffer slot; its index must be in range even where the value is
+  not used; ``table`` reads a constant table;
+* ``repeat`` runs its body a given number of times (negative counts as 0), carrying values.
+
+min and max are not primitives: devices differ on NaN and on the sign of zero, so they are spelled
+with compare and select in `scalar`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import struct
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from . import dtypes as dt
+from .dtypes import DType
+
+__all__ = [
+    "Expr",
+    "IRError",
+    "Operand",
+    "bitcast",
+    "cast",
+    "ceil",
+    "const",
+    "fabs",
+    "floor",
+    "fma",
+    "idiv",
+    "index",
+    "input_",
+    "irem",
+    "load",
+    "mulhi",
+    "param",
+    "repeat",
+    "rint",
+    "select",
+    "sqrt",
+    "substitute",
+    "table",
+    "trunc",
+    "validate",
+    "walk",
+]
+
+
+class IRError(TypeError):
+    """An expression breaks the rules of the scalar IR (dtype, arity or attribute)."""
+
+
+class Expr:
+    """A node: interned, so that equal expressions are the same object.
+
+    Attributes:
+        op: Primitive name.
+        dtype: Dtype of the value, always a compute dtype.
+        args: Operands.
+        attr: What the primitive needs besides operands (bits of a constant, slot, table, ...).
+    """
+
+    __slots__ = ("args", "attr", "dtype", "op")
+    op: str
+    dtype: DType
+    args: tuple[Expr, ...]
+    attr: Any
+
+    def __add__(self, other: Operand) -> Expr:
+        return _binary("add", self, other)
+
+    def __radd__(self, other: Operand) -> Expr:
+        return _binary("add", _lift(other, self.dtype), self)
+
+    def __sub__(self, other: Operand) -> Expr:
+        return _binary("sub", self, other)
+
+    def __rsub__(self, other: Operand) -> Expr:
+        return _binary("sub", _lift(other, self.dtype), self)
+
+    def __mul__(self, other: Operand) -> Expr:
+        return _binary("mul", self, other)
+
+    def __rmul__(self, other: Operand) -> Expr:
+        return _binary("mul", _lift(other, self.dtype), self)
+
+    def __truediv__(self, other: Operand) -> Expr:
+        return _binary("div", self, other)
+
+    def __rtruediv__(self, other: Operand) -> Expr:
+        return _binary("div", _lift(other, self.dtype), self)
+
+    def __neg__(self) -> Expr:
+        return _make("neg", self.dtype, (self,))
+
+    def __and__(self, other: Operand) -> Expr:
+        return _binary("and", self, other)
+
+    def __or__(self, other: Operand) -> Expr:
+        return _binary("or", self, other)
+
+    def __xor__(self, other: Operand) -> Expr:
+        return _binary("xor", self, other)
+
+    def __invert__(self) -> Expr:
+        return _make("not", self.dtype, (self,))
+
+    def __lshift__(self, other: Operand) -> Expr:
+        return _binary("shl", self, other)
+
+    def __rshift__(self, other: Operand) -> Expr:
+        return _binary("shr", self, other)
+
+    def __lt__(self, other: Operand) -> Expr:
+        return _compare("lt", self, other)
+
+    def __le__(self, other: Operand) -> Expr:
+        return _compare("le", self, other)
+
+    def __gt__(self, other: Operand) -> Expr:
+        return _compare("lt", _lift(other, self.dtype), self)
+
+    def __ge__(self, other: Operand) -> Expr:
+        return _compare("le", _lift(other, self.dtype), self)
+
+    def eq(self, other: Operand) -> Expr:
+        """``self == other`` as a bool expression (``==`` itself compares nodes)."""
+        return _compare("eq", self, other)
+
+    def ne(self, other: Operand) -> Expr:
+        """``self != other`` as a bool expression: the negation of `eq`, so true on NaN."""
+        return ~_compare("eq", self, other)
+
+    def __bool__(self) -> bool:
+        raise IRError(
+            "a symbolic scalar has no truth value while a kernel body is traced; "
+            "use select(condition, a, b)"
+        )
+
+    def __repr__(self) -> str:
+        if self.op == "const":
+            return f"{value_of(self)!r}:{self.dtype.name}"
+        inner = ", ".join(map(repr, self.args))
+        attr = "" if self.attr is None else f"[{self.attr}]"
+        return f"{self.op}{attr}({inner})"
+
+
+Operand = Expr | int | float | bool
+
+_FLOAT_UNARY = ("sqrt", "floor", "ceil", "trunc", "rint")
+_LEAVES = ("const", "input", "index", "param", "carry", "iter")
+_interned: dict[tuple[Any, ...], Expr] = {}
+_loop_ids = itertools.count()
+
+_COMPUTE = frozenset(d for d in dt.ALL if d.compute is d)
+_INTS = frozenset(dt.INTEGER)
+_FLOATS = frozenset({dt.float32, dt.float64})
+
+
+def _require(ok: bool, op: str, args: Iterable[Expr], why: str) -> None:
+    if not ok:
+        kinds = ", ".join(a.dtype.name for a in args)
+        raise IRError(f"{op}({kinds}): {why}")
+
+
+def _check(op: str, dtype: DType, args: tuple[Expr, ...], attr: Any) -> None:
+    """Raise IRError unless a node of these parts is well formed."""
+    same = all(a.dtype is args[0].dtype for a in args) if args else True
+    first = args[0].dtype if args else dtype
+    _require(dtype in _COMPUTE, op, args, f"{dtype.name} is a storage dtype, not a compute dtype")
+    if op in _LEAVES:
+        _require(not args, op, args, "a leaf takes no operands")
+    elif op in ("add", "sub", "mul"):
+        ok = len(args) == 2 and same and dtype is first and first.kind in "iuf"
+        _require(ok, op, args, "needs two operands of one numeric dtype")
+    elif op == "div":
+        ok = len(args) == 2 and same and dtype is first and first in _FLOATS
+        _require(ok, op, args, "needs two floats of one dtype (idiv divides integers)")
+    elif op == "fma":
+        ok = len(args) == 3 and same and dtype is first and first in _FLOATS
+        _require(ok, op, args, "needs three floats of one dtype")
+    elif op in _FLOAT_UNARY:
+        ok = len(args) == 1 and dtype is first and first in _FLOATS
+        _require(ok, op, args, "needs one float")
+    elif op in ("neg", "abs"):
+        ok = len(args) == 1 and dtype is first and first.kind in "iuf"
+        _require(ok, op, args, "needs one numeric operand")
+    elif op in ("idiv", "irem", "mulhi", "shl", "shr"):
+        ok = len(args) == 2 and same and dtype is first and first in _INTS
+        _require(ok, op, args, "needs two integers of one dtype")
+    elif op in ("and", "or", "xor"):
+        ok = len(args) == 2 and same and dtype is first and first.kind in "biu"
+        _require(ok, op, args, "needs two bools or two integers of one dtype")
+    elif op == "not":
+        ok = len(args) == 1 and dtype is first and first.kind in "biu"
+        _require(ok, op, args, "needs a bool or an integer")
+    elif op in ("lt", "le", "eq"):
+        ok = len(args) == 2 and same and dtype is dt.bool_
+        _require(ok, op, args, "needs two operands of one dtype")
+    elif op == "select":
+        ok = len(args) == 3 and first is dt.bool_ and args[1].dtype is args[2].dtype is dtype
+        _require(ok, op, args, "needs a bool and two operands of one dtype")
+    elif op == "cast":
+        _require(len(args) == 1, op, args, "needs one operand")
+    elif op == "bitcast":
+        ok = len(args) == 1 and first.bits == dtype.bits and "b" not in (first.kind, dtype.kind)
+        _require(ok, op, args, f"cannot reinterpret as {dtype.name}: widths must agree, no bool")
+    elif op == "table":
+        ok = len(args) == 1 and first is dt.int32 and len(attr) > 0
+        _require(ok, op, args, "needs an int32 index and a non-empty table")
+    elif op == "load":
+        ok = len(args) == 1 and first is dt.int64 and attr[1].compute is dtype
+        _require(ok, op, args, "needs an int64 index")
+    elif op == "repeat":
+        n = attr[1]
+        ok = len(args) == 1 + 2 * n and first is dt.int32 and n > 0 and dtype is args[1].dtype
+        ok = ok and all(args[1 + i].dtype is args[1 + n + i].dtype for i in range(n))
+        _require(ok, op, args, "needs an int32 count and a body that keeps the carried dtypes")
+    elif op == "get":
+        ok = len(args) == 1 and args[0].op == "repeat" and 0 <= attr < args[0].attr[1]
+        ok = ok and dtype is args[0].args[1 + attr].dtype
+        _require(ok, op, args, "needs a repeat and the number of a value that it carries")
+    else:
+        raise IRError(f"no such primitive: {op!r}")
+
+
+def _make(op: str, dtype: DType, args: tuple[Expr, ...] = (), attr: Any = None) -> Expr:
+    key = (op, dtype, args, attr)
+    node = _interned.get(key)
+    if node is None:
+        _check(op, dtype, args, attr)
+        node = Expr()
+        node.op, node.dtype, node.args, node.attr = op, dtype, args, attr
+        node = _interned.setdefault(key, node)
+    return node
+
+
+def _lift(x: Operand, dtype: DType) -> Expr:
+    return x if isinstance(x, Expr) else const(x, dtype)
+
+
+def _binary(op: str, a: Expr, b: Operand) -> Expr:
+    return _make(op, a.dtype, (a, _lift(b, a.dtype)))
+
+
+def _compare(op: str, a: Expr, b: Operand) -> Expr:
+    return _make(op, dt.bool_, (a, _lift(b, a.dtype)))
+
+
+def _bits_of(value: float, dtype: DType) -> int:
+    with np.errstate(over="ignore"):
+        rounded = dtype.numpy.type(value)
+    if math.isnan(value):
+        return {32: 0x7FC00000, 64: 0x7FF8 << 48}[dtype.bits]
+    if float(rounded) != float(value):
+        raise IRError(f"{value!r} is not a {dtype.name}; round it first, so that readers agree")
+    return int.from_bytes(rounded.tobytes(), "little")
+
+
+def const(value: int | float | bool, dtype: DType) -> Expr:
+    """A constant; it must be exactly representable (floats: round before, see `scalar.f`)."""
+    if dtype.is_float:
+        return _make("const", dtype, (), _bits_of(float(value), dtype))
+    integer = int(value)
+    if integer != value or not dtype.min <= integer <= dtype.max:
+        raise IRError(f"{value!r} is not a {dtype.name}")
+    return _make("const", dtype, (), integer)
+
+
+def value_of(node: Expr) -> int | float:
+    """The Python value of a const node."""
+    if node.dtype is dt.float32:
+        return float(struct.unpack("<f", struct.pack("<I", node.attr))[0])
+    if node.dtype is dt.float64:
+        return float(struct.unpack("<d", struct.pack("<Q", node.attr))[0])
+    return int(node.attr)
+
+
+def input_(slot: int, dtype: DType) -> Expr:
+    """The current element of operand `slot`, already in compute dtype."""
+    return _make("input", dtype.compute, (), slot)
+
+
+def param(slot: int, dtype: DType) -> Expr:
+    """A scalar given at launch, one value for the whole kernel."""
+    return _make("param", dtype.compute, (), slot)
+
+
+def index() -> Expr:
+    """int64: the logical C-order index of the output element (map), or along the reduction."""
+    return _make("index", dt.int64)
+
+
+def load(slot: int, storage: DType, at: Expr) -> Expr:
+    """Element `at` (int64, counted from the operand's offset) of buffer operand `slot`."""
+    return _make("load", storage.compute, (at,), (slot, storage))
+
+
+def table(values: Sequence[int | float], dtype: DType, at: Expr) -> Expr:
+    """Entry `at` (int32, must be in range) of a constant table."""
+    entries = tuple(const(v, dtype).attr for v in values)
+    return _make("table", dtype, (at,), entries)
+
+
+def fma(a: Expr, b: Operand, c: Operand) -> Expr:
+    """``a * b + c`` with one rounding (IEEE 754 fusedMultiplyAdd)."""
+    return _make("fma", a.dtype, (a, _lift(b, a.dtype), _lift(c, a.dtype)))
+
+
+def sqrt(x: Expr) -> Expr:
+    """IEEE 754 squareRoot."""
+    return _make("sqrt", x.dtype, (x,))
+
+
+def fabs(x: Expr) -> Expr:
+    """Absolute value; on signed integers the least one stays itself."""
+    return _make("abs", x.dtype, (x,))
+
+
+def floor(x: Expr) -> Expr:
+    """roundToIntegralTowardNegative."""
+    return _make("floor", x.dtype, (x,))
+
+
+def ceil(x: Expr) -> Expr:
+    """roundToIntegralTowardPositive."""
+    return _make("ceil", x.dtype, (x,))
+
+
+def trunc(x: Expr) -> Expr:
+    """roundToIntegralTowardZero."""
+    return _make("trunc", x.dtype, (x,))
+
+
+def rint(x: Expr) -> Expr:
+    """roundToIntegralTiesToEven."""
+    return _make("rint", x.dtype, (x,))
+
+
+def idiv(a: Expr, b: Operand) -> Expr:
+    """Integer quotient towards zero; 0 where `b` is 0."""
+    return _binary("idiv", a, b)
+
+
+def irem(a: Expr, b: Operand) -> Expr:
+    """``a - idiv(a, b) * b``, and 0 where `b` is 0."""
+    return _binary("irem", a, b)
+
+
+def mulhi(a: Expr, b: Operand) -> Expr:
+    """Upper half of the double-width integer product."""
+    return _binary("mulhi", a, b)
+
+
+def select(condition: Expr, a: Operand, b: Operand) -> Expr:
+    """`a` where `condition` is true, else `b`; at least one of them an Expr."""
+    if isinstance(a, Expr):
+        dtype = a.dtype
+    elif isinstance(b, Expr):
+        dtype = b.dtype
+    else:
+        raise IRError("select of two Python numbers has no dtype; lift one with const")
+    return _make("select", dtype, (condition, _lift(a, dtype), _lift(b, dtype)))
+
+
+def cast(x: Expr, dtype: DType) -> Expr:
+    """Convert by value, with the one result defined at the top of this module."""
+    return x if x.dtype is dtype else _make("cast", dtype, (x,))
+
+
+def bitcast(x: Expr, dtype: DType) -> Expr:
+    """Reinterpret the bits as another dtype of the same width."""
+    return x if x.dtype is dtype else _make("bitcast", dtype, (x,))
+
+
+def repeat(
+    count: Expr | int,
+    init: Sequence[Expr],
+    body: Callable[..., Sequence[Expr]],
+) -> tuple[Expr, ...]:
+    """Run ``carry = body(i, *carry)`` for i = 0 .. count-1 (int32), starting from `init`.
+
+    The body must keep the dtypes of the carried values; it is traced once.
+    """
+    loop = next(_loop_ids)
+    carries = tuple(_make("carry", e.dtype, (), (loop, k)) for k, e in enumerate(init))
+    outs = tuple(body(_make("iter", dt.int32, (), loop), *carries))
+    if len(outs) != len(init):
+        raise IRError(f"repeat carries {len(init)} values but its body returns {len(outs)}")
+    lifted = tuple(_lift(o, c.dtype) for o, c in zip(outs, carries, strict=True))
+    args = (_lift(count, dt.int32), *init, *lifted)
+    n = len(init)
+    node = _make("repeat", init[0].dtype, args, (loop, n))
+    return tuple(_make("get", e.dtype, (node,), k) for k, e in enumerate(init))
+
+
+def walk(*roots: Expr) -> Iterator[Expr]:
+    """Every node below `roots` once, operands before the nodes that use them."""
+    seen: set[int] = set()
+    stack: list[tuple[Expr, bool]] = [(r, False) for r in reversed(roots)]
+    while stack:
+        node, ready = stack.pop()
+        if ready:
+            yield node
+        elif id(node) not in seen:
+            seen.add(id(node))
+            stack.append((node, True))
+            stack.extend((a, False) for a in reversed(node.args))
+
+
+def substitute(root: Expr, replace: Callable[[Expr], Expr | None]) -> Expr:
+    """Rebuild `root` with every leaf for which `replace` gives an expression exchanged.
+
+    Loops are shared, not copied: a body must not be substituted into itself.
+    """
+    done: dict[int, Expr] = {}
+    for node in walk(root):
+        new = replace(node) if not node.args else None
+        if new is not None:
+            _require(new.dtype is node.dtype, "substitute", (node, new), "dtypes differ")
+            done[id(node)] = new
+        elif node.args:
+            args = tuple(done[id(a)] for a in node.args)
+            done[id(node)] = _make(node.op, node.dtype, args, node.attr)
+        else:
+            done[id(node)] = node
+    return done[id(root)]
+
+
+def loops_of(*roots: Expr) -> dict[int, frozenset[int]]:
+    """For every node (by id) the loops whose carried values or counter it depends on."""
+    free: dict[int, frozenset[int]] = {}
+    for node in walk(*roots):
+        if node.op == "carry":
+            free[id(node)] = frozenset({node.attr[0]})
+        elif node.op == "iter":
+            free[id(node)] = frozenset({node.attr})
+        else:
+            inner: frozenset[int] = frozenset().union(*(free[id(a)] for a in node.args))
+            if node.op == "repeat":
+                inner -= {node.attr[0]}
+            free[id(node)] = inner
+    return free
+
+
+def validate(
+    outputs: Sequence[Expr],
+    inputs: Sequence[DType] = (),
+    params: Sequence[DType] = (),
+    *,
+    allow_index: bool = True,
+) -> None:
+    """Check a kernel body against what its skeleton provides.
+
+    Args:
+        outputs: The expressions to be stored.
+        inputs: Storage dtypes of the operand slots that `input_` and `load` may name.
+        params: Dtypes of the launch scalars.
+        allow_index: Whether the skeleton defines `index`.
+
+    Raises:
+        IRError: A leaf names what is not there, or a loop value escapes its loop.
+    """
+    for node in walk(*outputs):
+        _check(node.op, node.dtype, node.args, node.attr)
+        if node.op == "input":
+            _leaf(node, inputs, node.attr, "input")
+        elif node.op == "load":
+            _leaf(node, inputs, node.attr[0], "load")
+        elif node.op == "param":
+            _leaf(node, params, node.attr, "param")
+        elif node.op == "index" and not allow_index:
+            raise IRError("index: this skeleton has no element index")
+    free = loops_of(*outputs)
+    for out in outputs:
+        if free[id(out)]:
+            raise IRError(f"a value carried by repeat is used outside its loop: {out!r}")
+
+
+def _leaf(node: Expr, available: Sequence[DType], slot: int, what: str) -> None:
+    if not 0 <= slot < len(available):
+        raise IRError(f"{what} {slot}: the kernel has {len(available)}")
+    if available[slot].compute is not node.dtype:
+        raise IRError(f"{what} {slot} is {available[slot].name}, used as {node.dtype.name}")

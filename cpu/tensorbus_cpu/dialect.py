@@ -1,0 +1,53 @@
+"""The kernel language in C11 with GNU extensions: regions are loops that the compiler vectorizes."""
+
+from __future__ import annotations
+
+from tensorbus_backends.dialect import Dialect
+
+__all__ = ["C"]
+
+_PRELUDE = r"""
+#include <stdint.h>
+#include <math.h>
+#pragma STDC FP_CONTRACT OFF
+typedef int8_t i8; typedef int16_t i16; typedef int32_t i32; typedef int64_t i64;
+typedef uint8_t u8; typedef uint16_t u16; typedef uint32_t u32; typedef uint64_t u64;
+typedef float f32; typedef double f64; typedef _Bool b8;
+#define INLINE static inline __attribute__((always_inline, unused))
+#define CONSTANT static const
+#define LOCAL __attribute__((aligned(64)))
+#define LANES(l, n) for (i32 l = 0; l < (i32)(n); ++l)
+#define SYNC
+#define M(k) tb_meta[k]
+#define CAST(T, S) INLINE T as_##T##_##S(S x) \
+    { union { S from; T to; } u; u.from = x; return u.to; }
+CAST(u32, f32) CAST(i32, f32) CAST(f32, u32) CAST(f32, i32)
+CAST(u64, f64) CAST(i64, f64) CAST(f64, u64) CAST(f64, i64)
+#define fma_f32 __builtin_fmaf
+#define fma_f64 __builtin_fma
+#define sqrt_f32 __builtin_sqrtf
+#define sqrt_f64 __builtin_sqrt
+#define floor_f32 __builtin_floorf
+#define floor_f64 __builtin_floor
+#define ceil_f32 __builtin_ceilf
+#define ceil_f64 __builtin_ceil
+#define trunc_f32 __builtin_truncf
+#define trunc_f64 __builtin_trunc
+#define rint_f32 __builtin_rintf
+#define rint_f64 __builtin_rint
+#define abs_f32 __builtin_fabsf
+#define abs_f64 __builtin_fabs
+INLINE i32 mulhi_i32(i32 a, i32 b) { return (i32)(((i64)a * b) >> 32); }
+INLINE u32 mulhi_u32(u32 a, u32 b) { return (u32)(((u64)a * b) >> 32); }
+INLINE i64 mulhi_i64(i64 a, i64 b) { return (i64)(((__int128)a * b) >> 64); }
+INLINE u64 mulhi_u64(u64 a, u64 b) { return (u64)(((unsigned __int128)a * b) >> 64); }
+"""
+
+C = Dialect(
+    name="c",
+    prelude=_PRELUDE,
+    style="loop",
+    kernel="void {name}(void *const *tb_buffers, const i64 *tb_meta, i64 tb_first, i64 tb_end)",
+    block=4096,
+    columns=128,
+)
