@@ -152,8 +152,8 @@ class DiskCache:
             try:
                 os.rename(scratch, entry)
                 return entry / f"payload{suffix}"
-            except OSError:
-                if not entry.exists():
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                     raise
             if not replace and (found := self._sound(key, suffix)) is not None:
                 return found[0]
