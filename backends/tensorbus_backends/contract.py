@@ -43,6 +43,7 @@ __all__ = [
     "NativeTable",
     "OutOfMemoryError",
     "Plugin",
+    "UnknownDeviceError",
     "UnsupportedError",
 ]
 
@@ -65,6 +66,10 @@ class DeviceUnavailableError(BackendError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (type(self), (self.device, self.cause, self.fix))
+
+
+class UnknownDeviceError(BackendError, ValueError):
+    """No plugin has a device of that name; the message lists those that exist."""
 
 
 class OutOfMemoryError(BackendError, MemoryError):
@@ -176,7 +181,7 @@ class DeviceInfo:
 
 @dataclass(frozen=True)
 class MemoryFigures:
-    """Bytes: handed out, kept for reuse, highest ever handed out, and the device's total (0: unknown)."""
+    """Bytes handed out, kept for reuse, highest ever handed out, and the device's total or 0."""
 
     used: int
     cached: int
@@ -259,7 +264,7 @@ class Device(ABC):
         """A block of at least `nbytes` (0 is allowed), contents undefined, 64-byte aligned.
 
         Raises:
-            OutOfMemoryError: After the device has given back what it kept for reuse and tried again.
+            OutOfMemoryError: After giving back what was kept for reuse and trying again.
         """
 
     @abstractmethod
