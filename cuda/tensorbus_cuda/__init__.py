@@ -1,4 +1,4 @@
-"""NVIDIA GPUs through CUDA: named, found and explained, but without kernels in this version of tensorbus."""
+"""NVIDIA GPUs through CUDA: found and explained, without kernels yet."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Apple's GPUs through Metal: named, found and explained, but without kernels in this version of tensorbus."""
+"""Apple's GPUs through Metal: found and explained, without kernels yet."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""AMD GPUs through ROCm: named, found and explained, but without kernels in this version of tensorbus."""
+"""AMD GPUs through ROCm: found and explained, without kernels yet."""
 
 from __future__ import annotations
 
