@@ -48,6 +48,7 @@ __all__ = [
     "ceil",
     "const",
     "fabs",
+    "fingerprint",
     "floor",
     "fma",
     "idiv",
@@ -464,6 +465,26 @@ def loops_of(*roots: Expr) -> dict[int, frozenset[int]]:
                 inner -= {node.attr[0]}
             free[id(node)] = inner
     return free
+
+
+def fingerprint(*roots: Expr) -> str:
+    """A text that is the same for the same computation in every process."""
+    number: dict[int, int] = {}
+    loops: dict[int, int] = {}
+    lines: list[str] = []
+    for k, node in enumerate(walk(*roots)):
+        number[id(node)] = k
+        attr = node.attr
+        if node.op in ("repeat", "carry"):
+            attr = (loops.setdefault(attr[0], len(loops)), attr[1])
+        elif node.op == "iter":
+            attr = loops.setdefault(attr, len(loops))
+        elif node.op == "load":
+            attr = (attr[0], attr[1].name)
+        args = ",".join(str(number[id(a)]) for a in node.args)
+        lines.append(f"{node.op}:{node.dtype.name}({args})[{attr}]")
+    lines.append(",".join(str(number[id(r)]) for r in roots))
+    return "\n".join(lines)
 
 
 def validate(
