@@ -519,7 +519,7 @@ def assemble(
                 )
                 for k, a in enumerate(arguments)
             ]
-            + [dialect.meta.format(words=words, index=len(arguments))]
+            + [dialect.meta.format(name=name, words=words, index=len(arguments))]
         )
         pointers = "".join(
             "    "

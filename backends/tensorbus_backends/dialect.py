@@ -39,9 +39,10 @@ class Dialect:
         name: Part of every kernel's cache key.
         prelude: Text that defines the vocabulary above.
         style: ``"simt"`` or ``"loop"``.
-        kernel: Head of a kernel; ``{name}`` and ``{args}`` are filled in.
+        kernel: Head of a kernel; ``{name}``, ``{args}`` and ``{words}`` are filled in.
         pointer: A buffer argument; ``{const}``, ``{type}`` and ``{name}`` are filled in.
-        meta: The last argument, a block of ``{words}`` 64-bit integers reachable as ``M(k)``.
+        meta: The last argument, a block of ``{words}`` 64-bit integers reachable as ``M(k)``;
+            ``{name}`` is the kernel's.
         group: Expression for the group number (style "simt").
         block: Elements of a row that one group of a map handles.
         columns: Outputs that one group of a column reduction handles.
