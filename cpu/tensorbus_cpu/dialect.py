@@ -1,4 +1,4 @@
-"""The kernel language in C11 with GNU extensions: regions are loops that the compiler vectorizes."""
+"""The kernel language in C11 with GNU extensions: regions are loops, for the vectorizer."""
 
 from __future__ import annotations
 
