@@ -1,0 +1,403 @@
+"""References of reductions and scans.  Source: Python array API standard 2025.12.
+
+An axis is None (all), an integer or a tuple.  Sums and products of integers accumulate in, and
+return, int64 or uint64; `dtype` casts before accumulating.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+from flint import arb
+from numpy.typing import NDArray
+
+from . import ball, judges
+from .contraction import exact_sum, fraction_pair, reshaped
+from .elementwise import extremum
+from .op import JudgeOf, OpReference, as_float64
+from .ulp import format_of
+from .verdict import Reference
+
+__all__ = ["OPS", "rows", "logsumexp_rows", "sum_rows"]
+
+Array = NDArray[Any]
+F64 = NDArray[np.float64]
+Axis = int | tuple[int, ...] | None
+OPS: dict[str, OpReference] = {}
+
+
+def rows(x: Array, axis: Axis, keepdims: bool = False) -> tuple[Array, tuple[int, ...]]:
+    """(matrix with the reduced elements in each row, in C order; shape of the result)."""
+    every = range(x.ndim)
+    chosen = (
+        list(every)
+        if axis is None
+        else sorted(i % x.ndim for i in ((axis,) if isinstance(axis, int) else axis))
+    )
+    kept = [i for i in every if i not in chosen]
+    count = math.prod(x.shape[i] for i in chosen)
+    matrix = x.transpose(kept + chosen).reshape(math.prod(x.shape[i] for i in kept), count)
+    if keepdims:
+        return matrix, tuple(1 if i in chosen else x.shape[i] for i in every)
+    return matrix, tuple(x.shape[i] for i in kept)
+
+
+def accumulator_dtype(dtype: np.dtype[Any], wanted: Any = None) -> np.dtype[Any]:
+    """Dtype of a sum or product: the wanted one, the input's if floating, else 64 bits."""
+    if wanted is not None:
+        return np.dtype(wanted)
+    if format_of(dtype) is not None:
+        return np.dtype(dtype)
+    return np.dtype(np.uint64 if dtype.kind == "u" else np.int64)
+
+
+def sum_rows(matrix: F64) -> tuple[F64, F64]:
+    """Exact sums of rows as pairs."""
+    sums = [exact_sum(row) for row in matrix.tolist()]
+    return np.array([s[0] for s in sums]), np.array([s[1] for s in sums])
+
+
+def _cast(x: Any, dtype: Any) -> Array:
+    """The input in the dtype of the accumulation (a cast to it comes first)."""
+    array = np.asarray(x)
+    target = accumulator_dtype(array.dtype, dtype)
+    return array if array.dtype == target else array.astype(target)
+
+
+def _sum(x: Any, *, axis: Axis = None, dtype: Any = None, keepdims: bool = False) -> Reference:
+    array = _cast(x, dtype)
+    matrix, shape = rows(array, axis, keepdims)
+    if format_of(array.dtype) is None:
+        with np.errstate(all="ignore"):
+            return Reference(matrix.sum(axis=1, dtype=array.dtype).reshape(shape), array.dtype)
+    wide = as_float64(matrix)
+    hi, lo = sum_rows(wide)
+    with np.errstate(all="ignore"):
+        magnitude = np.abs(wide).sum(axis=1)
+    ref = Reference(hi, array.dtype, lo, 0.0, magnitude, terms=matrix.shape[1])
+    return reshaped(ref, shape)
+
+
+def _mean(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Reference:
+    """Sum over n.  An empty mean is NaN (0/0)."""
+    array = np.asarray(x)
+    total = _sum(array, axis=axis, keepdims=keepdims)
+    n = total.terms
+    assert total.low is not None
+    assert total.magnitude is not None
+    with np.errstate(all="ignore"):
+        hi = total.value / n
+        from_ratio = [
+            fraction_pair(_ratio(h, lo, n)) if math.isfinite(h) and n else (q, 0.0)
+            for h, lo, q in zip(total.value.flat, total.low.flat, hi.flat, strict=True)
+        ]
+        magnitude = total.magnitude / n
+    value = np.array([v[0] for v in from_ratio]).reshape(hi.shape)
+    low = np.array([v[1] for v in from_ratio]).reshape(hi.shape)
+    overflow = np.isfinite(value) & ~np.isfinite(total.value)
+    return replace(total, value=value, low=low, magnitude=magnitude, undefined=overflow)
+
+
+def _ratio(hi: float, lo: float, n: int) -> Any:
+    return (Fraction(hi) + Fraction(lo)) / n
+
+
+def _prod(x: Any, *, axis: Axis = None, dtype: Any = None, keepdims: bool = False) -> Reference:
+    array = _cast(x, dtype)
+    matrix, shape = rows(array, axis, keepdims)
+    if format_of(array.dtype) is None:
+        with np.errstate(all="ignore"):
+            return Reference(matrix.prod(axis=1, dtype=array.dtype).reshape(shape), array.dtype)
+    return reshaped(_products(as_float64(matrix), array.dtype, matrix.shape[1]), shape)
+
+
+def _products(wide: F64, dtype: np.dtype[Any], terms: Any) -> Reference:
+    values = [_product_ball(row) for row in wide.tolist()]
+    hi = np.array([v if isinstance(v, float) else 0.0 for v in values], np.float64)
+    lo = np.zeros(hi.shape)
+    for i, v in enumerate(values):
+        if not isinstance(v, float):
+            h, rest = ball.pair([v])
+            hi[i], lo[i] = h[0], rest[0]
+    with np.errstate(all="ignore"):
+        logs = np.log2(np.abs(wide))
+        logs = np.where(np.isfinite(logs), logs, 0.0)
+        swing = np.maximum(np.maximum(logs, 0).sum(axis=1), np.maximum(-logs, 0).sum(axis=1))
+        magnitude = np.exp2(swing)
+    special = (~np.isfinite(wide) | (wide == 0)).any(axis=1)
+    magnitude = np.where(special & ~np.isfinite(hi), 1.0, magnitude)
+    return Reference(
+        hi, dtype, lo, 2.0**-100 * np.abs(np.where(np.isfinite(hi), hi, 0)), magnitude, terms=terms
+    )
+
+
+def _product_ball(row: list[float]) -> Any:
+    """The product of floats as a ball, or a float where it is NaN, infinite or zero."""
+    signs = math.prod(math.copysign(1.0, v) for v in row)
+    if any(math.isnan(v) for v in row):
+        return math.nan
+    if any(math.isinf(v) for v in row):
+        return math.nan if any(v == 0 for v in row) else math.copysign(math.inf, signs)
+    if any(v == 0 for v in row):
+        return math.copysign(0.0, signs)
+
+    def multiply(*factors: Any) -> Any:
+        result = factors[0] * 0 + 1 if factors else 1
+        for f in factors:
+            result = result * f
+        return result
+
+    return ball.accurate(multiply, *row) if row else 1.0
+
+
+def _extreme(greatest: bool) -> Callable[..., Reference]:
+    def forward(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Reference:
+        array = np.asarray(x)
+        matrix, shape = rows(array, axis, keepdims)
+        if format_of(array.dtype) is None:
+            result = matrix.max(axis=1) if greatest else matrix.min(axis=1)
+            return Reference(result.reshape(shape), array.dtype)
+        wide = as_float64(matrix)
+        best = wide[:, 0]
+        for column in range(1, wide.shape[1]):
+            best = extremum(best, wide[:, column], greatest)
+        return Reference(best.reshape(shape), array.dtype)
+
+    return forward
+
+
+def _truth(x: Any) -> Array:
+    array = np.asarray(x)
+    wide = array if format_of(array.dtype) is None else as_float64(array)
+    return np.asarray(wide != 0)
+
+
+def _logical(function: Callable[..., Any]) -> Callable[..., Reference]:
+    def forward(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Reference:
+        result = np.asarray(function(_truth(x), axis=axis, keepdims=keepdims))
+        return Reference(result, result.dtype)
+
+    return forward
+
+
+def _variance(root: bool) -> Callable[..., Reference]:
+    def forward(
+        x: Any, *, axis: Axis = None, correction: float = 0.0, keepdims: bool = False
+    ) -> Reference:
+        array = np.asarray(x)
+        matrix, shape = rows(array, axis, keepdims)
+        return reshaped(_variance_rows(as_float64(matrix), array.dtype, correction, root), shape)
+
+    return forward
+
+
+def _variance_rows(wide: F64, dtype: np.dtype[Any], correction: float, root: bool) -> Reference:
+    count = wide.shape[1]
+    divisor = max(count - correction, 0.0)
+    value, low = np.zeros(wide.shape[0]), np.zeros(wide.shape[0])
+    variance, second = np.zeros(wide.shape[0]), np.zeros(wide.shape[0])
+    for i, row in enumerate(wide.tolist()):
+        if divisor == 0 or not all(map(math.isfinite, row)):
+            value[i] = variance[i] = math.nan
+            continue
+        hi, lo, var = _variance_pair(row, divisor, root)
+        value[i], low[i], variance[i] = hi, lo, var
+        second[i] = count * (math.fsum(map(abs, row)) / count) ** 2 / divisor
+    # 0/0 or S/0 with S rounded: NaN and infinity are both right.
+    free = np.full(wide.shape[0], divisor == 0 and count > 0)
+    return Reference(
+        value,
+        dtype,
+        low,
+        2.0**-98 * np.where(np.isfinite(value), value, 0.0),
+        variance,
+        second=second,
+        terms=count,
+        undefined=free,
+    )
+
+
+def _variance_pair(row: list[float], divisor: float, root: bool) -> tuple[float, float, float]:
+    with ball.precision(2400 if max(map(abs, row)) > 1e100 else 400):
+        values = [arb(v) for v in row]
+        mean = sum(values, arb(0)) / len(row)
+        total = sum(((v - mean) ** 2 for v in values), arb(0))
+        exact = total / arb(divisor)
+        if not exact > 0:
+            return 0.0, 0.0, 0.0
+        hi, lo = ball.pair([exact.sqrt() if root else exact])
+        return float(hi[0]), float(lo[0]), float(exact.mid())
+
+
+def _scan_sum(
+    x: Any, *, axis: int | None = None, dtype: Any = None, include_initial: bool = False
+) -> Reference:
+    array = _cast(x, dtype)
+    along = _scan_axis(array, axis)
+    moved = np.moveaxis(array, along, -1)
+    length = moved.shape[-1]
+    if format_of(array.dtype) is None:
+        with np.errstate(all="ignore"):
+            result = np.cumsum(moved, axis=-1, dtype=array.dtype)
+        return _finish_scan(Reference(result, array.dtype), along, include_initial, 0)
+    wide = as_float64(moved).reshape(-1, length)
+    hi, lo = np.zeros(wide.shape), np.zeros(wide.shape)
+    for i, row in enumerate(wide.tolist()):
+        for j in range(length):
+            hi[i, j], lo[i, j] = exact_sum(row[: j + 1])
+    with np.errstate(all="ignore"):
+        magnitude = np.abs(wide).cumsum(axis=-1)
+    independent = np.zeros(wide.shape, bool)
+    independent[:, -1:] = True
+    terms = np.broadcast_to(np.arange(1, length + 1), wide.shape)
+    ref = Reference(hi, array.dtype, lo, np.zeros(hi.shape), magnitude, terms=terms.copy())
+    ref = replace(reshaped(ref, moved.shape), independent=independent.reshape(moved.shape))
+    return _finish_scan(ref, along, include_initial, 0)
+
+
+def _scan_axis(array: Array, axis: int | None) -> int:
+    if axis is None:
+        if array.ndim != 1:
+            raise ValueError(f"a scan of {array.ndim} dimensions needs an axis")
+        return 0
+    return axis % array.ndim
+
+
+def _finish_scan(ref: Reference, along: int, initial: bool, neutral: int) -> Reference:
+    """The scanned axis back in its place, with the neutral element before it if asked for."""
+
+    def change(array: Any, first: Any) -> Any:
+        if not isinstance(array, np.ndarray) or array.ndim == 0:
+            return array
+        if initial:
+            start = np.full((*array.shape[:-1], 1), first, array.dtype)
+            array = np.concatenate([start, array], axis=-1)
+        return np.moveaxis(array, -1, along)
+
+    return replace(
+        ref,
+        value=change(ref.value, neutral),
+        low=change(ref.low, 0),
+        slack=change(ref.slack, 0),
+        magnitude=change(ref.magnitude, neutral),
+        terms=change(ref.terms, 1),
+        independent=change(ref.independent, False),
+    )
+
+
+def _scan_product(
+    x: Any, *, axis: int | None = None, dtype: Any = None, include_initial: bool = False
+) -> Reference:
+    array = _cast(x, dtype)
+    along = _scan_axis(array, axis)
+    moved = np.moveaxis(array, along, -1)
+    length = moved.shape[-1]
+    if format_of(array.dtype) is None:
+        with np.errstate(all="ignore"):
+            result = np.cumprod(moved, axis=-1, dtype=array.dtype)
+        return _finish_scan(Reference(result, array.dtype), along, include_initial, 1)
+    wide = as_float64(moved).reshape(-1, length)
+    parts = [_products(wide[:, : j + 1], array.dtype, j + 1) for j in range(length)]
+
+    def stack(pick: Callable[[Reference], Any]) -> Array:
+        columns = [np.broadcast_to(pick(p), wide.shape[:1]) for p in parts]
+        empty = np.zeros((wide.shape[0], 0))
+        return (np.stack(columns, axis=-1) if columns else empty).reshape(moved.shape)
+
+    ref = Reference(
+        stack(lambda p: p.value),
+        array.dtype,
+        stack(lambda p: p.low),
+        stack(lambda p: p.slack),
+        stack(lambda p: p.magnitude),
+        terms=stack(lambda p: p.terms),
+    )
+    return _finish_scan(ref, along, include_initial, 1)
+
+
+def logsumexp_rows(wide: F64, dtype: np.dtype[Any]) -> Reference:
+    """log(sum(exp(x))) of each row, with its error coefficients.
+
+    As m + log(s), s = sum exp(x_j - m), m = max x, p_j = exp(x_j - m)/s.  In units of u: the
+    subtraction moves s relatively by p_j |x_j - m|, exp by 2 p ulps, the sum by n; the relative
+    error of s is the absolute error of log s, which adds 2 p |log s| of its own; the last
+    addition rounds the result.  magnitude = n + sum p_j |x_j - m| + |result|,
+    per_ulp = 1 + |log s|.  Source: Blanchard, Higham, Higham, Accurately computing the
+    log-sum-exp and softmax functions, 2021, section 3, with its constants worked out.
+    """
+    count = wide.shape[1]
+    value, low = np.zeros(wide.shape[0]), np.zeros(wide.shape[0])
+    magnitude, per_ulp = np.zeros(wide.shape[0]), np.zeros(wide.shape[0])
+    for i, row in enumerate(wide):
+        with np.errstate(all="ignore"):
+            if count == 0:
+                value[i] = -math.inf
+                continue
+            top = row.max()
+            if not math.isfinite(top):
+                value[i] = (
+                    top
+                    if top == math.inf and not np.isnan(row).any()
+                    else (math.nan if np.isnan(row).any() else top)
+                )
+                magnitude[i] = math.inf
+                continue
+            if np.isnan(row).any():
+                value[i] = math.nan
+                continue
+            shifted = row - top
+            weights = np.exp(shifted)
+        value[i], low[i] = _logsumexp_pair(row, float(top))
+        total = weights.sum()
+        moved = float((weights * np.where(weights > 0, np.abs(shifted), 0.0)).sum() / total)
+        magnitude[i] = count + moved + abs(value[i])
+        per_ulp[i] = 1 + abs(math.log(total))
+    slack = 2.0**-98 * np.where(np.isfinite(value), np.abs(value), 0.0) + 2.0**-140
+    return Reference(value, dtype, low, slack, magnitude, per_ulp, terms=count + 4)
+
+
+def _logsumexp_pair(row: F64, top: float) -> tuple[float, float]:
+    with ball.precision(200):
+        m = arb(top)
+        total = sum(((arb(float(v)) - m).exp() for v in row if v - top > -200.0), arb(0))
+        hi, lo = ball.pair([m + total.log()])
+    return float(hi[0]), float(lo[0])
+
+
+def _logsumexp(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Reference:
+    array = np.asarray(x)
+    matrix, shape = rows(array, axis, keepdims)
+    return reshaped(logsumexp_rows(as_float64(matrix), array.dtype), shape)
+
+
+def _count_nonzero(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Reference:
+    truth = _truth(x)
+    return Reference(
+        np.asarray(truth.sum(axis=axis, keepdims=keepdims, dtype=np.int64)), np.dtype(np.int64)
+    )
+
+
+def _register(
+    name: str, family: str, forward: Callable[..., Reference], judge: JudgeOf, kinds: str
+) -> None:
+    OPS[name] = OpReference(name, family, forward, judge, (1, 1), kinds, ((-4.0, 4.0),))
+
+
+_register("sum", "accumulation", _sum, judges.accumulation(), "bif")
+_register("mean", "accumulation", _mean, judges.accumulation(1), "f")
+_register("cumulative_sum", "accumulation", _scan_sum, judges.accumulation(), "bif")
+_register("prod", "product", _prod, judges.product, "bif")
+_register("cumulative_prod", "product", _scan_product, judges.product, "bif")
+_register("max", "exact", _extreme(True), judges.exact, "if")
+_register("min", "exact", _extreme(False), judges.exact, "if")
+_register("any", "exact", _logical(np.any), judges.exact, "bif")
+_register("all", "exact", _logical(np.all), judges.exact, "bif")
+_register("var", "variance", _variance(False), judges.variance(), "f")
+_register("std", "variance", _variance(True), judges.variance(True), "f")
+_register("logsumexp", "coefficient", _logsumexp, judges.coefficient(3.0), "f")
+_register("count_nonzero", "exact", _count_nonzero, judges.exact, "bif")
