@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from struct import Struct
 from typing import cast
 
@@ -24,6 +25,7 @@ from tensorbus_backends.contract import (
 )
 from tensorbus_backends.pool import CachingPool, SizeClass
 
+from .blas import load_blas, native_table
 from .dialect import C
 from .kernels import Builder
 from .processor import memory_total, processor
@@ -152,7 +154,6 @@ class CpuDevice(Device):
     def __init__(
         self, info: DeviceInfo, toolchain: Toolchain, runtime: Runtime, cache: DiskCache
     ) -> None:
-        self.info = info
         self.dialect = C
         self.capabilities = Capabilities(
             dtypes=frozenset(d.name for d in dt.ALL),
@@ -169,6 +170,11 @@ class CpuDevice(Device):
         self._pool: CachingPool[int] = CachingPool(
             info.name, self._obtain, self._release, total=total, keep=total // 2
         )
+        blas = load_blas(runtime)
+        if blas is not None:
+            self.natives = native_table(runtime, blas).table
+        library = str(blas) if blas is not None else "none (pip install scipy-openblas64)"
+        self.info = replace(info, details={**info.details, "blas": library})
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._after_fork)
 

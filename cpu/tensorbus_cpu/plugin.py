@@ -104,7 +104,7 @@ def _attempt() -> tuple[DeviceInfo, CpuDevice | None]:
             f"set CC to a compiler that knows this processor ({machine.name}), or empty the "
             f"compile cache at {cache.directory}",
         ), None
-    return info, device
+    return device.info, device
 
 
 def _run_check(device: CpuDevice) -> str:

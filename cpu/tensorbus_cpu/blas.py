@@ -1,0 +1,228 @@
+"""Native matrix products through OpenBLAS, from the ``scipy-openblas64`` wheel if installed.
+
+OpenBLAS picks its kernels by processor model while it is loaded and takes older ones for a model
+that it does not know.  The choice here goes by instruction-set features instead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.util
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tensorbus_backends import dtypes as dt
+from tensorbus_backends.contract import Buffer, CompileError, NativeCase, NativeTable
+
+from .processor import Processor, processor
+from .runtime import Runtime
+
+__all__ = ["Blas", "core_type", "load_blas", "native_table", "supported"]
+
+# OpenBLAS multiplies on one thread up to this m * n * k; a batch of such goes to our own threads.
+_ONE_THREAD = 1 << 18
+
+# Its idle threads poll for 2^n cycles; the default of 2^26 would keep cores from our kernels.
+_POLL = "16"
+
+
+@dataclass(frozen=True)
+class Blas:
+    """A loaded OpenBLAS.
+
+    Attributes:
+        version: ``"OpenBLAS 0.3.34"``.
+        core: The kernels that it uses, ``"SkylakeX"``.
+        gemm: Addresses of its CBLAS functions for float32 and float64.
+    """
+
+    version: str
+    core: str
+    gemm: Mapping[str, int]
+
+    def __str__(self) -> str:
+        return f"{self.version} {self.core}"
+
+
+def core_type(machine: Processor) -> str:
+    """The OPENBLAS_CORETYPE that fits a processor's features; empty: leave it to OpenBLAS."""
+    has = machine.features.__contains__
+    if machine.machine not in ("x86_64", "AMD64"):
+        return ""
+    if all(map(has, ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512cd"))):
+        if has("avx512_bf16"):
+            return "SapphireRapids" if has("amx_bf16") else "Cooperlake"
+        return "SkylakeX"
+    if has("avx2") and has("fma"):
+        return "Zen" if "AMD" in machine.name else "Haswell"
+    return ""
+
+
+def _library() -> Path | None:
+    try:
+        spec = importlib.util.find_spec("scipy_openblas64")
+    except (ImportError, ValueError):
+        return None
+    for folder in (spec.submodule_search_locations or ()) if spec is not None else ():
+        for path in sorted(Path(folder, "lib").glob("libscipy_openblas64_.*")):
+            if path.suffix in (".so", ".dylib"):
+                return path
+    return None
+
+
+@contextlib.contextmanager
+def _environment(settings: Mapping[str, str]) -> Iterator[None]:
+    """Set variables that are not set yet, for the time that a library is loaded."""
+    added = {k: v for k, v in settings.items() if v and k not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for key in added:
+            os.environ.pop(key, None)
+
+
+def load_blas(runtime: Runtime) -> Blas | None:
+    """OpenBLAS from its wheel, or None if it is not installed or cannot be loaded."""
+    path = _library()
+    if path is None:
+        return None
+    settings = {
+        "OPENBLAS_CORETYPE": core_type(processor()),
+        "OPENBLAS_NUM_THREADS": str(runtime.threads),
+        "OPENBLAS_THREAD_TIMEOUT": _POLL,
+    }
+    ffi = runtime.ffi
+    with _environment(settings):
+        try:
+            handle = runtime.open(path)
+        except CompileError:
+            return None
+    names = {"float32": "scipy_cblas_sgemm64_", "float64": "scipy_cblas_dgemm64_"}
+    gemm = {dtype: runtime.symbol(handle, name) for dtype, name in names.items()}
+    set_threads = runtime.symbol(handle, "scipy_openblas_set_num_threads64_")
+    if not set_threads or not all(gemm.values()):
+        return None
+    ffi.cast("void (*)(int)", set_threads)(runtime.threads)
+
+    def text(symbol: str) -> str:
+        address = runtime.symbol(handle, symbol)
+        found = ffi.cast("char *(*)(void)", address)() if address else ffi.NULL
+        return ffi.string(found).decode(errors="replace") if found else "?"
+
+    version = " ".join(text("scipy_openblas_get_config64_").split()[:2])
+    return Blas(version, text("scipy_openblas_get_corename64_"), gemm)
+
+
+# -- which products it takes ------------------------------------------------------------------
+
+
+def _leading(shape: Sequence[int], strides: Sequence[int]) -> tuple[bool, int] | None:
+    """(transposed, leading dimension) of a matrix, or None if BLAS cannot address it."""
+    (rows, columns), (down, across) = shape[-2:], strides[-2:]
+    if across == 1 or columns == 1:
+        if rows == 1:
+            return False, columns
+        if down >= columns:
+            return False, down
+    if down == 1 or rows == 1:
+        if columns == 1:
+            return True, rows
+        if across >= rows:
+            return True, across
+    return None
+
+
+def _contiguous(shape: Sequence[int], strides: Sequence[int]) -> bool:
+    step = 1
+    for n, s in zip(reversed(shape), reversed(strides), strict=True):
+        if n != 1 and s != step:
+            return False
+        step *= n
+    return True
+
+
+def _broadcasts(shape: Sequence[int], target: Sequence[int]) -> bool:
+    aligned = zip(reversed(shape), reversed(target), strict=False)
+    return len(shape) <= len(target) and all(n in (1, m) for n, m in aligned)
+
+
+def supported(case: NativeCase) -> bool:
+    """Whether a product goes to BLAS: (..., M, K) x (..., K, N) -> (..., M, N).
+
+    float32 or float64 throughout, nothing empty, each operand with rows or columns of stride 1
+    that do not overlap (batch dimensions are free), and a contiguous output.
+    """
+    if len(case.shapes) != 3 or len({*case.dtypes}) != 1:
+        return False
+    if case.dtypes[0] not in (dt.float32, dt.float64):
+        return False
+    a, b, c = case.shapes
+    if min(map(len, case.shapes)) < 2 or 0 in (*a, *b, *c):
+        return False
+    if a[-1] != b[-2] or (a[-2], b[-1]) != c[-2:]:
+        return False
+    if not (_broadcasts(a[:-2], c[:-2]) and _broadcasts(b[:-2], c[:-2])):
+        return False
+    ends = zip(case.shapes[:2], case.strides[:2], strict=True)
+    return all(_leading(*end) for end in ends) and _contiguous(c, case.strides[2])
+
+
+def _batch_offsets(shape: Sequence[int], strides: Sequence[int], batch: Sequence[int]) -> Any:
+    """Element offset of each matrix of a batch, in C order: int64, (prod(batch),)."""
+    missing = len(batch) - (len(shape) - 2)
+    offsets = np.zeros(1, np.int64)
+    for k, n in enumerate(batch):
+        own = k - missing
+        step = strides[own] if own >= 0 and shape[own] != 1 else 0
+        offsets = (offsets[:, None] + np.arange(n, dtype=np.int64) * step).reshape(-1)
+    return offsets
+
+
+def native_table(runtime: Runtime, blas: Blas) -> NativeTable:
+    """The native kernels of the cpu device: ``matmul``."""
+    table = NativeTable()
+    ffi, gemm = runtime.ffi, runtime.lib.tb_gemm
+
+    @functools.lru_cache(maxsize=512)
+    def plan(
+        dtype: dt.DType,
+        shapes: tuple[tuple[int, ...], ...],
+        strides: tuple[tuple[int, ...], ...],
+    ) -> tuple[Any, Any]:
+        a, b, c = shapes
+        batch = c[:-2]
+        each = [_batch_offsets(s, t, batch) for s, t in zip(shapes, strides, strict=True)]
+        packed = np.ascontiguousarray(np.stack(each, axis=1) * dtype.itemsize)
+        offsets = ffi.from_buffer("int64_t[]", packed)
+        first, second = _leading(a, strides[0]), _leading(b, strides[1])
+        assert first is not None
+        assert second is not None
+        m, k, n = a[-2], a[-1], b[-1]
+        job = ffi.new("tb_gemm_job *")
+        job.fn, job.is_double = blas.gemm[dtype.name], dtype is dt.float64
+        job.trans_a, job.lda = first
+        job.trans_b, job.ldb = second
+        job.m, job.n, job.k, job.ldc = m, n, k, n
+        job.batch = len(packed)
+        job.parallel = len(packed) > 1 and m * n * k <= _ONE_THREAD
+        job.offsets = offsets
+        return job, (offsets, packed)
+
+    @table.implements("matmul", when=supported, library=str(blas))
+    def matmul(case: NativeCase, buffers: Sequence[Buffer], offsets: Sequence[int]) -> None:
+        dtype = case.dtypes[0]
+        job, _ = plan(dtype, case.shapes, case.strides)
+        size = dtype.itemsize
+        a, b, c = (
+            buffer.device.address(buffer) + offset * size
+            for buffer, offset in zip(buffers, offsets, strict=True)
+        )
+        gemm(job, a, b, c)
+
+    return table
