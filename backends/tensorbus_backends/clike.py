@@ -86,8 +86,7 @@ def _division(name: str, t: str) -> str:
 
 def _mulhi_small(t: str) -> str:
     return (
-        f"INLINE {t} mulhi_{t}({t} a, {t} b) "
-        f"{{ return ({t})(((i32)a * (i32)b) >> {int(t[1:])}); }}"
+        f"INLINE {t} mulhi_{t}({t} a, {t} b) {{ return ({t})(((i32)a * (i32)b) >> {int(t[1:])}); }}"
     )
 
 
@@ -258,7 +257,9 @@ class Emitter:
                     continue
                 own, n = node.attr
                 outside = list(node.args[: 1 + n])
-                outside += [x for x in walk(*node.args[1 + n :]) if self._hoist(x, own, loops, free)]
+                outside += [
+                    x for x in walk(*node.args[1 + n :]) if self._hoist(x, own, loops, free)
+                ]
                 stack.append((node, True))
                 stack.extend((a, False) for a in reversed(outside))
             elif ready or not node.args:
@@ -494,9 +495,7 @@ def assemble(
     """
     helpers: dict[str, str] = {}
     _collect(body, dialect, helpers)
-    shift = [
-        f"{'' if a.written else 'const '}{storage_ctype(a.dtype)}" for a in arguments
-    ]
+    shift = [f"{'' if a.written else 'const '}{storage_ctype(a.dtype)}" for a in arguments]
     if dialect.style == "loop":
         args = ""
         pointers = "".join(
@@ -505,9 +504,7 @@ def assemble(
         )
         arrays = "".join(f"        {t} {n}[{size}] LOCAL;\n" for t, n, size in local)
         inner = "".join("    " + line + "\n" if line else "\n" for line in body.splitlines())
-        code = (
-            f"{pointers}    for (i64 g = tb_first; g < tb_end; ++g) {{\n{arrays}{inner}    }}\n"
-        )
+        code = f"{pointers}    for (i64 g = tb_first; g < tb_end; ++g) {{\n{arrays}{inner}    }}\n"
     else:
         args = ", ".join(
             [

@@ -290,9 +290,7 @@ class Device(ABC):
         """
 
     @abstractmethod
-    def launch(
-        self, kernel: Compiled, groups: int, buffers: Sequence[Buffer], meta: bytes
-    ) -> None:
+    def launch(self, kernel: Compiled, groups: int, buffers: Sequence[Buffer], meta: bytes) -> None:
         """Run groups 0 .. groups-1 of a kernel.
 
         Args:

@@ -179,9 +179,7 @@ def test_matmul(dtype: dt.DType, size: tuple[int, int, int]) -> None:
     m, n, k = size
     kernel = Matmul("matmul", dtype)
     a, b = data(2 * m * k, dtype), data(k * n, dtype)
-    words = kernel.meta(
-        m, n, k, [2], [(0, k, 1, [m * k]), (0, n, 1, [0]), (0, n, 1, [m * n])]
-    )
+    words = kernel.meta(m, n, k, [2], [(0, k, 1, [m * k]), (0, n, 1, [0]), (0, n, 1, [m * n])])
     both(kernel, [a, b, np.zeros(2 * m * n, dtype.numpy)], words, kernel.groups(C, m, n, 2))
 
 

@@ -92,7 +92,9 @@ class Strided:
         step = self.operand.step
         if step == "s":
             return f"o_{self.name}"
-        return f"o_{self.name} + {lane}" if step == "c" else f"o_{self.name} + {lane} * s_{self.name}"
+        return (
+            f"o_{self.name} + {lane}" if step == "c" else f"o_{self.name} + {lane} * s_{self.name}"
+        )
 
     def read(self, lane: str) -> str:
         """Compute value of that element."""
@@ -112,9 +114,7 @@ def row_text(strided: Sequence[Strided], row: str, start: str, dims: int, shape:
     lines = []
     walked = [s for s in strided if s.operand.step != "-"]
     for s in walked:
-        inner = {"c": f"({start})", "s": "0"}.get(
-            s.operand.step, f"({start}) * M({s.base + 1})"
-        )
+        inner = {"c": f"({start})", "s": "0"}.get(s.operand.step, f"({start}) * M({s.base + 1})")
         lines.append(f"i64 o_{s.name} = {inner};")
         if s.operand.step == "g":
             lines.append(f"const i64 s_{s.name} = M({s.base + 1});")
@@ -168,7 +168,9 @@ class Kernel:
     def local_bytes(self, dialect: Dialect) -> int:
         return 0
 
-    def interpret(self, arrays: Sequence[NDArray[Any]], meta: NDArray[np.int64], groups: int) -> None:
+    def interpret(
+        self, arrays: Sequence[NDArray[Any]], meta: NDArray[np.int64], groups: int
+    ) -> None:
         raise NotImplementedError
 
 
@@ -182,5 +184,13 @@ def operand_offsets(meta: NDArray[np.int64], base: int, dims: int, shape: int) -
     return total
 
 
-__all__ += ["Argument", "Emitter", "assemble", "indent", "operand_offsets", "param_text",
-            "param_value", "row_text"]
+__all__ += [
+    "Argument",
+    "Emitter",
+    "assemble",
+    "indent",
+    "operand_offsets",
+    "param_text",
+    "param_value",
+    "row_text",
+]

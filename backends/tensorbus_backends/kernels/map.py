@@ -146,8 +146,11 @@ class Map(Kernel):
                 f"const i64 first = g * {block}, size = M({_INNER}) * tb_rows;",
                 f"const i32 count = (i32)(size - first < {block} ? size - first : {block});",
             ]
-            rows = ["i64 tb_rows = 1;", f"for (i32 d = 0; d < (i32)M({_DIMS}); ++d)",
-                    f"    tb_rows *= M({_SHAPE} + d);"]
+            rows = [
+                "i64 tb_rows = 1;",
+                f"for (i32 d = 0; d < (i32)M({_DIMS}); ++d)",
+                f"    tb_rows *= M({_SHAPE} + d);",
+            ]
             inner = [
                 "const i64 element = first + l, row = element / M(0), k = element - row * M(0);",
                 row_text(strided, "row", "0", _DIMS, _SHAPE),
@@ -165,9 +168,7 @@ class Map(Kernel):
             inner = []
             index = [f"const i64 index = row * M({_INNER}) + first + l;"] if indexed else []
         region = "\n".join([*inner, *index, *reads, *lines, *writes])
-        body = "\n".join(
-            [*head, *params, "LANES(l, count) {", indent(region), "}"]
-        )
+        body = "\n".join([*head, *params, "LANES(l, count) {", indent(region), "}"])
         return assemble(
             dialect,
             self.name,
@@ -178,7 +179,9 @@ class Map(Kernel):
             offsets=[s.base for s in strided],
         )
 
-    def interpret(self, arrays: Sequence[NDArray[Any]], meta: NDArray[np.int64], groups: int) -> None:
+    def interpret(
+        self, arrays: Sequence[NDArray[Any]], meta: NDArray[np.int64], groups: int
+    ) -> None:
         n = int(meta[_INNER])
         lanes = np.arange(n, dtype=np.int64)
         places = []

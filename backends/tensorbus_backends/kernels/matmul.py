@@ -101,7 +101,10 @@ class Matmul(Kernel):
                 "i64 rest = pass;",
                 f"for (i32 d = (i32)M({_DIMS}) - 1; d >= 0; --d) {{",
                 f"    const i64 q = rest / M({_SHAPE} + d), at = rest - q * M({_SHAPE} + d);",
-                *(f"    o_{n} += at * M({w + 3} + d);" for n, w in zip("abc", (a, b, c), strict=True)),
+                *(
+                    f"    o_{n} += at * M({w + 3} + d);"
+                    for n, w in zip("abc", (a, b, c), strict=True)
+                ),
                 "    rest = q;",
                 "}",
             ]
@@ -224,7 +227,9 @@ LANES(l, columns) {{
 }}"""
         return body, []
 
-    def interpret(self, arrays: Sequence[NDArray[Any]], meta: NDArray[np.int64], groups: int) -> None:
+    def interpret(
+        self, arrays: Sequence[NDArray[Any]], meta: NDArray[np.int64], groups: int
+    ) -> None:
         m, n, k = (int(meta[w]) for w in (_M, _N, _K))
         dims = int(meta[_DIMS])
         shape = [int(s) for s in meta[_SHAPE : _SHAPE + dims]]

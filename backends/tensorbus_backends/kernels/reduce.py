@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import dtypes as dt
 from .. import interp, ir, scalar
 from ..clike import ctype, write_text
 from ..dialect import Dialect
@@ -65,9 +64,7 @@ def _greatest(dtype: DType) -> Expr:
 MONOIDS = {
     m.name: m
     for m in (
-        Monoid(
-            "sum", lambda a, b: a + b, lambda d: ir.const(-0.0 if d.is_float else 0, d)
-        ),
+        Monoid("sum", lambda a, b: a + b, lambda d: ir.const(-0.0 if d.is_float else 0, d)),
         Monoid("prod", lambda a, b: a * b, lambda d: ir.const(1, d)),
         Monoid("max", scalar.maximum, _least),
         Monoid("min", scalar.minimum, _greatest),
@@ -311,9 +308,7 @@ class Reduce(Kernel):
             ]
         )
         advance = " ".join(f"o_{s.name} += M({s.base + Strided.WORDS});" for s in strided)
-        skip = "\n".join(
-            f"o_{s.name} += start * M({s.base + Strided.WORDS});" for s in strided
-        )
+        skip = "\n".join(f"o_{s.name} += start * M({s.base + Strided.WORDS});" for s in strided)
         body = f"""\
 const i64 chunks = (M({_N}) + {CHUNK - 1}) / {CHUNK}, blocks = (M({_COLS}) + {width - 1}) / {width};
 const i64 block = g % blocks, pass = g / blocks, chunk = pass % chunks, row = pass / chunks;
@@ -350,7 +345,9 @@ LANES(l, columns) {{
 }}"""
         return body, LANES * width
 
-    def interpret(self, arrays: Sequence[NDArray[Any]], meta: NDArray[np.int64], groups: int) -> None:
+    def interpret(
+        self, arrays: Sequence[NDArray[Any]], meta: NDArray[np.int64], groups: int
+    ) -> None:
         n, columns = int(meta[_N]), int(meta[_COLS])
         strided = self._strided()
         first_param = self._out_word + 1
@@ -359,9 +356,7 @@ LANES(l, columns) {{
             return param_value(int(meta[first_param + node.attr]), self.params[node.attr])
 
         bases = [operand_offsets(meta, s.base, _DIMS, _SHAPE) for s in strided]
-        steps = [
-            {"c": 1, "s": 0}.get(s.operand.step, int(meta[s.base + 1])) for s in strided
-        ]
+        steps = [{"c": 1, "s": 0}.get(s.operand.step, int(meta[s.base + 1])) for s in strided]
         along = np.arange(n, dtype=np.int64)
         across = np.arange(columns, dtype=np.int64)
         chunks = max(1, -(-n // CHUNK))

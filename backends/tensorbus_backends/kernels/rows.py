@@ -238,7 +238,9 @@ LANES(l, 1) {{
 SYNC;
 const {ctype(stage.result)} r{k} = result{k}[0];"""
 
-    def interpret(self, arrays: Sequence[NDArray[Any]], meta: NDArray[np.int64], groups: int) -> None:
+    def interpret(
+        self, arrays: Sequence[NDArray[Any]], meta: NDArray[np.int64], groups: int
+    ) -> None:
         n = int(meta[_N])
         strided = self._strided()
         first_param = _OPERANDS + Strided.WORDS * len(strided)

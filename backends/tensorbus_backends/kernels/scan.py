@@ -136,7 +136,9 @@ LANES(l, count) {{
             offsets=[_OPERAND, _OUT, _OUT + 1],
         )
 
-    def interpret(self, arrays: Sequence[NDArray[Any]], meta: NDArray[np.int64], groups: int) -> None:
+    def interpret(
+        self, arrays: Sequence[NDArray[Any]], meta: NDArray[np.int64], groups: int
+    ) -> None:
         n, blocks = int(meta[_N]), int(meta[_BLOCKS])
         step = {"c": 1, "s": 0}.get(self.operand.step, int(meta[_OPERAND + 1]))
         bases = operand_offsets(meta, _OPERAND, _DIMS, _SHAPE)

@@ -1,0 +1,34 @@
+"""The greatest error, in ulps, that the math library claims for each of its functions.
+
+One ulp of an exact value r is ``2**(clamp(floor(log2(abs(r))), emin, emax) - (p - 1))``; infinity
+stands for ``2**(emax + 1)``.  The measured figures are in ``docs/ulps-float32.md``.
+"""
+
+from __future__ import annotations
+
+__all__ = ["BOUNDS_F32"]
+
+BOUNDS_F32: dict[str, float] = {
+    "exp": 1.0,
+    "exp2": 1.0,
+    "expm1": 1.0,
+    "log": 1.0,
+    "log2": 1.0,
+    "log10": 1.0,
+    "log1p": 1.0,
+    "sin": 1.0,
+    "cos": 1.0,
+    "tan": 1.0,
+    "asin": 1.0,
+    "acos": 1.0,
+    "atan": 1.0,
+    "sinh": 1.0,
+    "cosh": 1.0,
+    "tanh": 1.0,
+    "asinh": 1.0,
+    "acosh": 1.0,
+    "atanh": 1.0,
+    "erf": 1.0,
+    "sigmoid": 1.0,
+    "softplus": 1.0,
+}

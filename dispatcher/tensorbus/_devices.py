@@ -1,0 +1,151 @@
+"""Devices: choosing one, listing all, compiling kernels once for each."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from tensorbus_backends.contract import Capabilities, Compiled, DeviceInfo, KernelSpec
+from tensorbus_backends.contract import Device as Backend
+from tensorbus_backends.discovery import Registry
+
+from ._state import state
+
+__all__ = ["Device", "device", "devices", "get_device", "registry"]
+
+registry = Registry()
+
+
+class Device:
+    """An open device, as ``x.device`` gives it; equal to its names as text.
+
+    Attributes:
+        name: Canonical name, ``"cpu"`` or ``"opencl:0"``.
+        backend: The plugin's device object.
+    """
+
+    __slots__ = ("__weakref__", "_kernels", "_lock", "backend", "name")
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+        self.name = backend.info.name
+        self._kernels: dict[KernelSpec, Compiled] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def info(self) -> DeviceInfo:
+        """Names, description, versions, evidence level."""
+        return self.backend.info
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the device declares."""
+        return self.backend.capabilities
+
+    def kernel(self, spec: KernelSpec) -> Compiled:
+        """The compiled form of a kernel."""
+        found = self._kernels.get(spec)
+        if found is None:
+            with self._lock:
+                found = self._kernels.get(spec)
+                if found is None:
+                    (found,) = self.backend.compile([spec])
+                    self._kernels[spec] = found
+        return found
+
+    def warm(self, specs: Sequence[KernelSpec]) -> None:
+        """Compile many kernels at once, which is cheaper than one by one."""
+        with self._lock:
+            missing = list(dict.fromkeys(s for s in specs if s not in self._kernels))
+            if missing:
+                compiled = self.backend.compile(missing)
+                self._kernels.update(zip(missing, compiled, strict=True))
+
+    def synchronize(self) -> None:
+        """Wait until everything launched on the device has finished."""
+        self.backend.synchronize()
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, str):
+            return other == self.name or other in self.info.aliases
+        return self is other
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def __str__(self) -> str:
+        return self.name
+
+    def __repr__(self) -> str:
+        return f"<tensorbus device {self.name!r}: {self.info.description}>"
+
+
+_open: dict[str, Device] = {}
+_opening = threading.Lock()
+
+
+def get_device(name: str | Device | None = None) -> Device:
+    """The open device of a name; None is the default of this thread.
+
+    The default is the one set by `device`, else ``TENSORBUS_DEVICE``, else ``"cpu"``; where the cpu
+    device is unavailable (no compiler), ``"ref"``.
+
+    Raises:
+        UnknownDeviceError: No such name; the message suggests one.
+        DeviceUnavailableError: With cause and fix.
+    """
+    if name is None:
+        if state.device is None:
+            state.device = _default()
+        return state.device  # type: ignore[no-any-return]
+    if isinstance(name, Device):
+        return name
+    found = _open.get(name)
+    if found is None:
+        if not isinstance(name, str):
+            raise TypeError(f"a device is named by text like 'cpu', not by {type(name).__name__}")
+        backend = registry.open(name)
+        with _opening:
+            found = _open.get(backend.info.name) or Device(backend)
+            _open[backend.info.name] = _open[name] = found
+    return found
+
+
+def _default() -> Device:
+    from tensorbus_backends.contract import DeviceUnavailableError
+
+    name = os.environ.get("TENSORBUS_DEVICE")
+    if name:
+        return get_device(name)
+    try:
+        return get_device("cpu")
+    except DeviceUnavailableError:
+        return get_device("ref")
+
+
+def devices(refresh: bool = False) -> list[DeviceInfo]:
+    """All devices of all plugins, absent ones with cause and fix.
+
+    Args:
+        refresh: Probe again instead of using what this process already knows.
+    """
+    return registry.devices(refresh)
+
+
+@contextmanager
+def device(name: str | Device) -> Iterator[Device]:
+    """Make a device the default inside the block::
+
+    with tb.device("opencl:0"):
+        x = tb.ones((3, 3))
+    """
+    outer: Any = state.device
+    chosen = get_device(name)
+    state.device = chosen
+    try:
+        yield chosen
+    finally:
+        state.device = outer

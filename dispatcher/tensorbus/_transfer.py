@@ -1,0 +1,49 @@
+"""Moving a tensor between devices, as an op with a gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tensorbus_backends.dtypes import DType
+
+from ._autograd import Context
+from ._devices import Device
+from ._op import Op, apply
+from ._plan import Plan
+from ._spec import Shape, Spec
+from ._tensor import Tensor
+
+__all__ = ["transfer"]
+
+
+class _Transfer(Op):
+    def infer(self, specs: Sequence[Spec], options: dict[str, Any]) -> list[tuple[DType, Shape]]:
+        return [(specs[0].dtype, specs[0].shape)]
+
+    def plan(self, device: Device, specs: Sequence[Spec], options: dict[str, Any]) -> Plan:
+        from .ops._common import from_host
+
+        target: Device = options["target"]
+
+        def run(x: Tensor) -> Tensor:
+            return from_host(target, x.numpy(), x.dtype)
+
+        return Plan(run)
+
+
+def _vjp(context: Context, g: Tensor) -> list[Tensor | None]:
+    return [transfer(g, context.input_spec(0).device)]
+
+
+def _jvp(context: Context, tangents: Sequence[Tensor | None]) -> Tensor | None:
+    (t,) = tangents
+    return None if t is None else transfer(t, context.options["target"])
+
+
+_op = _Transfer("to_device", signature="(x, device, /)", vjp=_vjp, jvp=_jvp)
+
+
+def transfer(x: Tensor, target: Device) -> Tensor:
+    """A copy of `x` on `target`."""
+    return apply(_op, [x], {"target": target})  # type: ignore[no-any-return]

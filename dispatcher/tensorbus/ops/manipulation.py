@@ -1,0 +1,349 @@
+"""Views and copies: what changes shape, order or dtype but no value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tensorbus_backends import dtypes as dt
+from tensorbus_backends import ir
+from tensorbus_backends.dtypes import DType
+
+from .._autograd import Context
+from .._devices import Device, get_device
+from .._op import Op, apply, function, linear_jvp
+from .._plan import Plan, map_launch, permuted_strides
+from .._spec import Shape, Spec, broadcast_shapes, broadcast_strides, contiguous_strides
+from .._tensor import Tensor
+from ._common import as_shape, tensor_of
+
+__all__ = [
+    "assign",
+    "astype",
+    "broadcast_to",
+    "contiguous",
+    "matrix_transpose",
+    "permute_dims",
+    "reshape",
+]
+
+Layout = tuple[Shape, Shape, int]
+
+
+class View(Op):
+    """An op whose result shares the operand's memory.
+
+    Args:
+        layout: From spec and options to shape, strides and offset step, in elements.
+    """
+
+    def __init__(self, name: str, layout: Callable[..., Layout], **rules: Any) -> None:
+        super().__init__(name, **rules)
+        self.layout = layout
+
+    def infer(self, specs: Sequence[Spec], options: dict[str, Any]) -> list[tuple[DType, Shape]]:
+        return [(specs[0].dtype, self.layout(specs[0], **options)[0])]
+
+    def plan(self, device: Device, specs: Sequence[Spec], options: dict[str, Any]) -> Plan:
+        shape, strides, step = self.layout(specs[0], **options)
+        out = Spec.of(device, specs[0].dtype, shape, strides)
+
+        def run(x: Tensor) -> Tensor:
+            return Tensor(x._buffer, out, x._offset + step)
+
+        return Plan(run)
+
+
+class Copy(Op):
+    """Elements converted to a dtype and laid out contiguously (or in memory order)."""
+
+    def infer(self, specs: Sequence[Spec], options: dict[str, Any]) -> list[tuple[DType, Shape]]:
+        return [(options.get("dtype", specs[0].dtype), specs[0].shape)]
+
+    def plan(self, device: Device, specs: Sequence[Spec], options: dict[str, Any]) -> Plan:
+        from .elementwise import _runner
+
+        (spec,) = specs
+        dtype: DType = options.get("dtype", spec.dtype)
+        keep = options.get("keep_order", False)
+        shape = spec.shape
+        strides = permuted_strides(shape, [(shape, spec.strides)]) if keep else None
+        out = Spec.of(device, dtype, shape, strides)
+        expr = move_expr(spec.dtype, dtype)
+        source, target = (spec.dtype, dtype)
+        if spec.dtype is dtype:
+            source = target = bits_dtype(dtype)
+        launch = map_launch(
+            device,
+            self.name,
+            [expr],
+            shape,
+            [(source, shape, spec.strides)],
+            [(target, out.strides)],
+        )
+        return Plan(_runner(device, launch, out, 1))
+
+
+def bits_dtype(dtype: DType) -> DType:
+    """The unsigned dtype by which elements are moved without looking at their value."""
+    return dt.uint8 if dtype is dt.bool_ else dt.by_name(f"uint{dtype.bits}")
+
+
+def move_expr(source: DType, target: DType) -> ir.Expr:
+    """Value to store when an element of `source` becomes one of `target`: bits if they are equal."""
+    if source is target:
+        return ir.input_(0, bits_dtype(source))
+    x = ir.input_(0, source)
+    if target.compute.is_float and target.bits == 16:
+        return x
+    return ir.cast(x, target.compute)
+
+
+# -- layouts ------------------------------------------------------------------------------------
+
+
+def _reshape_strides(shape: Shape, strides: Shape, to: Shape) -> Shape | None:
+    """Strides of a view with another shape, or None if there is none."""
+    kept = [(n, s) for n, s in zip(shape, strides, strict=True) if n != 1]
+    if 0 in to or not kept:
+        return contiguous_strides(to)
+    result = [0] * len(to)
+    i = len(kept) - 1
+    j = len(to) - 1
+    while j >= 0:
+        if to[j] == 1:
+            result[j] = 1
+            j -= 1
+            continue
+        size, step = kept[i]
+        run = size
+        first = i
+        want = to[j]
+        last = j
+        while run != want:
+            if run < want:
+                first -= 1
+                n, s = kept[first]
+                if s != kept[first + 1][1] * kept[first + 1][0]:
+                    return None
+                run *= n
+            else:
+                last -= 1
+                want *= to[last]
+        for k in range(j, last - 1, -1):
+            result[k] = step
+            step *= to[k]
+        i, j = first - 1, last - 1
+    return tuple(result)
+
+
+def _reshape_layout(spec: Spec, shape: Shape) -> Layout:
+    strides = _reshape_strides(spec.shape, spec.strides, shape)
+    assert strides is not None
+    return shape, strides, 0
+
+
+def _permute_layout(spec: Spec, axes: Shape) -> Layout:
+    return tuple(spec.shape[a] for a in axes), tuple(spec.strides[a] for a in axes), 0
+
+
+def _broadcast_layout(spec: Spec, shape: Shape) -> Layout:
+    return shape, broadcast_strides(spec.shape, spec.strides, shape), 0
+
+
+# -- gradients ------------------------------------------------------------------------------------
+
+
+def _reshape_vjp(c: Context, g: Tensor) -> list[Tensor | None]:
+    return [reshape(g, c.input_spec(0).shape)]
+
+
+def _permute_vjp(c: Context, g: Tensor) -> list[Tensor | None]:
+    axes = c.options["axes"]
+    return [permute_dims(g, tuple(axes.index(k) for k in range(len(axes))))]
+
+
+def _broadcast_vjp(c: Context, g: Tensor) -> list[Tensor | None]:
+    from .elementwise import _unbroadcast
+
+    return [_unbroadcast(g, c.input_spec(0))]
+
+
+def _astype_vjp(c: Context, g: Tensor) -> list[Tensor | None]:
+    source = c.input_spec(0).dtype
+    return [g if g.dtype is source else astype(g, source)]
+
+
+def _copy_vjp(c: Context, g: Tensor) -> list[Tensor | None]:
+    return [g]
+
+
+_reshape = View(
+    "reshape",
+    _reshape_layout,
+    vjp=_reshape_vjp,
+    jvp=linear_jvp(lambda t, shape: reshape(t, shape)),
+)
+_permute = View(
+    "permute_dims",
+    _permute_layout,
+    vjp=_permute_vjp,
+    jvp=linear_jvp(lambda t, axes: permute_dims(t, axes)),
+)
+_broadcast = View(
+    "broadcast_to",
+    _broadcast_layout,
+    vjp=_broadcast_vjp,
+    jvp=linear_jvp(lambda t, shape: broadcast_to(t, shape)),
+)
+_contiguous = Copy("contiguous", vjp=_copy_vjp, jvp=linear_jvp(lambda t: contiguous(t)))
+_astype = Copy(
+    "astype",
+    vjp=_astype_vjp,
+    jvp=linear_jvp(lambda t, dtype, keep_order: astype(t, dtype) if dtype.is_float else None),
+)
+
+
+# -- public -----------------------------------------------------------------------------------------
+
+
+def contiguous(x: Tensor, /) -> Tensor:
+    """`x` itself if its elements lie in C order without gaps, else such a copy."""
+    return x if x._spec.contiguous else apply(_contiguous, [x])
+
+
+@function("manipulation", differentiable=True)
+def astype(
+    x: Tensor, dtype: DType, /, *, copy: bool = True, device: str | Device | None = None
+) -> Tensor:
+    """Convert elements by value.
+
+    Floats are rounded to nearest even; a float that an integer dtype cannot hold saturates and NaN
+    becomes 0; integers wrap; anything becomes bool as ``x != 0``.
+
+    Args:
+        x: What to convert.
+        dtype: Target.
+        copy: False gives `x` itself if nothing has to change.
+        device: Move there as well.
+    """
+    tensor_of("astype", x)
+    if not isinstance(dtype, DType):
+        raise TypeError(f"astype: dtype is a tensorbus dtype, not {dtype!r}")
+    if device is not None and get_device(device) is not x.device:
+        return astype(x.to_device(device), dtype, copy=False)
+    if dtype is x.dtype and not copy:
+        return x
+    return apply(_astype, [x], {"dtype": dtype, "keep_order": True})  # type: ignore[no-any-return]
+
+
+@function("manipulation", differentiable=True)
+def reshape(x: Tensor, /, shape: int | Sequence[int], *, copy: bool | None = None) -> Tensor:
+    """The elements in C order under another shape; one size may be -1.
+
+    Args:
+        x: Any tensor.
+        shape: New sizes, with the same product.
+        copy: True copies always; False raises ValueError where a copy is needed.
+    """
+    tensor_of("reshape", x)
+    sizes = [shape] if isinstance(shape, int) else list(shape)
+    if sizes.count(-1) == 1:
+        known = 1
+        for n in sizes:
+            known *= n if n != -1 else 1
+        if known == 0 or x.size % known:
+            raise ValueError(f"reshape: {x.size} elements do not fill shape {tuple(sizes)}")
+        sizes[sizes.index(-1)] = x.size // known
+    target = as_shape("reshape", sizes)
+    count = 1
+    for n in target:
+        count *= n
+    if count != x.size:
+        raise ValueError(f"reshape: shape {x.shape} has {x.size} elements, {target} has {count}")
+    source = x
+    if copy:
+        source = apply(_contiguous, [x])
+    elif _reshape_strides(x.shape, x.strides, target) is None:
+        if copy is False:
+            raise ValueError("reshape: copy=False, but the elements are not laid out for it")
+        source = contiguous(x)
+    if target == source.shape and not copy:
+        return source
+    return apply(_reshape, [source], {"shape": target})  # type: ignore[no-any-return]
+
+
+@function("manipulation", differentiable=True)
+def permute_dims(x: Tensor, /, axes: Sequence[int]) -> Tensor:
+    """Dimensions in another order: a view."""
+    tensor_of("permute_dims", x)
+    order = tuple(a % x.ndim if -x.ndim <= a < x.ndim else a for a in axes)
+    if sorted(order) != list(range(x.ndim)):
+        raise ValueError(f"permute_dims: {tuple(axes)} is not an order of {x.ndim} dimensions")
+    return apply(_permute, [x], {"axes": order})  # type: ignore[no-any-return]
+
+
+@function("manipulation", differentiable=True)
+def matrix_transpose(x: Tensor, /) -> Tensor:
+    """Swap the last two dimensions: a view."""
+    tensor_of("matrix_transpose", x)
+    if x.ndim < 2:
+        raise ValueError(f"matrix_transpose needs at least 2 dimensions, not {x.ndim}")
+    return permute_dims(x, (*range(x.ndim - 2), x.ndim - 1, x.ndim - 2))
+
+
+@function("manipulation", differentiable=True)
+def broadcast_to(x: Tensor, /, shape: Sequence[int]) -> Tensor:
+    """A view of `x` repeated to `shape`."""
+    tensor_of("broadcast_to", x)
+    target = as_shape("broadcast_to", shape)
+    if broadcast_shapes(x.shape, target) != target:
+        raise ValueError(f"broadcast_to: shape {x.shape} cannot be broadcast to {target}")
+    return x if target == x.shape else apply(_broadcast, [x], {"shape": target})
+
+
+def write_into(target: Tensor, value: Tensor) -> None:
+    """Copy `value`, broadcast and converted, into the memory of `target`."""
+    expr = move_expr(value.dtype, target.dtype)
+    source, to = value.dtype, target.dtype
+    if source is to:
+        source = to = bits_dtype(to)
+    if target.size:
+        launch = map_launch(
+            target.device,
+            "assign",
+            [expr],
+            target.shape,
+            [(source, value.shape, value.strides)],
+            [(to, target.strides)],
+        )
+        launch((value._buffer, value._offset), (target._buffer, target._offset))
+
+
+def assign(target: Tensor, value: Tensor) -> Tensor:
+    """What ``x += y`` does once ``x + y`` is known: put it into the memory of `x`.
+
+    Raises:
+        RuntimeError: `target` is a leaf that requires a gradient.
+        ValueError: Its shape would have to change.
+        TypeError: Its dtype would have to change kind.
+    """
+    from .._autograd import bump
+    from .._state import state
+
+    if state.grad and target.requires_grad and target.is_leaf:
+        raise RuntimeError(
+            "a leaf that requires a gradient cannot be changed in place; do it under no_grad()"
+        )
+    if value.shape != target.shape:
+        raise ValueError(f"in-place result has shape {value.shape}, the tensor has {target.shape}")
+    if value.dtype is not target.dtype:
+        raise TypeError(
+            f"in-place result is {value.dtype.name}, the tensor {target.dtype.name}; "
+            "write x = x op y, or convert the operand"
+        )
+    write_into(target, value.detach())
+    bump(target)
+    if state.grad or value._track is not None:
+        target._track = value._track
+    return target
