@@ -127,9 +127,7 @@ def softplus(x: Expr) -> Expr:
     a = ir.fabs(x)
     parts = exp_parts(-clamp(a, 0.0, 1000.0))
     v, v_low = parts.pair
-    two_k = power_of_two(
-        ir.select(parts.k < -64, ir.const(-64, dt.int64), parts.k), dt.float64
-    )
+    two_k = power_of_two(ir.select(parts.k < -64, ir.const(-64, dt.int64), parts.k), dt.float64)
     high, low = log1p_pair(v * two_k, v_low * two_k)
     base = ir.select(x > _ZERO, x, _ZERO)
     total, rest = two_sum(base, high)

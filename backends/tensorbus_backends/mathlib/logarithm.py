@@ -121,9 +121,7 @@ def log_pair(
         correction = ir.select(u < f(2.0 ** (dtype.precision + 2), dtype), low * inverse, 0.0)
     if near is not None:
         zero = f(0.0, dtype)
-        x, correction = choose(
-            kf.eq(zero), near, (x, zero if correction is None else correction)
-        )
+        x, correction = choose(kf.eq(zero), near, (x, zero if correction is None else correction))
     high, tail = log1p_near_zero(x, correction)
     if add is not None:
         kf = kf + add

@@ -1,0 +1,89 @@
+"""The shared core of atan and atan2, for float32 and float64.
+
+For ``0 <= a <= b`` the quotient a/b is compared with 1/4, 1/2 and 3/4, and with the centre c = 0,
+3/8, 5/8 or 1 of its quarter::
+
+    atan(a / b) = atan(c) + atan(t),   t = (a - c b) / (b + c a),   |t| <= 1/4
+
+The polynomial approximates ``(atan(t) - t) / t**3`` in t**2 on |t| <= 0.2501 (Sollya, fpminimax,
+absolute error): degree 8 with error 2**-55.6 for float64, degree 3 with error 2**-25.6 for float32.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+from .. import dtypes as dt
+from .. import ir
+from ..dtypes import DType
+from ..ir import Expr
+from ..scalar import f
+from .constants import PI
+from .exact import Pair, fast_two_sum, floats, horner, split
+
+__all__ = ["HALF_PI", "atan_ratio"]
+
+_POLYNOMIAL = {
+    dt.float64: floats(
+        "-0x1.5555555555555p-2",
+        "0x1.999999999968fp-3",
+        "-0x1.2492492454c6cp-3",
+        "0x1.c71c7182be51ep-4",
+        "-0x1.745d031ca9daap-4",
+        "0x1.3b103e6968fbp-4",
+        "-0x1.10b65a8861a7ep-4",
+        "0x1.d6c85ee61573p-5",
+        "-0x1.4e42fdc7f5608p-5",
+    ),
+    dt.float32: floats(
+        "-0x1.555554p-2",
+        "0x1.99965p-3",
+        "-0x1.23a964p-3",
+        "0x1.9a448cp-4",
+    ),
+}
+
+
+def _atan(value: Fraction) -> Fraction:
+    """atan of a fraction below 1, by its power series, to 2**-200."""
+    total, term, n = Fraction(0), value, 1
+    while abs(term) > Fraction(1, 1 << 200):
+        total += term / n
+        term, n = -term * value * value, n + 2
+    return total
+
+
+_CENTRES: tuple[tuple[float, Fraction], ...] = (
+    (0.375, _atan(Fraction(3, 8))),
+    (0.625, _atan(Fraction(5, 8))),
+    (1.0, PI / 4),
+)
+
+HALF_PI: dict[DType, tuple[float, ...]] = {
+    d: split(PI / 2, d, d.precision, d.precision) for d in (dt.float32, dt.float64)
+}
+"""pi/2 as two floats."""
+
+
+def atan_ratio(a: Expr, b: Expr) -> Pair:
+    """``atan(a / b)`` as a pair for ``0 <= a <= b``, b > 0, far from overflow and underflow.
+
+    The relative error is that of one division: at most 2**-(p-1) with the tail of the quotient
+    dropped; a quotient that underflows is not handled.
+    """
+    dtype = a.dtype
+    zero = f(0.0, dtype)
+    c, base, base_low = zero, zero, zero
+    for limit, (centre, angle) in zip((0.25, 0.5, 0.75), _CENTRES, strict=True):
+        beyond = a > b * f(limit, dtype)
+        angle_high, angle_low = split(angle, dtype, dtype.precision, dtype.precision)
+        c = ir.select(beyond, f(centre, dtype), c)
+        base = ir.select(beyond, f(angle_high, dtype), base)
+        base_low = ir.select(beyond, f(angle_low, dtype), base_low)
+    top = ir.fma(-c, b, a)
+    bottom = ir.fma(c, a, b)
+    t = top / bottom
+    z = t * t
+    tail = ir.fma(t * z, horner(z, _POLYNOMIAL[dtype]), base_low)
+    high, low = fast_two_sum(base, t)
+    return fast_two_sum(high, low + tail)
