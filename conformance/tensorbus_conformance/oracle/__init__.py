@@ -18,7 +18,7 @@ derivations, `data` the generators of inputs.
 
 from __future__ import annotations
 
-from . import contraction, elementwise, reductions
+from . import contraction, elementwise, indexing, manipulation, nn, reductions
 from .op import OpReference
 from .verdict import Judge, Reference, Verdict
 
@@ -28,5 +28,8 @@ REFERENCES: dict[str, OpReference] = {
     **elementwise.OPS,
     **reductions.OPS,
     **contraction.OPS,
+    **indexing.OPS,
+    **manipulation.OPS,
+    **nn.OPS,
 }
 """The oracle of each op by name."""

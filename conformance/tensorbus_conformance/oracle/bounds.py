@@ -309,8 +309,8 @@ class CoefficientJudge(BoundJudge):
     of reductions, each times its effect on the result, and `per_ulp` the effect of the elementary
     functions, p ulps each (an ulp is at most 2u).  How they are found: `running`; the formulas
     are in the references' docstrings.  With n = `terms` operations along the longest path the
-    terms of second order are covered by the factor 1/(1 - n u), as in gamma(n), and underflows
-    add n times half the least subnormal.
+    terms of second order are covered by the factor 1/(1 - n u), as in gamma(n), except those that
+    a reference names itself in `second`; underflows add n times half the least subnormal.
     """
 
     ulps: float = 4.0
@@ -330,6 +330,8 @@ class CoefficientJudge(BoundJudge):
         terms = np.asarray(ref.terms, np.float64)
         u = self.compute.u
         bound = u * self._coefficient(ref) * (1 + gamma(terms, u))
+        if ref.second is not None:
+            bound = bound + u * u * ref.second
         return np.asarray(bound + terms * self.underflow, np.float64)
 
     def unpredictable(self, ref: Reference) -> Mask:

@@ -51,9 +51,8 @@ def accumulator_dtype(dtype: np.dtype[Any], wanted: Any = None) -> np.dtype[Any]
     """Dtype of a sum or product: the wanted one, the input's if floating, else 64 bits."""
     if wanted is not None:
         return np.dtype(wanted)
-    if format_of(dtype) is not None:
-        return np.dtype(dtype)
-    return np.dtype(np.uint64 if dtype.kind == "u" else np.int64)
+    wide: np.dtype[Any] = np.dtype(np.uint64 if dtype.kind == "u" else np.int64)
+    return wide if format_of(dtype) is None else dtype
 
 
 def sum_rows(matrix: F64) -> tuple[F64, F64]:

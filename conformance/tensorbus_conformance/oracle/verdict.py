@@ -199,9 +199,11 @@ class BoundJudge(Judge):
         passed = self._within(ours, ref, low, tolerance, slack, error)
         free = np.zeros(ref.shape, bool) if ref.undefined is None else ref.undefined.copy()
         free |= self.unpredictable(ref)
+        settled = same_number(ours, ref.value) | free
         for other in ref.alternatives:
-            passed |= same_number(ours, other.astype(np.float64))
-        error = np.where(same_number(ours, ref.value) | free, 0.0, error)
+            settled |= same_number(ours, other.astype(np.float64))
+        passed |= settled
+        error = np.where(settled, 0.0, error)
         error = np.where(np.isnan(error), np.inf, error)
         total = self._total(ref, tolerance)
         self._settle_doubt(ours, ref, tolerance, slack, error, passed)

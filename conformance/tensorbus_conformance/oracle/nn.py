@@ -1,0 +1,571 @@
+"""References of the neural-network functions (PyTorch's functional names, `axis` for `dim`).
+
+Activations and losses are formulas evaluated with `running`; softmax and the normalisations
+carry hand-derived coefficients, since they are sharper than the running ones.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from flint import arb
+from numpy.typing import NDArray
+
+from . import ball, judges, running
+from .contraction import matmul_reference, reshaped
+from .elementwise import OPS as ELEMENTWISE
+from .elementwise import reference_of
+from .op import OpReference, Range, as_float64, common_dtype
+from .reductions import sum_rows
+from .running import constant
+from .ulp import FLOAT64, format_of, two_product, two_sum
+from .verdict import Reference
+
+__all__ = ["ACTIVATIONS", "OPS"]
+
+Array = NDArray[Any]
+F64 = NDArray[np.float64]
+OPS: dict[str, OpReference] = {}
+
+# -- activations ----------------------------------------------------------------------------------
+
+
+def gelu_erf(x: Any) -> Any:
+    """x/2 (1 + erf(x/sqrt 2)): Hendrycks and Gimpel, Gaussian Error Linear Units, 2016."""
+    half = constant(x, math.sqrt(0.5), lambda: (arb(1) / 2).sqrt())
+    return x * 0.5 * (1 + running.erf(x * half))
+
+
+def gelu_tanh(x: Any) -> Any:
+    """x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))."""
+    scale = constant(x, math.sqrt(2 / math.pi), lambda: (2 / arb.pi()).sqrt())
+    return x * 0.5 * (1 + running.tanh(scale * (x + constant(x, 0.044715) * (x * x * x))))
+
+
+def silu(x: Any) -> Any:
+    """x sigmoid(x)."""
+    return x * running.sigmoid(x)
+
+
+def mish(x: Any) -> Any:
+    """x tanh(softplus(x)): Misra, Mish, 2019."""
+    return x * running.tanh(running.softplus(x))
+
+
+def elu(x: Any, alpha: float = 1.0) -> Any:
+    """x where positive, else alpha (exp(x) - 1)."""
+    negative = running.expm1(running.where(running.real(x) > 0, x * 0, x))
+    if alpha != 1.0:
+        negative = constant(x, alpha) * negative
+    return running.where(running.real(x) > 0, x, negative)
+
+
+def hardswish(x: Any) -> Any:
+    """x min(max(x + 3, 0), 6) / 6."""
+    shifted = x + 3
+    at = running.real(x)
+    clipped = running.where(at <= -3, shifted * 0, running.where(at >= 3, shifted * 0 + 6, shifted))
+    return x * clipped / 6
+
+
+def leaky_relu(x: Any, negative_slope: float = 0.01) -> Any:
+    """x where positive, else negative_slope x."""
+    return running.where(running.real(x) > 0, x, constant(x, negative_slope) * x)
+
+
+def softplus(x: Any, beta: float = 1.0, threshold: float = 20.0) -> Any:
+    """log(1 + exp(beta x)) / beta; x itself where beta x > threshold, as PyTorch has it."""
+    if beta == 1.0:
+        inner = running.softplus(x)
+    else:
+        inner = running.softplus(constant(x, beta) * x) / constant(x, beta)
+    return running.where(running.real(x) * beta > threshold, x, inner)
+
+
+_FAR = 64.0
+"""Beyond it every activation is 0, alpha or x to float32's precision; coefficients scale with x."""
+
+
+def _activation(formula: Callable[..., Any], at_minus_infinity: float) -> Callable[..., Reference]:
+    def forward(x: Any, **options: Any) -> Reference:
+        array = np.asarray(x)
+        wide = as_float64(array)
+        near = np.clip(wide, -_FAR, _FAR)
+        call = lambda v: formula(v, **options)  # noqa: E731
+        ref = running.reference(call, [near], array.dtype)
+        far = np.abs(wide) > _FAR
+        if not far.any() and not np.isnan(wide).any():
+            return ref
+        with np.errstate(all="ignore"):
+            ratio = np.where(far & np.isfinite(wide), np.abs(wide) / _FAR, 1.0)
+            limit = np.where(wide > 0, wide, _limit(formula, wide, options))
+            value = np.where(far, limit, ref.value)
+            low = None if ref.low is None else np.where(far, 0.0, ref.low)
+        value = np.where(np.isnan(wide), np.nan, value)
+        assert ref.magnitude is not None
+        assert ref.per_ulp is not None
+        size = np.where(np.isfinite(value), np.abs(value), 0)
+        slack = np.where(far, FLOAT64.tiny + 2.0**-60 * size, ref.slack)
+        # 0 times infinity is NaN in the formulas; the limit is as good.
+        minus = np.isneginf(wide)
+        other = np.where(minus, np.nan, value)
+        value = np.where(minus, at_minus_infinity * 1.0, value)
+        return replace(
+            ref,
+            value=value,
+            low=low,
+            slack=slack,
+            magnitude=ref.magnitude * ratio,
+            per_ulp=ref.per_ulp * ratio,
+            alternatives=(other,),
+        )
+
+    return forward
+
+
+def _limit(formula: Callable[..., Any], x: F64, options: dict[str, Any]) -> F64:
+    """The value far to the left."""
+    if formula is leaky_relu:
+        return np.asarray(x * options.get("negative_slope", 0.01))
+    if formula is elu:
+        return np.full(x.shape, -options.get("alpha", 1.0))
+    return np.copysign(np.zeros(x.shape), x) if formula is not softplus else np.zeros(x.shape)
+
+
+def _gelu(x: Any, *, approximate: str = "none") -> Reference:
+    formula = gelu_tanh if approximate == "tanh" else gelu_erf
+    return _activation(formula, -0.0)(x)
+
+
+def _relu(x: Any) -> Reference:
+    """max(x, 0): NaN stays NaN, -0 may stay or become +0."""
+    array = np.asarray(x)
+    if format_of(array.dtype) is None:
+        return Reference(np.maximum(array, 0).astype(array.dtype), array.dtype)
+    wide = as_float64(array)
+    value = np.where(wide > 0, wide, 0.0)
+    value = np.where(np.isnan(wide), np.nan, value)
+    return Reference(value, array.dtype, alternatives=(np.where(wide == 0, -0.0, value),))
+
+
+def _hardtanh(x: Any, *, min_val: float = -1.0, max_val: float = 1.0) -> Reference:
+    result = ELEMENTWISE["clip"].forward(x, min_val, max_val)
+    assert isinstance(result, Reference)
+    return result
+
+
+def _softplus(x: Any, *, beta: float = 1.0, threshold: float = 20.0) -> Reference:
+    """Class 3 with the library's own bound, wherever no option is used."""
+    array = np.asarray(x)
+    if beta == 1.0 and threshold == 20.0:
+        ref = reference_of("softplus", array)
+        # PyTorch returns x beyond the threshold, off by log1p(exp(-20)) = 2e-9 at most.
+        return replace(ref, alternatives=(np.where(as_float64(x) > 20, as_float64(x), ref.value),))
+    return _activation(softplus, 0.0)(array, beta=beta, threshold=threshold)
+
+
+ACTIVATIONS: dict[str, Callable[..., Any]] = {
+    "elu": elu,
+    "gelu": gelu_erf,
+    "hardswish": hardswish,
+    "leaky_relu": leaky_relu,
+    "mish": mish,
+    "silu": silu,
+}
+_LIMITS = {
+    "elu": -1.0,
+    "leaky_relu": -math.inf,
+    "gelu": -0.0,
+    "hardswish": -0.0,
+    "mish": -0.0,
+    "silu": -0.0,
+}
+
+
+def _bind(name: str) -> Callable[..., Reference]:
+    def forward(x: Any, **options: Any) -> Reference:
+        limit = -options.get("alpha", 1.0) if name == "elu" else _LIMITS[name]
+        return _activation(ACTIVATIONS[name], limit)(x, **options)
+
+    return forward
+
+
+def _softplus_judge(
+    dtype: Any,
+    options: dict[str, Any] | None = None,
+    portable_bound: float | None = None,
+    *,
+    statistics: bool = True,
+    subnormals: bool = True,
+) -> Any:
+    plain = not {"beta", "threshold"} & set(options or {})
+    make = judges.ulps("softplus") if plain else judges.coefficient(11.0)
+    return make(dtype, options, portable_bound, subnormals=subnormals)
+
+
+def _register(
+    name: str,
+    family: str,
+    forward: Callable[..., Any],
+    judge: Any,
+    tensors: tuple[int, int] = (1, 1),
+    domain: tuple[Range, ...] = ((-4.0, 4.0),),
+    kinds: str = "f",
+) -> None:
+    domains = domain if len(domain) >= tensors[1] else domain * tensors[1]
+    OPS[name] = OpReference(name, family, forward, judge, tensors, kinds, domains)
+
+
+_register("relu", "exact", _relu, judges.exact, kinds="if")
+_register("hardtanh", "exact", _hardtanh, judges.exact)
+_register("softplus", "transcendental", _softplus, _softplus_judge)
+_register("gelu", "coefficient", _gelu, judges.coefficient(16.0))
+for _name, _ulps in (
+    ("elu", 3.0),
+    ("hardswish", 0.0),
+    ("leaky_relu", 0.0),
+    ("mish", 11.0),
+    ("silu", 8.0),
+):
+    _register(_name, "coefficient", _bind(_name), judges.coefficient(_ulps))
+
+# -- softmax --------------------------------------------------------------------------------------
+
+
+def _softmax_parts(wide: F64) -> tuple[F64, F64, F64, F64, F64]:
+    """(log-softmax hi, lo, |x - m|, n + sum p |x - m|, |log s|) of rows; NaN where undefined."""
+    values = [_log_softmax_row(row) for row in wide]
+    hi = np.array([v[0] for v in values]).reshape(wide.shape)
+    lo = np.array([v[1] for v in values]).reshape(wide.shape)
+    with np.errstate(all="ignore"):
+        top = wide.max(axis=1, keepdims=True) if wide.shape[1] else np.zeros((wide.shape[0], 1))
+        gap = np.abs(wide - top)
+        p = np.exp(hi)
+        spread = np.where(p > 0, p * gap, 0.0).sum(axis=1, keepdims=True) + wide.shape[1]
+        logs = np.abs(np.log(np.exp(-gap).sum(axis=1, keepdims=True)))
+    return hi, lo, gap, spread, logs
+
+
+def _log_softmax_row(row: F64) -> tuple[F64, F64]:
+    finite = np.isfinite(row)
+    if not row.size or np.isnan(row).any() or np.isposinf(row).any() or not finite.any():
+        return np.full(row.shape, np.nan), np.zeros(row.shape)
+    with ball.precision(200):
+        top = float(row.max())
+        m = arb(top)
+        balls = [arb(float(v)) - m if f else None for v, f in zip(row, finite, strict=True)]
+        total = sum((b.exp() for b in balls if b is not None and b > -200), arb(0)).log()
+        hi, lo = ball.pair([arb(0) if b is None else b - total for b in balls])
+    return np.where(finite, hi, -np.inf), np.where(finite, lo, 0.0)
+
+
+def _softmax(x: Any, *, axis: int = -1) -> Reference:
+    """exp(x - m) / sum exp(x - m), m = max x.
+
+    Relative error (n + 4 p + |x_i - m| + sum_j p_j |x_j - m| + 1) u: the subtractions move the
+    exponentials by |x - m| u, exp adds p ulps (2 p u) above and below, the sum n, the division 1
+    (Blanchard, Higham, Higham, 2021, section 4, with constants).
+    """
+    array = np.asarray(x)
+    moved = np.moveaxis(array, axis, -1)
+    wide = as_float64(moved).reshape(-1, moved.shape[-1])
+    hi, lo, gap, spread, _ = _softmax_parts(wide)
+    value, low = _exponential(hi, lo)
+    with np.errstate(all="ignore"):
+        magnitude = value * (np.where(value > 0, gap, 0.0) + spread + 1)
+    slack = np.where(np.isfinite(value), value, 0.0) * 2.0**-94 + FLOAT64.tiny
+    ref = Reference(value, array.dtype, low, slack, magnitude, 2 * value, terms=wide.shape[1] + 4)
+    return _moved_back(reshaped(ref, moved.shape), axis)
+
+
+def _exponential(hi: F64, lo: F64) -> tuple[F64, F64]:
+    """exp(hi + lo) as a pair."""
+    value, low = np.exp(hi), np.zeros(hi.shape)
+    with ball.precision(200):
+        for i in np.flatnonzero(np.isfinite(hi)):
+            h, rest = ball.pair([(arb(float(hi.flat[i])) + arb(float(lo.flat[i]))).exp()])
+            value.flat[i], low.flat[i] = h[0], rest[0]
+    return value, low
+
+
+def _moved_back(ref: Reference, axis: int) -> Reference:
+    def change(array: Any) -> Any:
+        big = isinstance(array, np.ndarray) and array.ndim
+        return np.moveaxis(array, -1, axis) if big else array
+
+    return replace(
+        ref,
+        value=change(ref.value),
+        low=change(ref.low),
+        slack=change(ref.slack),
+        magnitude=change(ref.magnitude),
+        per_ulp=change(ref.per_ulp),
+        second=change(ref.second),
+        terms=change(ref.terms),
+        undefined=change(ref.undefined),
+    )
+
+
+def _log_softmax(x: Any, *, axis: int = -1) -> Reference:
+    """(x - m) - log sum exp(x - m).
+
+    Absolute error (|x_i - m| + n + sum_j p_j |x_j - m| + |result| + 2 p (1 + |log s|)) u, as for
+    logsumexp with the subtraction of m beside it.
+    """
+    array = np.asarray(x)
+    moved = np.moveaxis(array, axis, -1)
+    wide = as_float64(moved).reshape(-1, moved.shape[-1])
+    hi, lo, gap, spread, logs = _softmax_parts(wide)
+    with np.errstate(all="ignore"):
+        magnitude = np.where(np.isneginf(wide), 0.0, gap) + spread + np.abs(hi)
+    per_ulp = np.broadcast_to(1 + logs, hi.shape).copy()
+    slack = np.where(np.isfinite(hi), np.abs(hi), 0.0) * 2.0**-98 + 2.0**-160
+    ref = Reference(hi, array.dtype, lo, slack, magnitude, per_ulp, terms=wide.shape[1] + 4)
+    return _moved_back(reshaped(ref, moved.shape), axis)
+
+
+_register("softmax", "coefficient", _softmax, judges.coefficient(3.0))
+_register("log_softmax", "coefficient", _log_softmax, judges.coefficient(3.0))
+
+# -- normalisation --------------------------------------------------------------------------------
+
+
+def _axes(axis: int | tuple[int, ...], rank: int) -> tuple[int, ...]:
+    return tuple(a % rank for a in ((axis,) if isinstance(axis, int) else axis))
+
+
+def layer_norm(x: Any, weight: Any, bias: Any, axes: tuple[int, ...], eps: float) -> Any:
+    """(x - mean) / sqrt(var + eps) * weight + bias."""
+    count = math.prod(x.shape[a] for a in axes)
+    centred = x - running.summed(x, axes, True) / count
+    variance = running.summed(centred * centred, axes, True) / count
+    y = centred / running.sqrt(variance + constant(x, eps))
+    y = y if weight is None else y * weight
+    return y if bias is None else y + bias
+
+
+def rms_norm(x: Any, weight: Any, axes: tuple[int, ...], eps: float) -> Any:
+    """x / sqrt(mean(x^2) + eps) * weight: Zhang and Sennrich, 2019."""
+    count = math.prod(x.shape[a] for a in axes)
+    y = x / running.sqrt(running.summed(x * x, axes, True) / count + constant(x, eps))
+    return y if weight is None else y * weight
+
+
+def _layer_norm(
+    x: Any,
+    weight: Any = None,
+    bias: Any = None,
+    *,
+    axis: int | tuple[int, ...] = -1,
+    eps: float = 1e-5,
+) -> Reference:
+    """Class 5: with n terms, A = mean |x|, d = x - mean, v the variance, r = 1/sqrt(v + eps).
+
+    The computed mean is off by gamma(n + 1) A and d by that and its rounding: |w| r ((n + 1) A +
+    |d|).  The variance is off relatively by (n + 3) u, and by ((n + 1) A u)^2 absolutely (see
+    VarianceJudge), which r halves: |y| ((n + 3)/2 + 1/2 + 1/2) for variance, eps and their sum,
+    2 more for root and division (or product with the reciprocal: 3), 1 each for weight and bias.
+    """
+    array = np.asarray(x)
+    axes = _axes(axis, array.ndim)
+    count = math.prod(array.shape[a] for a in axes)
+    ref = running.reference(
+        lambda a, w, b: layer_norm(a, w, b, axes, eps), [array, weight, bias], array.dtype
+    )
+    wide = as_float64(array)
+    with np.errstate(all="ignore"):
+        mean_abs = np.abs(wide).mean(axis=axes, keepdims=True)
+        centred = np.abs(wide - wide.mean(axis=axes, keepdims=True))
+        spread = np.square(centred).mean(axis=axes, keepdims=True) + eps
+        w = 1.0 if weight is None else np.abs(as_float64(weight))
+        scale = w / np.sqrt(spread)
+        extra = 3 + (weight is not None)
+        magnitude = scale * ((count + 1) * mean_abs + centred * ((count + 3) / 2 + 2 + extra))
+        second = scale * centred / spread / 2 * ((count + 1) * mean_abs) ** 2
+        if bias is not None:
+            magnitude = magnitude + np.abs(ref.value)
+    return replace(
+        ref,
+        magnitude=np.broadcast_to(magnitude, ref.shape).copy(),
+        per_ulp=None,
+        second=np.broadcast_to(second, ref.shape).copy(),
+        terms=count + 8,
+    )
+
+
+def _rms_norm(
+    x: Any, weight: Any = None, *, axis: int | tuple[int, ...] = -1, eps: float = 1e-6
+) -> Reference:
+    """Class 5: all terms of the mean square are positive, so its relative error is n + 1; eps,
+    the sum with it and the root: ((n + 1) + 2)/2 + 1; division (or reciprocal and product) and
+    weight 3: relative (n/2 + 6) u.
+    """
+    array = np.asarray(x)
+    axes = _axes(axis, array.ndim)
+    count = math.prod(array.shape[a] for a in axes)
+    ref = running.reference(lambda a, w: rms_norm(a, w, axes, eps), [array, weight], array.dtype)
+    with np.errstate(all="ignore"):
+        magnitude = np.abs(ref.value) * (count / 2 + 6)
+    return replace(ref, magnitude=magnitude, per_ulp=None, terms=count + 8)
+
+
+_NORM = ((-2.0, 2.0), (0.5, 1.5), (-1.0, 1.0))
+_register("layer_norm", "coefficient", _layer_norm, judges.coefficient(), (1, 3), _NORM)
+_register("rms_norm", "coefficient", _rms_norm, judges.coefficient(), (1, 2), _NORM[:2])
+
+# -- losses and linear ----------------------------------------------------------------------------
+
+
+def reduced(x: Any, reduction: str) -> Any:
+    """``"none"``, ``"sum"`` or ``"mean"`` over all elements."""
+    if reduction == "none":
+        return x
+    total = running.summed(x)
+    return total if reduction == "sum" else total / max(math.prod(x.shape), 1)
+
+
+def _mse_loss(input: Any, target: Any, *, reduction: str = "mean") -> Reference:
+    a, b = np.asarray(input), np.asarray(target)
+    dtype = common_dtype(a, b)
+
+    def formula(x: Any, y: Any) -> Any:
+        difference = x - y
+        return reduced(difference * difference, reduction)
+
+    return running.reference(formula, [a, b], dtype)
+
+
+def _cross_entropy(
+    input: Any,
+    target: Any,
+    weight: Any = None,
+    *,
+    axis: int = 1,
+    reduction: str = "mean",
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+) -> Reference:
+    """-sum_c w_c t_c log_softmax(input)_c, t one-hot (smoothed) or given as probabilities.
+
+    The error is that of log_softmax times the weights, plus 2 products and the sum of C classes;
+    the mean adds its N terms and, for the weighted mean over class indices, that of the weights.
+    """
+    logits = np.asarray(input)
+    along = axis % logits.ndim if logits.ndim > 1 else 0
+    logs = _log_softmax(logits, axis=along)
+    t, per_item = target_weights(
+        logits, np.asarray(target), weight, along, ignore_index, label_smoothing
+    )
+    assert logs.magnitude is not None
+    assert logs.per_ulp is not None
+    assert logs.low is not None
+    classes = logits.shape[along]
+    with np.errstate(all="ignore"):
+        size = np.where(t == 0, 0.0, t * np.abs(logs.value))
+        e = (np.where(t == 0, 0.0, t * logs.magnitude) + (classes + 3) * size).sum(axis=along)
+        q = np.where(t == 0, 0.0, t * logs.per_ulp).sum(axis=along)
+        high, rest = two_product(np.where(t == 0, 0.0, -t), np.where(t == 0, 0.0, logs.value))
+        rest = rest - np.where(t == 0, 0.0, t * logs.low)
+        total = size.sum(axis=along)
+    terms = np.concatenate([np.moveaxis(high, along, -1), np.moveaxis(rest, along, -1)], axis=-1)
+    count = max(total.size, 1)
+    denominator = 1.0
+    if reduction != "none":
+        terms = terms.reshape(1, -1)
+        denominator = 1.0 if reduction == "sum" else float(per_item.sum())
+        e = np.asarray((e.sum() + 2 * (count + 1) * total.sum()) / denominator)
+        q, total = np.asarray(q.sum() / denominator), total.sum() / denominator
+    hi, lo = sum_rows(terms.reshape(-1, terms.shape[-1]))
+    value, low = _over(hi, lo, denominator)
+    # Smoothed targets and their weights are rounded to float64 themselves.
+    slack = np.asarray(4 * 2.0**-53 * np.where(np.isfinite(total), total, 0.0))
+    return Reference(
+        value.reshape(e.shape),
+        logits.dtype,
+        low.reshape(e.shape),
+        slack,
+        e,
+        np.asarray(q),
+        terms=classes + count + 8,
+    )
+
+
+def _over(hi: F64, lo: F64, denominator: float) -> tuple[F64, F64]:
+    """(hi + lo) / denominator as a pair."""
+    with np.errstate(all="ignore"):
+        quotient = np.asarray(hi / denominator)
+        p, e = two_product(quotient, np.full(quotient.shape, denominator))
+        rest = ((hi - p) - e + lo) / denominator
+    return quotient, np.where(np.isfinite(rest), rest, 0.0)
+
+
+def target_weights(
+    logits: Array, target: Array, weight: Any, along: int, ignore_index: int, smoothing: float
+) -> tuple[F64, F64]:
+    """(coefficient of -log_softmax for each class, weight of each item in the mean)."""
+    classes = logits.shape[along]
+    shape = [1] * logits.ndim
+    shape[along] = classes
+    w = np.ones(classes) if weight is None else as_float64(weight)
+    if target.dtype.kind in "iu":
+        items = np.expand_dims(target, along)
+        keep = items != ignore_index
+        hot = (np.arange(classes).reshape(shape) == items).astype(np.float64)
+        smooth = hot * (1 - smoothing) + smoothing / classes
+        t = smooth * w.reshape(shape) * keep
+        per_item = (hot * w.reshape(shape) * keep).sum(axis=along)
+        return t, per_item
+    probabilities = as_float64(target)
+    t = (probabilities * (1 - smoothing) + smoothing / classes) * w.reshape(shape)
+    return t, np.ones(t.sum(axis=along).shape)
+
+
+def _linear(input: Any, weight: Any, bias: Any = None) -> Reference:
+    """input @ weight^T + bias: class 4 with one term more for the bias."""
+    a, b = np.asarray(input), np.asarray(weight)
+    dtype = common_dtype(a, b)
+    rows_of = a.reshape(-1, a.shape[-1]) if a.ndim else a.reshape(1, 1)
+    ref = matmul_reference(rows_of, b.T if b.ndim == 2 else b[:, None], dtype)
+    shape = a.shape[:-1] + ((b.shape[0],) if b.ndim == 2 else ())
+    if bias is None:
+        return reshaped(ref, shape)
+    extra = as_float64(bias)
+    low = np.zeros(ref.shape) if ref.low is None else ref.low
+    hi, lo = two_sum(ref.value, np.broadcast_to(extra, ref.shape))
+    hi, lo = two_sum(hi, lo + low)
+    assert ref.magnitude is not None
+    ref = replace(
+        ref, value=hi, low=lo, magnitude=ref.magnitude + np.abs(extra), terms=ref.terms + 1
+    )
+    return reshaped(ref, shape)
+
+
+def _embedding(input: Any, weight: Any) -> Reference:
+    """Rows of `weight` at the indices `input`: movement."""
+    table = np.asarray(weight)
+    result = table[np.asarray(input)]
+    value = as_float64(result) if format_of(table.dtype) is not None else result
+    return Reference(value, table.dtype)
+
+
+def _dropout(x: Any, mask: Any, *, p: float = 0.5) -> Reference:
+    """x / (1 - p) where `mask`, else 0: rounding of the scale and of one product or quotient."""
+    array = np.asarray(x)
+
+    def formula(v: Any) -> Any:
+        if p >= 1:
+            return v * 0
+        return running.where(np.asarray(mask, bool), v * constant(v, 1 / (1 - p)), v * 0)
+
+    return running.reference(formula, [array], array.dtype)
+
+
+_register("mse_loss", "coefficient", _mse_loss, judges.coefficient(), (2, 2))
+_register("cross_entropy", "coefficient", _cross_entropy, judges.coefficient(3.0), (2, 3))
+_register("linear", "accumulation", _linear, judges.accumulation(), (2, 3), ((-1.0, 1.0),))
+_register("embedding", "exact", _embedding, judges.exact, (2, 2), kinds="bif")
+_register("dropout", "coefficient", _dropout, judges.coefficient(), (2, 2))
