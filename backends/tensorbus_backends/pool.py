@@ -60,6 +60,11 @@ class CachingPool(Generic[Block]):
     `take` and `give` take no lock while a kept block serves: a list's ``pop`` and ``append`` are
     atomic, and `give` must be callable from a finalizer, which may interrupt any other method.
 
+    Attributes:
+        known: Size classes by request, of requests seen lately.
+        used: Bytes handed out.
+        peak: The most ever handed out.
+
     Args:
         device: Name for messages.
         allocate: ``allocate(nbytes)`` gives a raw block or raises MemoryError.
@@ -86,12 +91,12 @@ class CachingPool(Generic[Block]):
         self._allocate = allocate
         self._release = release
         self._classes: dict[int, SizeClass[Block]] = {}
-        self._memo: dict[int, SizeClass[Block]] = {}
+        self.known: dict[int, SizeClass[Block]] = {}
         self._lock = threading.RLock()
 
     def size_class(self, nbytes: int) -> SizeClass[Block]:
         """The class that serves requests of `nbytes`."""
-        found = self._memo.get(nbytes)
+        found = self.known.get(nbytes)
         if found is not None:
             return found
         if nbytes < 0:
@@ -103,9 +108,9 @@ class CachingPool(Generic[Block]):
                 if self.total and size > self.total:
                     raise self._refusal(nbytes)
                 found = self._classes[size] = SizeClass(size)
-            if len(self._memo) >= _MEMO:
-                self._memo.clear()
-            self._memo[nbytes] = found
+            if len(self.known) >= _MEMO:
+                self.known.clear()
+            self.known[nbytes] = found
         return found
 
     def take(self, home: SizeClass[Block]) -> Block:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from struct import Struct
 from typing import cast
 
 from tensorbus_backends import dtypes as dt
@@ -29,7 +28,7 @@ from .blas import load_blas, native_table
 from .dialect import C
 from .kernels import Builder
 from .processor import memory_total, processor
-from .runtime import Runtime
+from .runtime import Launch, Runtime
 from .toolchain import Toolchain
 
 __all__ = ["CpuBuffer", "CpuDevice", "CpuKernel", "ForeignBuffer"]
@@ -44,7 +43,10 @@ class CpuBuffer(Buffer):
     _pool: CachingPool[int]
 
     def __del__(self) -> None:
-        self._pool.give(self._home, self.address)
+        # As `CachingPool.give`, without the call.
+        home = self._home
+        self._pool.used -= home.size
+        home.free.append(self.address)
 
 
 class ForeignBuffer(Buffer):
@@ -63,17 +65,17 @@ class CpuKernel:
         address: Of ``void name(void *const *buffers, const int64_t *meta, int64_t, int64_t)``.
     """
 
-    __slots__ = ("_runtime", "address", "count", "pack", "spec", "words")
+    __slots__ = ("_runtime", "address", "count", "last", "spec", "words")
 
     def __init__(self, spec: KernelSpec, address: int, runtime: Runtime) -> None:
         self.spec: KernelSpec = spec
         self.address = address
         self.count = spec.buffers
         self.words = spec.words
-        self.pack = Struct(f"={spec.buffers}Q").pack
+        self.last: tuple[int, bytes, Launch] | None = None
         self._runtime = runtime
 
-    def prepare(self, groups: int, meta: bytes) -> Callable[..., None]:
+    def prepare(self, groups: int, meta: bytes) -> Launch:
         """A launch with everything but the buffers fixed; see `Device.launch`.
 
         Args:
@@ -89,30 +91,7 @@ class CpuKernel:
             LaunchError: `groups` or `meta` does not fit the kernel.
         """
         self.check(groups, meta, self.count)
-        ffi, lib = self._runtime.ffi, self._runtime.lib
-        job = ffi.new("tb_job *", {"meta": self.words})
-        job.fn, job.groups = self.address, groups
-        ffi.memmove(job.meta, meta, len(meta))
-        run1, run2, run3, run4 = lib.tb_run1, lib.tb_run2, lib.tb_run3, lib.tb_run4
-        pack, run = self.pack, lib.tb_run_many
-
-        def launch1(a: CpuBuffer) -> None:
-            run1(job, a.address)
-
-        def launch2(a: CpuBuffer, b: CpuBuffer) -> None:
-            run2(job, a.address, b.address)
-
-        def launch3(a: CpuBuffer, b: CpuBuffer, c: CpuBuffer) -> None:
-            run3(job, a.address, b.address, c.address)
-
-        def launch4(a: CpuBuffer, b: CpuBuffer, c: CpuBuffer, d: CpuBuffer) -> None:
-            run4(job, a.address, b.address, c.address, d.address)
-
-        def launch(*buffers: CpuBuffer) -> None:
-            run(job, pack(*[b.address for b in buffers]))
-
-        special: dict[int, Callable[..., None]] = {1: launch1, 2: launch2, 3: launch3, 4: launch4}
-        return special.get(self.count, launch)
+        return self._runtime.prepare(self.address, self.count, groups, meta)
 
     def check(self, groups: int, meta: bytes, buffers: int) -> None:
         """Raise LaunchError unless the arguments of a launch fit the kernel."""
@@ -190,10 +169,17 @@ class CpuDevice(Device):
         self._runtime.lib.tb_release(address, nbytes)
 
     def allocate(self, nbytes: int) -> Buffer:
+        # Every op allocates its result: the calls of `CachingPool.take` and of an __init__, written
+        # out, take a quarter less time.
         pool = self._pool
-        home = pool.size_class(nbytes)
-        address = pool.take(home)
-        # Without __init__: a call saved for each result of each op.
+        home = pool.known.get(nbytes) or pool.size_class(nbytes)
+        try:
+            address = home.free.pop()
+            pool.used = used = pool.used + home.size
+            if used > pool.peak:
+                pool.peak = used
+        except IndexError:
+            address = pool.take(home)
         buffer = CpuBuffer.__new__(CpuBuffer)
         buffer.address = address
         buffer._home = home
@@ -220,14 +206,15 @@ class CpuDevice(Device):
         return buffer
 
     def _own(self, buffer: Buffer) -> CpuBuffer:
-        if getattr(buffer, "device", None) is not self:
-            name = getattr(
-                getattr(getattr(buffer, "device", None), "info", None), "name", "another"
-            )
-            raise BackendError(
-                f"{self.info.name} was given a buffer of {name}; copy it to {self.info.name} first"
-            )
+        if buffer.device is not self:
+            raise self._foreign(buffer)
         return cast(CpuBuffer, buffer)  # or a ForeignBuffer, which has an address as well
+
+    def _foreign(self, buffer: Buffer) -> BackendError:
+        return LaunchError(
+            f"{self.info.name} was given a buffer of {buffer.device.info.name}; "
+            f"copy it to {self.info.name} first"
+        )
 
     def _span(self, buffer: Buffer, offset: int, nbytes: int, what: str) -> int:
         """Address of a range inside a buffer."""
@@ -275,10 +262,15 @@ class CpuDevice(Device):
     def launch(self, kernel: Compiled, groups: int, buffers: Sequence[Buffer], meta: bytes) -> None:
         if not isinstance(kernel, CpuKernel):
             raise LaunchError(f"{self.info.name} was given a kernel that it did not compile")
-        if len(buffers) != kernel.count or len(meta) != 8 * kernel.words or groups < 1:
+        last = kernel.last
+        if last is None or last[0] != groups or last[1] != meta:
+            last = kernel.last = (groups, meta, kernel.prepare(groups, meta))
+        if len(buffers) != kernel.count:
             kernel.check(groups, meta, len(buffers))
-        addresses = kernel.pack(*[self._own(b).address for b in buffers])
-        self._runtime.lib.tb_run(kernel.address, addresses, meta, groups)
+        for buffer in buffers:
+            if buffer.device is not self:
+                raise self._foreign(buffer)
+        last[2](*buffers)
 
     def synchronize(self) -> None:
         return

@@ -212,13 +212,13 @@ static void run(kernel_fn fn, void *const *buffers, const int64_t *meta, int64_t
                 _Atomic float *cost) {
     const fp_mode mode = fp_enter();
     const float guess = cost ? atomic_load_explicit(cost, memory_order_relaxed) : 0.0f;
-    if (groups <= 1 || pool.threads <= 1) {
+    if (groups <= 1 && (guess != 0.0f || !cost)) {
         fn(buffers, meta, 0, groups);
     } else {
         const int share = guess == 0.0f || guess * (double)groups > WORTH_SHARING_NS;
         const double start = now_ns();
         int64_t mine = groups;
-        if (share && pthread_mutex_trylock(&pool.submit) == 0) {
+        if (share && groups > 1 && pool.threads > 1 && pthread_mutex_trylock(&pool.submit) == 0) {
             if (pool.started < pool.threads - 1) start_workers();
             open_job(fn, buffers, meta, 0, groups);
             mine = work(fn, buffers, meta, groups);
@@ -229,16 +229,12 @@ static void run(kernel_fn fn, void *const *buffers, const int64_t *meta, int64_t
             fn(buffers, meta, 0, groups);
         }
         if (cost && mine > 0) {
-            const float each = (float)((now_ns() - start) / (double)mine);
+            const float each = (float)((now_ns() - start + 1.0) / (double)mine);
             atomic_store_explicit(cost, guess == 0.0f ? each : 0.75f * guess + 0.25f * each,
                                   memory_order_relaxed);
         }
     }
     fp_leave(mode);
-}
-
-API void tb_run(uintptr_t fn, const char *buffers, const char *meta, int64_t groups) {
-    run((kernel_fn)fn, (void *const *)buffers, (const int64_t *)meta, groups, NULL);
 }
 
 /* A prepared launch: everything but the buffers. */
@@ -249,23 +245,8 @@ typedef struct {
     int64_t meta[];
 } tb_job;
 
-#define LAUNCH(...)                                                         \
-    void *const buffers[] = {__VA_ARGS__};                                  \
-    if (job->groups == 1) {                                                 \
-        const fp_mode mode = fp_enter();                                    \
-        ((kernel_fn)job->fn)(buffers, job->meta, 0, 1);                     \
-        fp_leave(mode);                                                     \
-    } else {                                                                \
-        run((kernel_fn)job->fn, buffers, job->meta, job->groups, &job->cost); \
-    }
-#define P(x) (void *)(x)
-typedef uintptr_t u;
-API void tb_run1(tb_job *job, u a) { LAUNCH(P(a)) }
-API void tb_run2(tb_job *job, u a, u b) { LAUNCH(P(a), P(b)) }
-API void tb_run3(tb_job *job, u a, u b, u c) { LAUNCH(P(a), P(b), P(c)) }
-API void tb_run4(tb_job *job, u a, u b, u c, u d) { LAUNCH(P(a), P(b), P(c), P(d)) }
-API void tb_run_many(tb_job *job, const char *packed) {
-    run((kernel_fn)job->fn, (void *const *)packed, job->meta, job->groups, &job->cost);
+API void tb_run_job(tb_job *job, const char *buffers) {
+    run((kernel_fn)job->fn, (void *const *)buffers, job->meta, job->groups, &job->cost);
 }
 
 /* -- copies --------------------------------------------------------------------------------- */
@@ -277,6 +258,8 @@ static void copy_groups(void *const *buffers, const int64_t *meta, int64_t first
     const int64_t stop = to < meta[0] ? to : meta[0];
     memcpy((char *)buffers[0] + from, (const char *)buffers[1] + from, (size_t)(stop - from));
 }
+
+typedef uintptr_t u;
 
 API void tb_copy(u target, u source, int64_t nbytes) {
     if (nbytes < 4 * COPY_PIECE) {
@@ -362,7 +345,7 @@ static void gemm_groups(void *const *buffers, const int64_t *meta, int64_t first
 }
 
 API void tb_gemm(const tb_gemm_job *g, u a, u b, u c) {
-    void *const buffers[] = {P(a), P(b), P(c)};
+    void *const buffers[] = {(void *)a, (void *)b, (void *)c};
     if (g->parallel) {
         run(gemm_groups, buffers, (const int64_t *)g, g->batch, NULL);
     } else {

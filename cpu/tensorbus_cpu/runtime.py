@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from struct import Struct
 from typing import Any
 
 import cffi
@@ -14,22 +18,17 @@ from tensorbus_backends.contract import CompileError
 from .processor import usable_threads
 from .toolchain import Toolchain
 
-__all__ = ["Runtime"]
+__all__ = ["Launch", "Runtime"]
 
 _DECLARATIONS = """
-typedef struct { uintptr_t fn; int64_t groups; float cost; int64_t meta[]; } tb_job;
+typedef struct tb_job tb_job;
 typedef struct {
     uintptr_t fn;
     int64_t is_double, trans_a, trans_b, m, n, k, lda, ldb, ldc, batch, parallel;
     const int64_t *offsets;
 } tb_gemm_job;
 int tb_configure(int threads, long spin);
-void tb_run(uintptr_t fn, const char *buffers, const char *meta, int64_t groups);
-void tb_run1(tb_job *, uintptr_t);
-void tb_run2(tb_job *, uintptr_t, uintptr_t);
-void tb_run3(tb_job *, uintptr_t, uintptr_t, uintptr_t);
-void tb_run4(tb_job *, uintptr_t, uintptr_t, uintptr_t, uintptr_t);
-void tb_run_many(tb_job *, const char *packed);
+void tb_run_job(tb_job *, const char *buffers);
 void tb_copy(uintptr_t target, uintptr_t source, int64_t nbytes);
 uintptr_t tb_allocate(uint64_t nbytes);
 void tb_release(uintptr_t block, uint64_t nbytes);
@@ -38,6 +37,10 @@ uintptr_t tb_symbol(uintptr_t handle, const char *name);
 const char *tb_error(void);
 void tb_gemm(const tb_gemm_job *, uintptr_t, uintptr_t, uintptr_t);
 """
+
+Launch = Callable[..., None]
+
+_HEAD = Struct("=qQqf4x")
 
 # Polls before a worker sleeps, about 20 us: as long as Python takes from one launch to the next.
 _SPIN = 1000
@@ -61,6 +64,35 @@ def _interface(cache: DiskCache) -> Any:
     return namespace["ffi"]
 
 
+def _build(name: str, extra: tuple[str, ...], toolchain: Toolchain, cache: DiskCache) -> Path:
+    """Compile one of the C files beside this one."""
+    source = Path(__file__).with_name(name).read_text()
+    flags = ("-fvisibility=hidden", *extra)
+    key = cache_key(name, toolchain.identity, *flags, source)
+    return cache.get_or_build(key, ".so", lambda path: toolchain.compile(source, path, flags))
+
+
+def _fast_launch(
+    ffi: Any, lib: Any, toolchain: Toolchain, cache: DiskCache
+) -> Callable[[bytearray], Launch] | None:
+    """`tb_fast_launch` of fastcall.c, or None where it cannot be had: cffi serves instead."""
+    if sys.implementation.name != "cpython":
+        return None
+    extra = ("-undefined", "dynamic_lookup") if sys.platform == "darwin" else ()
+    try:
+        fast = ctypes.PyDLL(str(_build("fastcall.c", extra, toolchain, cache)))
+    except (CompileError, OSError):
+        return None
+    fast.tb_fast_setup.argtypes = (ctypes.c_void_p, ctypes.py_object, ctypes.py_object)
+    fast.tb_fast_setup.restype = None
+    run = int(ffi.cast("uintptr_t", ffi.addressof(lib, "tb_run_job")))
+    fast.tb_fast_setup(run, None, sys.intern("address"))
+    launch: Callable[[bytearray], Launch] = fast.tb_fast_launch
+    fast.tb_fast_launch.argtypes = (ctypes.py_object,)
+    fast.tb_fast_launch.restype = ctypes.py_object
+    return launch
+
+
 class Runtime:
     """The loaded runtime of one process.
 
@@ -74,12 +106,7 @@ class Runtime:
     """
 
     def __init__(self, toolchain: Toolchain, cache: DiskCache) -> None:
-        source = Path(__file__).with_name("runtime.c").read_text()
-        extra = ("-fvisibility=hidden", "-pthread")
-        key = cache_key("runtime", toolchain.identity, *extra, source)
-        path = cache.get_or_build(
-            key, ".so", lambda target: toolchain.compile(source, target, extra)
-        )
+        path = _build("runtime.c", ("-pthread",), toolchain, cache)
         self.ffi = _interface(cache)
         try:
             # Never unloaded: its threads live until the process ends.
@@ -88,6 +115,29 @@ class Runtime:
         except OSError as error:
             raise CompileError(f"the compiled runtime cannot be loaded: {error}") from error
         self.threads = int(self.lib.tb_configure(usable_threads(), _SPIN))
+        self._fast = _fast_launch(self.ffi, self.lib, toolchain, cache)
+
+    def prepare(self, function: int, buffers: int, groups: int, meta: bytes) -> Launch:
+        """A launch of a kernel that lacks only its buffers.
+
+        Args:
+            function: Address of the kernel.
+            buffers: How many it takes.
+            groups: Number of groups.
+            meta: Its metadata; copied.
+        """
+        # The layout of `prepared` in fastcall.c, and of tb_job from the second word on.
+        job = bytearray(_HEAD.pack(buffers, function, groups, 0.0) + meta)
+        if self._fast is not None:
+            return self._fast(job)
+        ffi, run, pack = self.ffi, self.lib.tb_run_job, Struct(f"={buffers}Q").pack
+        held = ffi.from_buffer(job)
+        start = ffi.cast("tb_job *", ffi.cast("uintptr_t", held) + 8)
+
+        def launch(*given: Any, held: Any = held) -> None:
+            run(start, pack(*[b.address for b in given]))
+
+        return launch
 
     def open(self, path: Path) -> int:
         """Load a shared library for good; its handle.
