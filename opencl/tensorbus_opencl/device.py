@@ -199,7 +199,7 @@ class OpenCLDevice(Device):
             entry.identity(),
             build_options(device),
             cache,
-            whole_binary=entry.short == "pocl",
+            binaries=entry.short != "pocl",
             parallel=1 if entry.short == "pocl" else workers(),
         )
         # clSetKernelArg and the launch that uses it must not be torn apart by another thread.

@@ -52,8 +52,9 @@ class Builder:
         identity: Platform, device and driver versions.
         options: Build options.
         cache: Where program binaries are kept.
-        whole_binary: The driver compiles when a kernel is first launched, unless it is loaded from
-            a binary (PoCL); so programs are loaded from their own binary at once.
+        binaries: Keep program binaries; else keep the sources, for a driver that compiles at the
+            first launch and caches that itself (asking PoCL for a binary compiles everything once
+            more, for group sizes that are never used).
         parallel: Programs to build at the same time.
     """
 
@@ -64,13 +65,13 @@ class Builder:
         options: Sequence[str],
         cache: DiskCache,
         *,
-        whole_binary: bool = False,
+        binaries: bool = True,
         parallel: int = 1,
     ) -> None:
         self._context, self._identity, self._cache = context, identity, cache
         self._device = context.devices[0]
         self._options = " ".join(options).encode()
-        self._whole_binary, self._parallel = whole_binary, parallel
+        self._binaries, self._parallel = binaries, parallel
         self._programs: dict[str, Any] = {}
         self._lock = threading.Lock()
 
@@ -101,20 +102,26 @@ class Builder:
         key = unit.decode(errors="replace")
         with self._lock:
             program = self._programs.get(key)
-            if program is None and (binary := self._cache.get_bytes(key, ".clbin")) is not None:
-                program = self._load(binary)
+            if program is None and (kept := self._cache.get_bytes(key, self._suffix)) is not None:
+                program = self._load(kept)
                 if program is not None:
                     self._programs[key] = program
             return program
 
-    def _load(self, binary: bytes) -> Any:
-        """A program from its binary, or None if the driver does not take it."""
+    @property
+    def _suffix(self) -> str:
+        return ".clbin" if self._binaries else ".cl"
+
+    def _load(self, kept: bytes) -> Any:
+        """A program from what the cache has, or None if the driver does not take it."""
         import pyopencl as cl
 
         try:
-            program = cl._cl._Program(self._context, [self._device], [binary])
+            if not self._binaries:
+                return self._compile(kept.decode())
+            program = cl._cl._Program(self._context, [self._device], [kept])
             program._build(self._options, [self._device])
-        except cl.Error:
+        except (cl.Error, CompileError, UnicodeDecodeError):
             return None
         return program
 
@@ -142,7 +149,7 @@ class Builder:
             message = f"kernel {unit[0].spec.name!r}: {error.args[0]}"
             raise CompileError(message, error.log, source) from None
         key = self._key("program", source)
-        program = self._keep(key, program)
+        self._cache.put_bytes(key, self._kept(program, source), self._suffix)
         with self._lock:
             self._programs[key] = program
         for w in unit:
@@ -163,20 +170,13 @@ class Builder:
             raise CompileError(message, log.replace("\0", ""), source) from None
         return program
 
-    def _keep(self, key: str, program: Any) -> Any:
-        """Put a program's binary on disk; returns what to launch from."""
+    def _kept(self, program: Any, source: str) -> bytes:
+        """What goes into the cache for a program."""
         import pyopencl as cl
 
-        try:
-            binary = program.get_info(cl.program_info.BINARIES)[0]
-        except (cl.Error, IndexError):
-            return program
-        if not binary:
-            return program
-        self._cache.put_bytes(key, bytes(binary), ".clbin")
-        if self._whole_binary:
-            return self._load(bytes(binary)) or program
-        return program
+        if not self._binaries:
+            return source.encode()
+        return bytes(program.get_info(cl.program_info.BINARIES)[0])
 
 
 def status_text(error: Any) -> str:
