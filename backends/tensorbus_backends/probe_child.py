@@ -19,8 +19,8 @@ def main() -> None:
     name, value, package, timeout = sys.argv[1:5]
     result = os.dup(1)
     os.dup2(2, 1)
-    # Says where a plugin hangs, just before the parent ends this process.
-    faulthandler.dump_traceback_later(0.9 * float(timeout), exit=False)
+    # Says where a plugin hangs, well before the parent ends this process.
+    faulthandler.dump_traceback_later(0.5 * float(timeout), exit=False)
     text = to_json(describe(Announcement(name, value, package)))
     with os.fdopen(result, "w") as out:
         out.write(text)
