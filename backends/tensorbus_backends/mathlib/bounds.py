@@ -6,7 +6,7 @@ stands for ``2**(emax + 1)``.  The measured figures are in ``docs/ulps-float32.m
 
 from __future__ import annotations
 
-__all__ = ["BOUNDS_F32"]
+__all__ = ["BOUNDS_F32", "BOUNDS_F64", "BOUNDS_TWO"]
 
 BOUNDS_F32: dict[str, float] = {
     "exp": 1.0,
@@ -32,3 +32,46 @@ BOUNDS_F32: dict[str, float] = {
     "sigmoid": 1.0,
     "softplus": 1.0,
 }
+
+BOUNDS_F64: dict[str, float] = {
+    "exp": 1.0,
+    "exp2": 1.0,
+    "expm1": 1.0,
+    "log": 1.0,
+    "log2": 1.0,
+    "log10": 1.0,
+    "log1p": 1.0,
+    "sin": 1.0,
+    "cos": 1.0,
+    "tan": 1.0,
+    "asin": 1.0,
+    "acos": 1.0,
+    "atan": 1.0,
+    "sinh": 1.0,
+    "cosh": 1.0,
+    "tanh": 1.0,
+    "asinh": 1.0,
+    "acosh": 1.0,
+    "atanh": 1.0,
+    "erf": 1.5,
+    "sigmoid": 1.0,
+    "softplus": 1.0,
+}
+"""Error budgets are in the docstrings of ``f64_*``; sampled figures in ``docs/ulps-float64.md``."""
+
+BOUNDS_TWO: dict[tuple[str, str], float] = {
+    (name, dtype): bound
+    for dtype in ("float32", "float64")
+    for name, bound in {
+        "pow": 1.25,
+        "atan2": 1.5,
+        "hypot": 1.0,
+        "logaddexp": 1.5,
+        "remainder": 0.5,
+        "fmod": 0.0,
+        "floor_divide": 0.5,
+    }.items()
+}
+"""By (name, dtype).  remainder and floor_divide are correctly rounded: exact where the exact value
+is representable.  For logaddexp the ulp is that of the larger of ``|result|`` and
+``|max(x, y)| / 8``, because the two terms of the sum cancel where ``exp(x) + exp(y)`` is near 1."""

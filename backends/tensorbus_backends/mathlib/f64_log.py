@@ -10,7 +10,7 @@ from .. import ir
 from ..ir import Expr
 from ..scalar import copysign, f, inf, nan
 from .constants import LN2, LN10
-from .exact import Pair, choose, fast_two_sum, power_of_two, scale, split, times_pair, two_sum
+from .exact import choose, fast_two_sum, power_of_two, scale, split, times_pair, two_sum
 from .exponential import clamp, exp_parts
 from .logarithm import log1p_near_zero, log1p_pair, log_pair, reduce_positive, scaled_positive
 
@@ -62,21 +62,24 @@ def log1p(x: Expr) -> Expr:
 
 
 def asinh(x: Expr) -> Expr:
-    """Inverse hyperbolic sine: ``log1p(a + a**2 / (1 + sqrt(1 + a**2)))`` with ``a = |x|``.
+    """Inverse hyperbolic sine: ``log1p(a + (sqrt(1 + a**2) - 1))`` with ``a = |x|``.
 
-    Above 2**28 it is ``log(2a)``, below 2**-28 it is x.
+    The root is a pair, and ``root - 1`` is exact.  Above 2**28 the result is ``log(2a)``, below
+    2**-28 it is x.
     """
     a = ir.fabs(x)
     big = a > f(2.0**28, dt.float64)
     b = ir.select(big, _ONE, a)
     square = b * b
-    root = ir.sqrt(square + _ONE)
-    t = square / (root + _ONE)
-    y, low = fast_two_sum(b, t)
+    total, rest = two_sum(_ONE, square)
+    root = ir.sqrt(total)
+    residual = ir.fma(-root, root, total) + (rest + ir.fma(b, b, -square))
+    y, low = fast_two_sum(b, root - _ONE)
+    low = low + residual / (root + root)
     u, rest = two_sum(_ONE, y)
-    sum_ = choose(big, (a, _ZERO), (u, rest + low))
-    near: Pair = (y, low)
-    result = log_pair(sum_[0], sum_[1], near=near, add=ir.select(big, _ONE, _ZERO))[0]
+    argument = choose(big, (a, _ZERO), (u, rest + low))
+    doubled = ir.select(big, _ONE, _ZERO)
+    result = log_pair(argument[0], argument[1], near=(y, low), add=doubled)[0]
     result = ir.select(a < f(2.0**-28, dt.float64), a, result)
     return copysign(ir.select(a < inf(dt.float64), result, a), x)
 
@@ -97,8 +100,9 @@ def acosh(x: Expr) -> Expr:
     y, low = fast_two_sum(root, t)
     low = low + root_low
     u, rest = two_sum(_ONE, y)
-    sum_ = choose(big, (x, _ZERO), (u, rest + low))
-    result = log_pair(sum_[0], sum_[1], near=(y, low), add=ir.select(big, _ONE, _ZERO))[0]
+    argument = choose(big, (x, _ZERO), (u, rest + low))
+    doubled = ir.select(big, _ONE, _ZERO)
+    result = log_pair(argument[0], argument[1], near=(y, low), add=doubled)[0]
     result = ir.select(x < inf(dt.float64), result, x)
     return ir.select(x >= _ONE, result, nan(dt.float64))
 
