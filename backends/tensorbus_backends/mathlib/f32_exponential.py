@@ -14,7 +14,17 @@ from .. import ir
 from ..ir import Expr
 from .f32_common import LN2_HI, LN2_LO, c, fast_two_sum, polynomial
 
-__all__ = ["Reduced", "exp", "exp2", "exp_reduced", "exp_two", "expm1", "reduce", "sigmoid"]
+__all__ = [
+    "Reduced",
+    "exp",
+    "exp2",
+    "exp_reduced",
+    "exp_two",
+    "expm1",
+    "expm1_reduced",
+    "reduce",
+    "sigmoid",
+]
 
 _LOG2_E = 1.442695
 # 1.5 * 2**23 rounds a sum to an integer; 254 biases the bits for `Reduced.scale`.
@@ -86,6 +96,11 @@ def reduce(x: Expr) -> Reduced:
 def exp_reduced(k: Reduced) -> Expr:
     """exp(r) in [0.7, 1.42], within 0.9 ulp."""
     return polynomial(k.r, _EXP)
+
+
+def expm1_reduced(k: Reduced) -> Expr:
+    """exp(r) - 1, absolute error below 2**-25."""
+    return k.r * polynomial(k.r, _EXP[1:])
 
 
 def exp_two(k: Reduced) -> tuple[Expr, Expr]:

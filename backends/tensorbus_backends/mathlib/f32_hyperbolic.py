@@ -16,7 +16,7 @@ from .f32_common import (
     two_product,
     two_sum,
 )
-from .f32_exponential import clamp, exp_reduced, reduce
+from .f32_exponential import clamp, expm1_reduced, reduce
 from .f32_logarithm import log_two
 
 __all__ = ["acosh", "asinh", "atanh", "cosh", "sinh", "tanh"]
@@ -41,15 +41,15 @@ _ASINH = (-0.16666666, 0.07499907, -0.044616096, 0.030033568, -0.020049568, 0.00
 _ATANH = (0.33333302, 0.20002452, 0.14223826, 0.11816006, 0.05161949, 0.17635684)
 
 
-def _exponentials(x: Expr) -> tuple[Expr, Expr, Expr, Expr, Expr, Expr]:
+def _exponentials(x: Expr) -> tuple[Expr, Expr, Expr, Expr, Expr]:
     """What sinh and cosh of abs(x) are made of.
 
     With ``abs(x) = n ln 2 + r``, ``a = 2**(n-1)`` and ``b = 2**(-n-1)``:
     sinh = (a + b) sinh(r) + (a - b) cosh(r) and cosh = (a + b) cosh(r) + (a - b) sinh(r).
 
     Returns:
-        a, b, r, its low part, and the tails sinh(r) - r and cosh(r) - 1; a and b are halved, so
-        that n = 129 stays in range.
+        a, b, r, and the tails sinh(r) - r and cosh(r) - 1, in which the low part of r is; a and
+        b are halved, so that n = 129 stays in range.
     """
     k = reduce(clamp(ir.fabs(x), 0.0, 89.5))
     n = k.bits - 0x4B4000FE
@@ -57,7 +57,7 @@ def _exponentials(x: Expr) -> tuple[Expr, Expr, Expr, Expr, Expr, Expr]:
     square = k.r * k.r
     s = ir.fma(k.r * square, polynomial(square, _SINH), k.lo)
     t = ir.fma(square, polynomial(square, _COSH), k.r * k.lo)
-    return power_of_two(n - 2), power_of_two(down), k.r, k.lo, s, t
+    return power_of_two(n - 2), power_of_two(down), k.r, s, t
 
 
 def _combine(one: Expr, slope: Expr, low: Expr, r: Expr, tails: Expr) -> Expr:
@@ -70,15 +70,16 @@ def _combine(one: Expr, slope: Expr, low: Expr, r: Expr, tails: Expr) -> Expr:
 
 def sinh(x: Expr) -> Expr:
     """Hyperbolic sine; sinh(-0) is -0."""
-    a, b, r, _, s, t = _exponentials(x)
+    a, b, r, s, t = _exponentials(x)
     plus, minus = a + b, a - b
-    y = _combine(minus, plus, (a - minus) - b, r, ir.fma(plus, s, minus * t))
+    low = ir.fma(r, b - (plus - a), (a - minus) - b)
+    y = _combine(minus, plus, low, r, ir.fma(plus, s, minus * t))
     return scalar.copysign(ir.select(ir.fabs(x) < c(2.0**-12), ir.fabs(x), y), x)
 
 
 def cosh(x: Expr) -> Expr:
     """Hyperbolic cosine."""
-    a, b, r, _, s, t = _exponentials(x)
+    a, b, r, s, t = _exponentials(x)
     plus, minus = a + b, a - b
     return _combine(plus, minus, b - (plus - a), r, ir.fma(minus, s, plus * t))
 
@@ -93,7 +94,8 @@ def tanh(x: Expr) -> Expr:
     square = a * a
     small = ir.fma(a * square, polynomial(square, _TANH), a)
     k = reduce(ir.select(a > c(9.5), c(19.0), a + a))
-    large = c(1.0) - c(2.0) / ir.fma(exp_reduced(k), k.power(), c(1.0))
+    power = k.power()
+    large = c(1.0) - c(2.0) / ir.fma(power, expm1_reduced(k), power + c(1.0))
     return scalar.copysign(ir.select(a >= c(1.0), large, small), x)
 
 

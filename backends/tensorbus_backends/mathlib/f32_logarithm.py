@@ -4,7 +4,7 @@
 
     log(x) = k ln 2 + f - f^2 / 2 + f^3 q(f),
 
-where the two leading terms are summed as a two-float, since they cancel for k = -1.
+where all but the last term are summed as a two-float: k ln 2 and f cancel in part for k = -1.
 """
 
 from __future__ import annotations
@@ -19,9 +19,8 @@ from .f32_exponential import clamp, exp_two, reduce
 
 __all__ = ["log", "log10", "log1p", "log2", "log_two", "softplus"]
 
-# log1p(f) = f + f^2 t(f), f in [sqrt(1/2) - 1, sqrt(2) - 1]: degree 10, relative error 2^-26.91.
+# log1p(f) = f - f^2/2 + f^3 q(f), f in [sqrt(1/2) - 1, sqrt(2) - 1]: relative error 2^-26.91.
 _LOG = (
-    -0.5,
     0.33333373,
     -0.2500084,
     0.1999899,
@@ -65,21 +64,20 @@ def _join(k: Expr, f: Expr, f_lo: Expr | None, base: _Base) -> tuple[Expr, Expr]
 
     `k` is a float32 integer, `f_lo` is below ulp(1).
     """
-    t = polynomial(f, _LOG)
-    square = f * f
-    if base.unit[1] == 0.0:
-        lead, rest = fast_two_sum(k * c(base.octave[0]), f)
-        small = ir.fma(square, t, k * c(base.octave[1]))
-        if f_lo is not None:
-            small = small + ir.fma(f * polynomial(f, _INVERSE), f_lo, f_lo)
-        return lead, rest + small
-    p, p_lo = two_product(f, c(base.unit[0]))
-    p_lo = ir.fma(f, c(base.unit[1]), p_lo)
-    lead, rest = fast_two_sum(k * c(base.octave[0]) if base.octave[1] else k, p)
-    small = ir.fma(square * t, c(base.unit[0]), p_lo)
+    square, square_lo = two_product(f, f)
+    h, rest = fast_two_sum(f, c(-0.5) * square)
+    rest = ir.fma(square_lo, c(-0.5), rest)
+    if f_lo is not None:
+        rest = rest + ir.fma(f * polynomial(f, _INVERSE), f_lo, f_lo)
+    low = ir.fma(f * square, polynomial(f, _LOG), rest)
+    if base.unit[1]:
+        p, p_lo = two_product(h, c(base.unit[0]))
+        h, low = p, ir.fma(low, c(base.unit[0]), ir.fma(h, c(base.unit[1]), p_lo))
     if base.octave[1]:
-        small = ir.fma(k, c(base.octave[1]), small)
-    return lead, rest + small
+        low = ir.fma(k, c(base.octave[1]), low)
+        k = k * c(base.octave[0])
+    lead, rest = fast_two_sum(k, h)
+    return lead, rest + low
 
 
 def _logarithm(x: Expr, base: _Base) -> Expr:

@@ -1,7 +1,7 @@
 """sin, cos, tan and their inverses in float32.
 
 Range reduction is that of Payne and Hanek (1983) for every argument, without a branch: with
-``abs(x) = M 2**(e - 30)``, M an integer below 2**31, the fraction of ``abs(x) (2/pi) / 4`` is M
+``abs(x) = M 2**(e - 31)``, M an integer below 2**32, the fraction of ``abs(x) (2/pi) / 4`` is M
 times 96 bits of 2/pi that begin where whole periods end, modulo 1, which integer arithmetic gives
 exactly.  The first 64 bits of the product are right to 2 units, that is abs(r) is right to 2**-60;
 no float32 comes closer than 2**-30 to a multiple of pi/2 (Muller et al., Handbook of
@@ -9,6 +9,8 @@ Floating-Point Arithmetic, 2nd ed., 11.3), so at least 29 bits of r are right.
 """
 
 from __future__ import annotations
+
+import itertools
 
 from .. import dtypes as dt
 from .. import ir, scalar
@@ -50,10 +52,36 @@ _PI_2_HI, _PI_2_LO = 1.5707964, -4.371139e-08
 # 2 pi / 2**51, the unit of the reduced fraction below.
 _UNIT_HI, _UNIT_LO = 2.7902949e-15, -7.7647024e-23
 
-# 2/pi after the binary point, 192 bits.
-_TWO_OVER_PI = 0xA2F9836E_4E441529_FC2757D1_F534DDC0_DB629599_3C439041
-# Entry i holds bits i - 32 .. i - 1 of 2/pi, bit 0 being the units: windows that slide by one.
-_WINDOWS = tuple((_TWO_OVER_PI << i >> 193) & 0xFFFFFFFF for i in range(194))
+# 2/pi: 32 zero bits, the units bit, and 191 bits after the binary point.
+_TWO_OVER_PI = (
+    0x00000000,
+    0x517CC1B7,
+    0x27220A94,
+    0xFE13ABE8,
+    0xFA9A6EE0,
+    0x6DB14ACC,
+    0x9E21C820,
+)
+
+
+def _window(e: Expr) -> tuple[Expr, Expr, Expr]:
+    """Bits e .. e + 95 of `_TWO_OVER_PI` as three uint32, for an int32 e in 0 .. 127.
+
+    Selects and shifts: a table would need gather instructions, several times as slow.
+    """
+    words: list[Expr] = [ir.const(w, dt.uint32) for w in _TWO_OVER_PI]
+    for step in (2, 1):
+        stay = (e & (32 * step)).eq(0)
+        words = [
+            ir.select(stay, here, there) for here, there in zip(words, words[step:], strict=False)
+        ]
+    left = ir.bitcast(e & 31, dt.uint32)
+    right = 31 - left
+    w0, w1, w2 = (
+        (here << left) | ((after >> 1) >> right)
+        for here, after in itertools.pairwise(words)
+    )
+    return w0, w1, w2
 
 
 def _reduce(x: Expr) -> tuple[Expr, Expr, Expr]:
@@ -64,10 +92,12 @@ def _reduce(x: Expr) -> tuple[Expr, Expr, Expr]:
     """
     u32, i32 = dt.uint32, dt.int32
     magnitude = ir.bitcast(x, u32) & 0x7FFFFFFF
-    exponent = ir.bitcast(magnitude >> 23, i32) - 126
-    at = ir.select(exponent < 0, ir.const(0, i32), exponent)
-    w0, w1, w2 = (ir.table(_WINDOWS, u32, at + shift) for shift in (0, 32, 64))
+    exponent = ir.bitcast(magnitude >> 23, i32) - 127
+    # Below 1 it is e = 0 with half the M; below 1/2 nothing of this is used.
+    below = exponent < 0
     m = ((magnitude & 0x7FFFFF) | 0x800000) << 7
+    m = ir.select(below, m, m + m)
+    w0, w1, w2 = _window(ir.select(below, ir.const(0, i32), exponent & 127))
     middle = m * w1
     low = middle + ir.mulhi(m, w2)
     carry = ir.select(low < middle, ir.const(1, u32), ir.const(0, u32))
@@ -98,8 +128,9 @@ def _sin_kernel(r: Expr, lo: Expr, square: Expr) -> Expr:
 
 
 def _cos_kernel(r: Expr, lo: Expr, square: Expr) -> Expr:
-    tail = ir.fma(square * square, polynomial(square, _COS), -(r * lo))
-    return ir.fma(square, c(-0.5), c(1.0)) + tail
+    lead = ir.fma(square, c(-0.5), c(1.0))
+    rest = ir.fma(square, c(-0.5), c(1.0) - lead)
+    return lead + (rest + ir.fma(square * square, polynomial(square, _COS), -(r * lo)))
 
 
 def _flip(x: Expr, bit: Expr) -> Expr:
@@ -135,10 +166,14 @@ def tan(x: Expr) -> Expr:
     remainder.
     """
     q, r, lo = _reduce(x)
-    square = r * r
-    # The low part counts 1 + tan(r)^2 times, near 1 + r^2 + 2/3 r^4.
+    # The cube is a two-float, too: its term is a fifth of the result at pi/4.
+    square, square_lo = two_product(r, r)
+    cube, cube_lo = two_product(r, square)
+    cube_lo = ir.fma(r, square_lo, cube_lo)
+    # The low part of r counts 1 + tan(r)^2 times, near 1 + r^2 + 2/3 r^4.
     low = ir.fma(ir.fma(square, c(2.0 / 3.0), c(1.0)) * square, lo, lo)
-    tail = ir.fma(r * square, polynomial(square, _TAN), low)
+    factor = polynomial(square, _TAN)
+    tail = ir.fma(cube, factor, ir.fma(cube_lo, factor, low))
     t, t_lo = fast_two_sum(r, tail)
     odd = (q & 1).ne(0)
     inverse = c(-1.0) / ir.select(odd, t, c(1.0))
@@ -190,10 +225,13 @@ def atan(x: Expr) -> Expr:
     near = large & (a < c(2.0**60))
     t = ir.select(large, inverse, a)
     t_lo = ir.select(near, ir.fma(-inverse, a, c(1.0)) * inverse, c(0.0))
-    square = t * t
+    square, square_lo = two_product(t, t)
+    cube, cube_lo = two_product(t, square)
+    cube_lo = ir.fma(t, square_lo, cube_lo)
     # The low part counts 1 / (1 + t^2) times; 1 - t^2 / 2 is near enough where it matters.
     low = ir.fma(square * c(-0.5), t_lo, t_lo)
-    tail = ir.fma(t * square, polynomial(square, _ATAN), low)
+    factor = polynomial(square, _ATAN)
+    tail = ir.fma(cube, factor, ir.fma(cube_lo, factor, low))
     lead, rest = fast_two_sum(ir.select(large, c(_PI_2_HI), c(0.0)), ir.select(large, -t, t))
     low = ir.select(large, c(_PI_2_LO) - tail, tail)
     return scalar.copysign(lead + (rest + low), x)

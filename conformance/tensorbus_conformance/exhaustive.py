@@ -1,0 +1,369 @@
+"""All 2**32 inputs of a float32 function of the math library, held against float64.
+
+`sweep` renders the function's body as a kernel of a loop-style device, puts a C loop around it
+that compares every result with the C library's float64 function, and reports the greatest error
+in ulps, its input, and how often the result was not the correctly rounded one.  The float64
+reference is good to a few of its own ulps, 2**-27 ulp of float32; results so close to the bound or
+to a rounding boundary that this could matter are decided by Arb (`oracle.ball`).
+
+The measure: |result - exact| / 2**(clamp(floor(log2|exact|), -126, 127) - 23), where infinity
+counts as 2**128.  A NaN, an infinity at a finite exact value beyond float64, or a zero of the wrong
+sign is an infinite error.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from cffi import FFI
+from flint import arb
+from tensorbus_backends import dtypes as dt
+from tensorbus_backends import ir, mathlib
+from tensorbus_backends.clike import Argument, Emitter, assemble
+from tensorbus_backends.dialect import Dialect
+from tensorbus_backends.mathlib.bounds import BOUNDS_F32
+
+from .oracle import ball
+from .oracle.elementwise import TRANSCENDENTAL
+
+__all__ = ["FLAGS", "FUNCTIONS", "Body", "Sweep", "render", "sweep", "table_markdown"]
+
+Body = Callable[[ir.Expr], ir.Expr]
+
+FLAGS = (
+    "-std=gnu11",
+    "-O3",
+    "-march=native",
+    "-ffp-contract=off",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+)
+"""The cpu device's flags: what is swept is what runs."""
+
+_REFERENCES = {
+    "sigmoid": "x < 0 ? exp(x) / (1 + exp(x)) : 1 / (1 + exp(-x))",
+    "softplus": "x > 0 ? x + log1p(exp(-x)) : log1p(exp(x))",
+}
+FUNCTIONS = tuple(BOUNDS_F32)
+"""Names of the functions that can be swept."""
+
+_BLOCK = 2048
+_CAPACITY = 1 << 16
+_TYPES = """
+typedef struct {
+    double worst; uint64_t checked, wrong, doubtful; uint32_t witness, result;
+} tb_tally;
+void tb_sweep(uint64_t first, uint64_t last, uint64_t step, double bound, tb_tally *tally,
+              uint32_t *doubtful, uint64_t capacity);
+"""
+
+# Values are compared in float64.  `near` is far above the reference's own error.
+_DRIVER = """
+static inline f64 tb_reference(f64 x) { return @REFERENCE@; }
+
+static inline f64 tb_error(f32 y, f64 r) {
+    if (r != r || y != y) return r != r && y != y ? 0.0 : INFINITY;
+    if (isinf(r)) return isinf(y) && (y > 0) == (r > 0) ? 0.0 : INFINITY;
+    if (y == 0 && signbit(y) != signbit(r)) return INFINITY;
+    if (isinf(y) && (y > 0) == (r > 0) && fabs(r) >= 0x1p128) return 0.0;
+    const f64 v = isinf(y) ? copysign(0x1p128, y) : (f64)y;
+    i64 e = (i64)(as_u64_f64(r) >> 52 & 0x7ff) - 1023;
+    e = e < -126 ? -126 : e > 127 ? 127 : e;
+    return fabs(v - r) * as_f64_u64((u64)(1023 + 23 - e) << 52);
+}
+
+void tb_sweep(u64 first, u64 last, u64 step, f64 bound, tb_tally *tally, u32 *doubtful,
+              u64 capacity) {
+    const f64 near = 0x1p-20;
+    f32 x[@BLOCK@] LOCAL, y[@BLOCK@] LOCAL;
+    u32 bits[@BLOCK@];
+    void *const buffers[2] = {x, y};
+    const i64 meta[2] = {0, 0};
+    for (u64 at = first; at < last;) {
+        i64 n = 0;
+        for (; n < @BLOCK@ && at < last; ++n, at += step) bits[n] = (u32)at;
+        for (i64 k = n; k < @BLOCK@; ++k) bits[k] = 0;
+        for (i64 k = 0; k < @BLOCK@; ++k) x[k] = as_f32_u32(bits[k]);
+        @KERNEL@(buffers, meta, 0, 1);
+        for (i64 k = 0; k < n; ++k) {
+            const f64 r = tb_reference((f64)x[k]);
+            const f64 e = tb_error(y[k], r);
+            const f64 low = r * (1 - 0x1p-48), high = r * (1 + 0x1p-48);
+            const int unclear = r == r && (fabs(e - bound) < near * bound || (f32)low != (f32)high);
+            if (e > tally->worst) {
+                tally->worst = e; tally->witness = bits[k]; tally->result = as_u32_f32(y[k]);
+            }
+            tally->checked += 1;
+            if (!unclear) tally->wrong += y[k] == y[k] && y[k] != (f32)r;
+            else {
+                if (tally->doubtful < capacity) {
+                    doubtful[2 * tally->doubtful] = bits[k];
+                    doubtful[2 * tally->doubtful + 1] = as_u32_f32(y[k]);
+                }
+                tally->doubtful += 1;
+            }
+        }
+    }
+}
+"""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a sweep found.
+
+    Attributes:
+        function: Name in the math library.
+        checked: Number of inputs.
+        max_ulp: Greatest error, in ulps of the exact result.
+        witness: Bits of the input where it occurs.
+        result: Bits of the result there.
+        wrong: Number of results that are not the correctly rounded ones (NaN apart).
+        decided: Number of results that Arb had to decide.
+        bound: The claimed greatest error.
+        seconds: Time taken.
+    """
+
+    function: str
+    checked: int
+    max_ulp: float
+    witness: int
+    result: int
+    wrong: int
+    decided: int
+    bound: float
+    seconds: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the bound holds."""
+        return self.max_ulp <= self.bound
+
+    @property
+    def complete(self) -> bool:
+        """Whether every float32 was an input."""
+        return self.checked == 1 << 32
+
+    @property
+    def wrong_percent(self) -> float:
+        """Share of results that are not correctly rounded."""
+        return 100.0 * self.wrong / max(self.checked, 1)
+
+
+def _float(bits: int) -> float:
+    return float(struct.unpack("<f", struct.pack("<I", bits))[0])
+
+
+def render(function: str, dialect: Dialect, body: Body | None = None) -> str:
+    """The C file that sweeps a function.
+
+    Args:
+        function: A name of `FUNCTIONS`; it chooses the float64 reference.
+        dialect: A loop-style dialect, whose kernel head is a plain C function.
+        body: The implementation; the math library's by default.
+
+    Raises:
+        ValueError: The function has no reference, or the dialect is not of style "loop".
+    """
+    if function not in FUNCTIONS:
+        raise ValueError(f"no float32 function {function!r} to sweep; there are {FUNCTIONS}")
+    if dialect.style != "loop":
+        raise ValueError(f"dialect {dialect.name!r} is not of style 'loop': use the cpu device's")
+    implementation = getattr(mathlib, function) if body is None else body
+    output = implementation(ir.input_(0, dt.float32))
+    ir.validate([output], [dt.float32], allow_index=False)
+    emitter = Emitter(leaf=lambda node: "x[at]")
+    lines, (result,) = emitter.statements([output])
+    text = "\n".join(
+        [
+            f"LANES(l, {_BLOCK}) {{",
+            f"    const i64 at = g * {_BLOCK} + l;",
+            *("    " + line for line in lines),
+            f"    y[at] = {result};",
+            "}",
+        ]
+    )
+    kernel = assemble(
+        dialect,
+        f"tb_{function}",
+        [Argument("x", dt.float32), Argument("y", dt.float32, written=True)],
+        2,
+        text,
+        tables=emitter.tables,
+        offsets=(0, 1),
+    )
+    driver = (
+        _DRIVER.replace("@REFERENCE@", _REFERENCES.get(function, f"{function}(x)"))
+        .replace("@KERNEL@", f"tb_{function}")
+        .replace("@BLOCK@", str(_BLOCK))
+    )
+    return f"{dialect.prelude}\n{kernel}\n#include <math.h>\n{_TYPES}{driver}"
+
+
+def _build(source: str, cc: Sequence[str], folder: Path) -> tuple[FFI, Any]:
+    path = folder / "sweep.c"
+    path.write_text(source)
+    target = folder / "sweep.so"
+    command = [*cc, *FLAGS, "-fPIC", "-shared", str(path), "-o", str(target), "-lm"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        head = "\n".join(done.stderr.splitlines()[:20])
+        raise RuntimeError(f"{command[0]} could not compile the sweep; it says:\n{head}")
+    ffi = FFI()
+    ffi.cdef(_TYPES)
+    return ffi, ffi.dlopen(str(target))
+
+
+def error_in_ulps(function: str, x: float, result: float) -> float:
+    """Error of a float32 `result` at a float32 `x` against Arb, in ulps of the exact value.
+
+    Only for finite results of a finite exact value; the result may be an infinity.
+    """
+    exact = ball.accurate(TRANSCENDENTAL[function][1], x)
+    with ball.precision(200):
+        size = abs(exact)
+        exponent = -126
+        if not size.is_zero():
+            mantissa, power = size.mid().man_exp()
+            exponent = min(max(int(power) + int(mantissa).bit_length() - 1, -126), 127)
+        return float(abs(arb(_finite(result)) - exact).mid()) * 2.0 ** (23 - exponent)
+
+
+def _is_rounded(function: str, x: float, result: float) -> bool:
+    """Whether `result` is the exact value at `x` rounded to nearest float32, ties to even."""
+    exact = ball.accurate(TRANSCENDENTAL[function][1], x)
+    even = not int(np.float32(result).view(np.uint32)) & 1
+    with ball.precision(200):
+        for towards in (-np.inf, np.inf):
+            edge = (_finite(result) + _finite(float(np.nextafter(np.float32(result), towards)))) / 2
+            distance = (exact - arb(edge)) * (1 if towards > 0 else -1)
+            if distance > 0 or (not even and not distance < 0):
+                return False
+    return True
+
+
+def _finite(x: float) -> float:
+    """`x`, or 2**128 in place of infinity, where float32 would go on if it could."""
+    return x if abs(x) != float("inf") else (1.0 if x > 0 else -1.0) * 2.0**128
+
+
+def sweep(
+    function: str,
+    dialect: Dialect,
+    cc: str | Sequence[str],
+    *,
+    step: int = 1,
+    first: int = 0,
+    last: int = 1 << 32,
+    body: Body | None = None,
+    bound: float | None = None,
+    threads: int | None = None,
+    progress: Callable[[float], None] | None = None,
+) -> Sweep:
+    """Compare a float32 function with float64 on every `step`-th bit pattern.
+
+    Args:
+        function: A name of `FUNCTIONS`.
+        dialect: The dialect of an opened loop-style device.
+        cc: The C compiler's command.
+        step: 1 for all 2**32 inputs.
+        first: First bit pattern.
+        last: End of the bit patterns.
+        body: The implementation; the math library's by default.
+        bound: The claim to hold it to, in ulps; the library's by default.
+        threads: Number of threads; all cores by default.
+        progress: Called with the part done, from 0 to 1.
+
+    Raises:
+        ValueError: As `render`.
+        RuntimeError: The compiler fails, or Arb would have to decide too many cases.
+    """
+    began = time.perf_counter()
+    claim = BOUNDS_F32[function] if bound is None else bound
+    source = render(function, dialect, body)
+    command = [cc] if isinstance(cc, str) else list(cc)
+    chunk = step * max(1, (1 << 24) // step)
+    starts = range(first, last, chunk)
+    with tempfile.TemporaryDirectory(prefix="tensorbus-sweep-") as folder:
+        ffi, library = _build(source, command, Path(folder))
+
+        def run(start: int) -> tuple[Any, list[tuple[int, int]]]:
+            tally = ffi.new("tb_tally *")
+            pairs = ffi.new("uint32_t[]", 2 * _CAPACITY)
+            end = min(start + chunk, last)
+            library.tb_sweep(start, end, step, claim, tally, pairs, _CAPACITY)
+            if tally.doubtful > _CAPACITY:
+                raise RuntimeError(
+                    f"{function}: {tally.doubtful} results from input {start:#010x} on are too "
+                    "close to the bound or to a rounding boundary for float64 to decide"
+                )
+            found = [(pairs[2 * k], pairs[2 * k + 1]) for k in range(tally.doubtful)]
+            return tally, found
+
+        tallies: list[Any] = []
+        doubtful: list[tuple[int, int]] = []
+        with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
+            for k, (tally, found) in enumerate(pool.map(run, starts), 1):
+                tallies.append(tally)
+                doubtful += found
+                if progress is not None:
+                    progress(k / len(starts))
+    return _conclude(function, tallies, doubtful, claim, began)
+
+
+def _conclude(
+    function: str,
+    tallies: Iterable[Any],
+    doubtful: Sequence[tuple[int, int]],
+    claim: float,
+    began: float,
+) -> Sweep:
+    """Join the tallies of the chunks, with Arb's word on the doubtful inputs."""
+    every = list(tallies)
+    worst = max(every, key=lambda t: float(t.worst))
+    max_ulp, witness, result = float(worst.worst), int(worst.witness), int(worst.result)
+    if 0.0 < max_ulp < float("inf"):
+        max_ulp = error_in_ulps(function, _float(witness), _float(result))
+    wrong = sum(int(t.wrong) for t in every)
+    for at, got in doubtful:
+        error = error_in_ulps(function, _float(at), _float(got))
+        wrong += not _is_rounded(function, _float(at), _float(got))
+        if error > max_ulp:
+            max_ulp, witness, result = error, at, got
+    return Sweep(
+        function=function,
+        checked=sum(int(t.checked) for t in every),
+        max_ulp=max_ulp,
+        witness=witness,
+        result=result,
+        wrong=wrong,
+        decided=len(doubtful),
+        bound=claim,
+        seconds=time.perf_counter() - began,
+    )
+
+
+def table_markdown(sweeps: Sequence[Sweep]) -> str:
+    """The sweeps as a Markdown table, one line for each."""
+    lines = [
+        "| function | max ulp | witness input | result there | not correctly rounded | bound |",
+        "|---|---|---|---|---|---|",
+    ]
+    for s in sweeps:
+        note = "" if s.complete else f" ({s.checked} inputs only)"
+        lines.append(
+            f"| {s.function} | {s.max_ulp:.6f}{note} | `{s.witness:#010x}` = "
+            f"{_float(s.witness):.9g} | `{s.result:#010x}` = {_float(s.result):.9g} "
+            f"| {s.wrong_percent:.3g} % | {s.bound:g} |"
+        )
+    return "\n".join(lines) + "\n"
