@@ -18,18 +18,15 @@ derivations, `data` the generators of inputs.
 
 from __future__ import annotations
 
-from . import contraction, elementwise, indexing, manipulation, nn, reductions
+from . import contraction, elementwise, gradients, indexing, manipulation, nn, reductions
 from .op import OpReference
 from .verdict import Judge, Reference, Verdict
 
 __all__ = ["REFERENCES", "Judge", "OpReference", "Reference", "Verdict"]
 
 REFERENCES: dict[str, OpReference] = {
-    **elementwise.OPS,
-    **reductions.OPS,
-    **contraction.OPS,
-    **indexing.OPS,
-    **manipulation.OPS,
-    **nn.OPS,
+    name: gradients.with_gradients(op)
+    for family in (elementwise, reductions, contraction, indexing, manipulation, nn)
+    for name, op in family.OPS.items()
 }
 """The oracle of each op by name."""

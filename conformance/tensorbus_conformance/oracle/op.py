@@ -40,6 +40,7 @@ class JudgeOf(Protocol):
 
 Vjp = Callable[[Sequence[Any], dict[str, Any], Array], list[Any]]
 Jvp = Callable[[Sequence[Any], dict[str, Any], Sequence[Any]], Any]
+SecondOrder = Callable[[Sequence[Any], dict[str, Any], Array, Sequence[Any]], list[Any]]
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,9 @@ class OpReference:
             those without gradient; see `gradients`.
         jvp: ``jvp(inputs, options, tangents)``: the `Reference` of the tangent of the result;
             None stands for a zero tangent.
-        gradient_judge: As `judge`, for the gradients.
+        second_order: ``second_order(inputs, options, cotangent, tangents)``: the derivative of
+            `vjp` along the tangents, one `Reference` (or None) per tensor argument.
+        gradient_judge: As `judge`, for the gradients of all three kinds.
     """
 
     name: str
@@ -79,6 +82,7 @@ class OpReference:
     domain: tuple[Range, ...] = ((-4.0, 4.0),)
     vjp: Vjp | None = None
     jvp: Jvp | None = None
+    second_order: SecondOrder | None = None
     gradient_judge: JudgeOf | None = None
 
     @property

@@ -50,9 +50,11 @@ def rows(x: Array, axis: Axis, keepdims: bool = False) -> tuple[Array, tuple[int
 def accumulator_dtype(dtype: np.dtype[Any], wanted: Any = None) -> np.dtype[Any]:
     """Dtype of a sum or product: the wanted one, the input's if floating, else 64 bits."""
     if wanted is not None:
-        return np.dtype(wanted)
-    wide: np.dtype[Any] = np.dtype(np.uint64 if dtype.kind == "u" else np.int64)
-    return wide if format_of(dtype) is None else dtype
+        target: np.dtype[Any] = np.dtype(wanted)
+        return target
+    if format_of(dtype) is not None:
+        return dtype
+    return np.dtype("uint64" if dtype.kind == "u" else "int64")
 
 
 def sum_rows(matrix: F64) -> tuple[F64, F64]:

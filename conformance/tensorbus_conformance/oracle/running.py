@@ -4,11 +4,13 @@ A `Running` number is v with |computed - v| <= u (e + 2 p q) to first order: e c
 roundings of the basic operations and q those of elementary functions of p ulps, each multiplied
 by its effect on the result (Wilkinson's running error analysis; Higham, Accuracy and Stability,
 section 3.3).  The functions here take Running numbers, float64 arrays, complex arrays (for the
-complex-step derivative) and object arrays of Arb balls, so one formula serves them all.
+complex-step derivative), object arrays of Arb balls, and `Dual` numbers over any of these, so
+one formula serves them all.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -21,17 +23,11 @@ from .elementwise import TRANSCENDENTAL
 from .ulp import format_of
 from .verdict import Reference
 
-__all__ = [
-    "Running",
-    "constant",
-    "reference",
-    "size",
-    "summed",
-    "where",
-]
+__all__ = ["Dual", "Running", "constant", "reference", "references", "summed", "where"]
 
 Array = NDArray[Any]
 F64 = NDArray[np.float64]
+Elementary = Callable[[Any], Any]
 
 
 def size(v: Any) -> F64:
@@ -41,7 +37,7 @@ def size(v: Any) -> F64:
 
 def real(v: Any) -> F64:
     """The (real part of the) value as float64: for comparisons and magnitudes."""
-    if isinstance(v, Running):
+    while isinstance(v, (Dual, Running)):
         v = v.v
     array = np.asarray(v)
     if array.dtype == object:
@@ -77,6 +73,8 @@ class Running:
         return Running(v, e + size(v), q, n + 1)
 
     def __add__(self, other: Any) -> Running:
+        if isinstance(other, Dual):
+            return NotImplemented
         b = lift(other)
         return self._rounded(self.v + b.v, self.e + b.e, self.q + b.q, max(self.n, b.n))
 
@@ -86,26 +84,35 @@ class Running:
         return Running(-self.v, self.e, self.q, self.n)
 
     def __sub__(self, other: Any) -> Running:
+        if isinstance(other, Dual):
+            return NotImplemented
         return self + -lift(other)
 
     def __rsub__(self, other: Any) -> Running:
         return lift(other) + -self
 
     def __mul__(self, other: Any) -> Running:
+        if isinstance(other, Dual):
+            return NotImplemented
         b = lift(other)
         x, y = size(self.v), size(b.v)
         e, q = _times(x, b.e) + _times(y, self.e), _times(x, b.q) + _times(y, self.q)
-        return self._rounded(self.v * b.v, e, q, max(self.n, b.n))
+        v, n = self.v * b.v, max(self.n, b.n) + 1
+        exact = _scales_exactly(self, x) | _scales_exactly(b, y)
+        return Running(v, e + np.where(exact, 0.0, size(v)), q, n)
 
     __rmul__ = __mul__
 
     def __truediv__(self, other: Any) -> Running:
+        if isinstance(other, Dual):
+            return NotImplemented
         b = lift(other)
         inverse = 1 / size(b.v)
         ratio = size(self.v) * inverse
         e = _times(inverse, self.e) + _times(ratio * inverse, b.e)
         q = _times(inverse, self.q) + _times(ratio * inverse, b.q)
-        return self._rounded(self.v / b.v, e, q, max(self.n, b.n))
+        v, n = self.v / b.v, max(self.n, b.n) + 1
+        return Running(v, e + np.where(_scales_exactly(b, size(b.v)), 0.0, size(v)), q, n)
 
     def __rtruediv__(self, other: Any) -> Running:
         return lift(other) / self
@@ -114,9 +121,96 @@ class Running:
         return Running(self.v[index], self.e[index], self.q[index], self.n)
 
 
+class Dual:
+    """A value and its derivative in one direction, over any of the other kinds of number.
+
+    With `Running` parts, the derivative comes with the error bound of computing it by the
+    product and chain rules.
+    """
+
+    __array_ufunc__ = None
+    __slots__ = ("t", "v")
+
+    def __init__(self, v: Any, t: Any) -> None:
+        self.v, self.t = v, t
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.v.shape)
+
+    def __add__(self, other: Any) -> Dual:
+        if isinstance(other, Dual):
+            return Dual(self.v + other.v, self.t + other.t)
+        v = self.v + other
+        return Dual(v, structural(lambda t: np.broadcast_to(t, v.shape), self.t))
+
+    __radd__ = __add__
+
+    def __neg__(self) -> Dual:
+        return Dual(-self.v, -self.t)
+
+    def __sub__(self, other: Any) -> Dual:
+        return self.__add__(-other)
+
+    def __rsub__(self, other: Any) -> Dual:
+        return (-self).__add__(other)
+
+    def __mul__(self, other: Any) -> Dual:
+        if isinstance(other, Dual):
+            return Dual(self.v * other.v, self.t * other.v + self.v * other.t)
+        return Dual(self.v * other, self.t * other)
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, other: Any) -> Dual:
+        if isinstance(other, Dual):
+            y = self.v / other.v
+            return Dual(y, (self.t - y * other.t) / other.v)
+        return Dual(self.v / other, self.t / other)
+
+    def __rtruediv__(self, other: Any) -> Dual:
+        y = other / self.v
+        return Dual(y, -(y * self.t) / self.v)
+
+    def __getitem__(self, index: Any) -> Dual:
+        return Dual(self.v[index], self.t[index])
+
+
+def zeros_of(value: Any) -> Any:
+    """Zeros that broadcast like `value` and add no rounding error of their own."""
+    return np.zeros(np.shape(value.v if isinstance(value, Running) else value))
+
+
+def structural(function: Callable[[Array], Any], x: Any) -> Any:
+    """A reshape, transposition, broadcast or selection of elements, applied to every part."""
+    if isinstance(x, Dual):
+        return Dual(structural(function, x.v), structural(function, x.t))
+    if isinstance(x, Running):
+        return Running(function(x.v), function(x.e), function(x.q), x.n)
+    return function(np.asarray(x))
+
+
+def stacked(parts: list[Any]) -> Any:
+    """Numbers of one kind and shape stacked along a new last axis."""
+    if any(isinstance(p, Dual) for p in parts):
+        duals = [p if isinstance(p, Dual) else Dual(p, zeros_of(p)) for p in parts]
+        return Dual(stacked([p.v for p in duals]), stacked([p.t for p in duals]))
+    if any(isinstance(p, Running) for p in parts):
+        lifted = [lift(p) for p in parts]
+        arrays = ([p.v for p in lifted], [p.e for p in lifted], [p.q for p in lifted])
+        v, e, q = (np.stack(np.broadcast_arrays(*a), axis=-1) for a in arrays)
+        return Running(v, e, q, max(p.n for p in lifted))
+    return np.stack(np.broadcast_arrays(*parts), axis=-1)
+
+
 def _times(a: Any, b: Any) -> Any:
     """a * b with 0 * inf = 0: no error is carried where the factor vanishes."""
     return np.where((a == 0) | (b == 0), 0.0, a * b)
+
+
+def _scales_exactly(x: Running, magnitude: F64) -> NDArray[np.bool_]:
+    """Where x is 0 or a power of two without error, a product with it is exact."""
+    return np.asarray((np.isin(np.frexp(magnitude)[0], (0.0, 0.5))) & (x.e == 0) & (x.q == 0))
 
 
 def lift(value: Any) -> Running:
@@ -128,6 +222,8 @@ def constant(like: Any, value: float, exact: Callable[[], Any] | None = None) ->
 
     `exact` gives its ball where float64 does not hold it; `like` is what it will meet.
     """
+    if isinstance(like, Dual):
+        return constant(like.v, value, exact)
     if isinstance(like, Running):
         return Running(np.float64(value), abs(value), 0.0, 1)
     if exact is not None and np.asarray(like).dtype == object:
@@ -135,11 +231,14 @@ def constant(like: Any, value: float, exact: Callable[[], Any] | None = None) ->
     return value
 
 
-def _elementary(name: str, slope: Callable[[F64, F64], F64]) -> Callable[[Any], Any]:
-    """The elementary function for every kind of argument; `slope` is |f'| from x and f(x)."""
+def _elementary(name: str, slope: Callable[[Any, Any], Any]) -> Callable[[Any], Any]:
+    """The elementary function for every kind of argument; `slope` is f' from x and f(x)."""
     plain, of_ball = TRANSCENDENTAL[name][0], TRANSCENDENTAL[name][1]
 
     def function(x: Any) -> Any:
+        if isinstance(x, Dual):
+            y = function(x.v)
+            return Dual(y, slope(x.v, y) * x.t)
         if isinstance(x, Running):
             y = function(x.v)
             value = real(y)
@@ -148,39 +247,74 @@ def _elementary(name: str, slope: Callable[[F64, F64], F64]) -> Callable[[Any], 
             return Running(y, e, q + np.abs(value), x.n + 1)
         array = np.asarray(x)
         if array.dtype == object:
-            flat = [of_ball(v) for v in array.reshape(-1)]
-            out = np.empty(len(flat), object)
-            out[:] = flat
-            return out.reshape(array.shape)
+            return _each(of_ball, array)
         if array.dtype.kind == "c":
             # A step of 1e-200 makes first order exact; it also serves functions without a
             # complex version.
-            at = array.real
-            value = plain(at)
-            return value + 1j * (slope(at, value) * array.imag)
+            value = plain(array.real)
+            return value + 1j * (slope(array.real, value) * array.imag)
         return plain(array)
 
     return function
 
 
-exp = _elementary("exp", lambda x, y: y)
-exp2 = _elementary("exp2", lambda x, y: y * np.log(2.0))
-expm1 = _elementary("expm1", lambda x, y: np.exp(x))
-log = _elementary("log", lambda x, y: 1 / x)
-log1p = _elementary("log1p", lambda x, y: 1 / (1 + x))
-sin = _elementary("sin", lambda x, y: np.cos(x))
-cos = _elementary("cos", lambda x, y: -np.sin(x))
-tan = _elementary("tan", lambda x, y: 1 + y * y)
-sinh = _elementary("sinh", lambda x, y: np.cosh(x))
-cosh = _elementary("cosh", lambda x, y: np.sinh(x))
-tanh = _elementary("tanh", lambda x, y: 1 / np.cosh(np.clip(x, -300, 300)) ** 2)
-erf = _elementary("erf", lambda x, y: 2 / np.sqrt(np.pi) * np.exp(-x * x))
-sigmoid = _elementary("sigmoid", lambda x, y: y * np.exp(-np.logaddexp(0.0, x)))
-softplus = _elementary("softplus", lambda x, y: np.exp(-np.logaddexp(0.0, -x)))
+def _each(function: Callable[..., Any], *arrays: Any) -> Array:
+    """`function` of the balls of object arrays, element by element."""
+    full = np.broadcast_arrays(*(np.asarray(a, object) for a in arrays))
+    out = np.empty(full[0].shape, object)
+    rows = zip(*(f.reshape(-1) for f in full), strict=True)
+    flat = [function(*(v if isinstance(v, arb) else arb(float(v)) for v in row)) for row in rows]
+    out.reshape(-1)[:] = flat
+    return out
+
+
+exp: Elementary = _elementary("exp", lambda x, y: y)
+exp2: Elementary = _elementary(
+    "exp2", lambda x, y: y * constant(x, math.log(2.0), lambda: arb(2).log())
+)
+expm1: Elementary = _elementary("expm1", lambda x, y: y + 1)
+log: Elementary = _elementary("log", lambda x, y: 1 / x)
+log1p: Elementary = _elementary("log1p", lambda x, y: 1 / (1 + x))
+sin: Elementary = _elementary("sin", lambda x, y: cos(x))
+cos: Elementary = _elementary("cos", lambda x, y: -sin(x))
+tan: Elementary = _elementary("tan", lambda x, y: 1 + y * y)
+sinh: Elementary = _elementary("sinh", lambda x, y: cosh(x))
+cosh: Elementary = _elementary("cosh", lambda x, y: sinh(x))
+tanh: Elementary = _elementary("tanh", lambda x, y: 1 - y * y)
+erf: Elementary = _elementary(
+    "erf",
+    lambda x, y: constant(x, 2 / math.sqrt(math.pi), lambda: 2 / arb.pi().sqrt()) * exp(-(x * x)),
+)
+sigmoid: Elementary = _elementary("sigmoid", lambda x, y: y * (1 - y))
+softplus: Elementary = _elementary("softplus", lambda x, y: sigmoid(x))
+
+
+def power(x: Any, y: Any) -> Any:
+    """x ** y, for x > 0 wherever y carries an error or a derivative."""
+    if isinstance(x, Dual) or isinstance(y, Dual):
+        p, r = (a if isinstance(a, Dual) else Dual(a, zeros_of(a)) for a in (x, y))
+        z = power(p.v, r.v)
+        by_base = r.v * power(p.v, r.v - 1) * p.t
+        return Dual(z, by_base + z * log(p.v) * r.t)
+    if isinstance(x, Running) or isinstance(y, Running):
+        a, b = lift(x), lift(y)
+        z = power(a.v, b.v)
+        value, base, exponent = real(z), real(a.v), real(b.v)
+        by_x = np.abs(exponent * np.power(base, exponent - 1))
+        by_y = np.abs(value) * np.abs(np.log(np.abs(base)))
+        e = _times(by_x, a.e) + _times(by_y, b.e)
+        q = _times(by_x, a.q) + _times(by_y, b.q)
+        return Running(z, e, q + np.abs(value), max(a.n, b.n) + 1)
+    if np.asarray(x).dtype == object or np.asarray(y).dtype == object:
+        return _each(lambda a, b: a**b, x, y)
+    return np.power(x, y)
 
 
 def sqrt(x: Any) -> Any:
     """The square root, a basic operation: correctly rounded."""
+    if isinstance(x, Dual):
+        y = sqrt(x.v)
+        return Dual(y, x.t / (y * 2))
     if isinstance(x, Running):
         y = sqrt(x.v)
         slope = 0.5 / size(y)
@@ -195,6 +329,9 @@ def sqrt(x: Any) -> Any:
 
 def where(condition: Any, a: Any, b: Any) -> Any:
     """Selection: exact."""
+    if isinstance(a, Dual) or isinstance(b, Dual):
+        p, q = (v if isinstance(v, Dual) else Dual(v, zeros_of(v)) for v in (a, b))
+        return Dual(where(condition, p.v, q.v), where(condition, p.t, q.t))
     if isinstance(a, Running) or isinstance(b, Running):
         x, y = lift(a), lift(b)
         return Running(
@@ -208,6 +345,8 @@ def where(condition: Any, a: Any, b: Any) -> Any:
 
 def absolute(x: Any) -> Any:
     """|x|: exact, analytic off 0 for a complex step."""
+    if isinstance(x, Dual):
+        return Dual(absolute(x.v), x.t * np.sign(real(x.v)))
     if isinstance(x, Running):
         return Running(absolute(x.v), x.e, x.q, x.n)
     array = np.asarray(x)
@@ -218,6 +357,8 @@ def absolute(x: Any) -> Any:
 
 def summed(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
     """Sum over axes in any order: each term passes at most (count - 1) roundings."""
+    if isinstance(x, Dual):
+        return Dual(summed(x.v, axis, keepdims), summed(x.t, axis, keepdims))
     if not isinstance(x, Running):
         return np.sum(x, axis=axis, keepdims=keepdims)
     v = np.asarray(np.sum(x.v, axis=axis, keepdims=keepdims))
@@ -228,6 +369,9 @@ def summed(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
 
 def contracted(a: Any, b: Any) -> Any:
     """Matrix product over the last axis of a and the last but one of b, K roundings a term."""
+    if isinstance(a, Dual) or isinstance(b, Dual):
+        p, q = (v if isinstance(v, Dual) else Dual(v, zeros_of(v)) for v in (a, b))
+        return Dual(contracted(p.v, q.v), contracted(p.t, q.v) + contracted(p.v, q.t))
     if not (isinstance(a, Running) or isinstance(b, Running)):
         return np.matmul(a, b)
     x, y = lift(a), lift(b)
@@ -239,35 +383,62 @@ def contracted(a: Any, b: Any) -> Any:
     return Running(v, e, q, max(x.n, y.n) + terms)
 
 
-def reference(
-    formula: Callable[..., Any], arrays: list[Any], dtype: Any, extra_terms: int = 0
-) -> Reference:
-    """The `Reference` of a formula written with the functions of this module.
+def reference(formula: Callable[..., Any], arrays: list[Any], dtype: Any) -> Reference:
+    """The `Reference` of a formula written with the functions of this module; see `references`."""
+    (result,) = references(lambda *xs: [formula(*xs)], arrays, [dtype])
+    assert result is not None
+    return result
 
-    Arrays are exact inputs (float64 or narrower; None passes through).  For float64 results the
-    formula is evaluated on Arb balls, else in float64, whose own error is 2^-29 of float32's.
+
+def references(
+    formula: Callable[..., list[Any]], arrays: list[Any], dtypes: list[Any]
+) -> list[Reference | None]:
+    """The References of a formula of several results (None where it gives None).
+
+    Floating arrays are exact inputs; integers, bools and None reach the formula as they are.
+    Where a result is float64 the formula is evaluated on Arb balls, else in float64, whose own
+    error is 2^-29 of float32's.
     """
-    target = np.dtype(dtype)
-    wide = [None if a is None else np.asarray(a).astype(np.float64) for a in arrays]
+    wide = [as_input(a) for a in arrays]
     with np.errstate(all="ignore"):
-        plain = lift(formula(*(None if a is None else Running(a) for a in wide)))
+        plain = formula(*(Running(a) if _floats(a) else a for a in wide))
+    exact: list[Any] = [None] * len(plain)
+    if any(r is not None and np.dtype(d) == np.float64 for r, d in zip(plain, dtypes, strict=True)):
+        with ball.precision(240), np.errstate(all="ignore"):
+            exact = formula(*(ball.balls(a) if _floats(a) else a for a in wide))
+    return [
+        None if r is None else _reference(lift(r), x, np.dtype(d))
+        for r, x, d in zip(plain, exact, dtypes, strict=True)
+    ]
+
+
+def as_input(array: Any) -> Any:
+    """Floating arrays as float64, anything else as it is."""
+    if array is None or format_of(np.asarray(array).dtype) is None:
+        return array
+    return np.asarray(array).astype(np.float64)
+
+
+def _floats(array: Any) -> bool:
+    return isinstance(array, np.ndarray) and array.dtype == np.float64
+
+
+def _reference(plain: Running, exact: Any, dtype: np.dtype[Any]) -> Reference:
+    if format_of(dtype) is None:
+        raise TypeError(f"a formula's reference needs a floating dtype, not {dtype}")
+    with np.errstate(all="ignore"):
         value, low = real(plain.v), None
         e = np.where(np.isnan(plain.e), np.inf, plain.e)
         q = np.where(np.isnan(plain.q), np.inf, plain.q)
-        slack = np.where(np.isfinite(e + q), 2.0**-52 * (e + 16 * q + np.abs(value)), 0.0)
-    if target == np.float64:
-        value, low = _with_balls(formula, wide, value)
-        slack = 2.0**-98 * (e + q + np.abs(np.where(np.isfinite(value), value, 0.0)))
+        size_of = e + 16 * q + np.abs(value)
+        if dtype == np.float64 and exact is not None:
+            value, low = _with_balls(lift(exact).v, value)
+        slack = size_of * (2.0**-52 if low is None else 2.0**-98)
         slack = np.where(np.isfinite(slack), slack, 0.0)
-    if format_of(target) is None:
-        raise TypeError(f"a formula's reference needs a floating dtype, not {target}")
-    return Reference(value, target, low, slack, e.copy(), q.copy(), terms=plain.n + extra_terms)
+    return Reference(value, dtype, low, slack, np.array(e), np.array(q), terms=plain.n)
 
 
-def _with_balls(formula: Callable[..., Any], wide: list[Any], value: F64) -> tuple[F64, F64]:
-    with ball.precision(240), np.errstate(all="ignore"):
-        result = formula(*(None if a is None else ball.balls(a) for a in wide))
-        exact = lift(result).v
+def _with_balls(exact: Array, value: F64) -> tuple[F64, F64]:
     hi, lo = value.copy().reshape(-1), np.zeros(value.size)
     for i, v in enumerate(np.broadcast_to(exact, value.shape).reshape(-1)):
         if np.isfinite(hi[i]) and isinstance(v, arb) and v.is_finite():
