@@ -132,7 +132,7 @@ class Runtime:
             return self._fast(job)
         ffi, run, pack = self.ffi, self.lib.tb_run_job, Struct(f"={buffers}Q").pack
         held = ffi.from_buffer(job)
-        start = ffi.cast("tb_job *", ffi.cast("uintptr_t", held) + 8)
+        start = ffi.cast("tb_job *", int(ffi.cast("uintptr_t", held)) + 8)
 
         def launch(*given: Any, held: Any = held) -> None:
             run(start, pack(*[b.address for b in given]))
