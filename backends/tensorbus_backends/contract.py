@@ -320,6 +320,14 @@ class Device(ABC):
         """Host address of a buffer; only if `Capabilities.host_accessible`."""
         raise UnsupportedError(f"memory of {self.info.name} cannot be reached from the host")
 
+    def part(self, buffer: Buffer, offset: int, nbytes: int) -> Buffer:
+        """A buffer over ``buffer[offset : offset + nbytes]``, which it keeps alive; optional.
+
+        `offset` is a multiple of 4096.  The conformance suite uses it to fence buffers from both
+        sides; without it, only what lies behind a buffer is watched.
+        """
+        raise UnsupportedError(f"{self.info.name} has no parts of buffers")
+
     def import_pointer(self, address: int, nbytes: int, owner: object) -> Buffer:
         """A buffer over memory that `owner` keeps alive (DLPack); host-accessible devices only."""
         raise UnsupportedError(f"{self.info.name} cannot use memory of another library in place")

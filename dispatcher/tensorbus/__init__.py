@@ -29,7 +29,7 @@ from tensorbus_backends.dtypes import bool_ as bool
 
 from ._autograd import backward, grad, jvp, vjp
 from ._devices import Device, device, devices, get_device
-from ._op import FUNCTIONS, OPS
+from ._op import FUNCTIONS, OPS, Function, Op
 from ._state import (
     Record,
     Trace,

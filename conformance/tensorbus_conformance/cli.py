@@ -1,0 +1,206 @@
+"""The command ``tensorbus``: devices, ops, conform, report, bench."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+__all__ = ["main"]
+
+EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
+
+
+class UsageError(Exception):
+    """What was asked does not exist; the message suggests what does."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status (0 passed, 1 failed, 2 usage)."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if not hasattr(options, "run"):
+        parser.print_help()
+        return EXIT_USAGE
+    try:
+        return int(options.run(options))
+    except UsageError as error:
+        print(f"tensorbus: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    except BrokenPipeError:
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        print("tensorbus: interrupted", file=sys.stderr)
+        return EXIT_FAILED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="tensorbus",
+        description="One tensor API on every device, and a judge that proves it.",
+        epilog="Exit status: 0 all that was asked was executed and passed, 1 failures, 2 usage.",
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+
+    devices = commands.add_parser("devices", help="list devices; absent ones with cause and fix")
+    devices.add_argument("--json", action="store_true", help="as JSON")
+    devices.set_defaults(run=_devices)
+
+    ops = commands.add_parser("ops", help="list ops and how each device serves them")
+    ops.add_argument("--json", action="store_true", help="as JSON")
+    ops.set_defaults(run=_ops)
+
+    conform = commands.add_parser("conform", help="judge devices, op by op")
+    conform.add_argument("--device", metavar="D,...", help="devices (default: all available)")
+    conform.add_argument("--ops", metavar="a,b", help="ops (default: all)")
+    conform.add_argument("--level", default=None, help="smoke (default), standard or exhaustive")
+    conform.add_argument("--json", metavar="FILE", type=Path, help="write the JSON report here")
+    conform.add_argument(
+        "--report", metavar="DIR", type=Path, default=Path("reports"), help="folder of reports"
+    )
+    conform.add_argument("--seed", type=int, default=0, help="seed of all data (default 0)")
+    conform.add_argument("--workers", type=int, help="processes (default: one for each core)")
+    conform.add_argument("--timeout", type=float, help="seconds for one cell")
+    conform.add_argument("--rerun", metavar="CELL", help="judge one cell alone, in this process")
+    conform.add_argument(
+        "--self-test", action="store_true", help="plant faults and count those caught"
+    )
+    conform.set_defaults(run=_conform)
+
+    report = commands.add_parser("report", help="show reports")
+    actions = report.add_subparsers(title="actions", metavar="ACTION", required=True)
+    show = actions.add_parser("show", help="print a JSON report as a table")
+    show.add_argument("file", type=Path)
+    show.set_defaults(run=_show)
+
+    bench = commands.add_parser("bench", help="measure speed beside NumPy, PyTorch and JAX")
+    bench.add_argument("--json", metavar="FILE", type=Path, help="write figures here")
+    bench.add_argument("--quick", action="store_true", help="fewer sizes and repeats")
+    bench.set_defaults(run=_bench)
+    return parser
+
+
+def _suggest(what: str, name: str, known: Sequence[str]) -> UsageError:
+    close = difflib.get_close_matches(name, known, 3, 0.5)
+    hint = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known)}"
+    return UsageError(f"unknown {what} {name!r}; {hint}")
+
+
+def _devices(options: argparse.Namespace) -> int:
+    import tensorbus as tb
+
+    from . import console
+
+    found = tb.devices()
+    if options.json:
+        from .report import _device
+
+        print(json.dumps([_device(d) for d in found], indent=2))
+    else:
+        console.devices(found)
+    return EXIT_OK
+
+
+def _ops(options: argparse.Namespace) -> int:
+    from . import console
+    from .listing import ops_table
+
+    rows = ops_table()
+    if options.json:
+        print(json.dumps(rows, indent=2))
+    else:
+        console.ops(rows)
+    return EXIT_OK
+
+
+def choose_devices(text: str | None) -> list[Any]:
+    """Device records for ``--device``; UsageError for an unknown name."""
+    import tensorbus as tb
+
+    found = tb.devices()
+    if text is None:
+        return [d for d in found if d.available]
+    chosen: list[Any] = []
+    names = {n: d for d in found for n in (d.name, *d.aliases)}
+    for wanted in filter(None, (part.strip() for part in text.split(","))):
+        matches = [names[wanted]] if wanted in names else []
+        if not matches:
+            matches = [d for d in found if d.plugin == wanted]
+            matches = [d for d in matches if d.available] or matches
+        if not matches:
+            raise _suggest("device", wanted, sorted({*names, *(d.plugin for d in found)}))
+        chosen += [d for d in matches if d not in chosen]
+    if not chosen:
+        raise UsageError("--device names no device")
+    return chosen
+
+
+def choose_ops(text: str | None) -> list[str] | None:
+    """Ops for ``--ops``; UsageError for an unknown name."""
+    import tensorbus as tb
+
+    if text is None:
+        return None
+    chosen = []
+    short = {name.rsplit(".", 1)[-1]: name for name in tb.FUNCTIONS}
+    for wanted in filter(None, (part.strip() for part in text.split(","))):
+        name = wanted if wanted in tb.FUNCTIONS else short.get(wanted)
+        if name is None:
+            raise _suggest("op", wanted, sorted(tb.FUNCTIONS))
+        chosen.append(name)
+    if not chosen:
+        raise UsageError("--ops names no op")
+    return chosen
+
+
+def _conform(options: argparse.Namespace) -> int:
+    from .judge.items import LEVELS
+
+    if options.level is not None and options.level not in LEVELS:
+        raise _suggest("level", options.level, LEVELS)
+    if options.rerun:
+        from .rerun import rerun
+
+        try:
+            return rerun(options.rerun, options.level, options.seed)
+        except ValueError as error:
+            raise UsageError(str(error)) from None
+    if options.self_test:
+        from .selftest import self_test
+
+        level = options.level or "standard"
+        return self_test(level, options.seed, options.workers, options.json, options.report)
+    from .conform import conform
+
+    return conform(
+        choose_devices(options.device),
+        choose_ops(options.ops),
+        options.level or "smoke",
+        options.seed,
+        workers=options.workers,
+        timeout=options.timeout,
+        json_file=options.json,
+        folder=options.report,
+    )
+
+
+def _show(options: argparse.Namespace) -> int:
+    from . import console
+    from .report import load
+
+    try:
+        data = load(options.file)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    console.summary(data)
+    return EXIT_OK if data["passed"] else EXIT_FAILED
+
+
+def _bench(options: argparse.Namespace) -> int:
+    from .bench import bench
+
+    return bench(options.json, options.quick)

@@ -1,0 +1,149 @@
+"""What people see in the terminal: progress, tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as RichProgress
+from rich.table import Table
+from rich.text import Text
+from tensorbus_backends import dtypes as dt
+from tensorbus_backends.contract import DeviceInfo
+
+from .judge.items import Item, properties
+from .report import op_table
+from .runner import Cell
+
+__all__ = ["Progress", "devices", "ops", "summary"]
+
+_COLOURS = {"pass": "green", "unsupported": "yellow", "not run": "yellow"}
+
+
+def _console() -> Console:
+    return Console(highlight=False, soft_wrap=False)
+
+
+class Progress:
+    """A bar for every device while items are judged, and the first words of what failed."""
+
+    SHOWN = 20
+
+    def __init__(self, todo: Sequence[Item], level: str) -> None:
+        self._bar = RichProgress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[bad]}"),
+            console=_console(),
+            refresh_per_second=4,
+        )
+        self._tasks: dict[str, Any] = {}
+        self._bad: dict[str, int] = {}
+        self._shown = 0
+        totals: dict[str, int] = {}
+        for item in todo:
+            cells = properties(item.op, dt.by_name(item.dtype), item.variant, item.device, level)
+            totals[item.device] = totals.get(item.device, 0) + len(cells)
+        for device, total in totals.items():
+            self._tasks[device] = self._bar.add_task(device, total=total, bad="")
+
+    def __enter__(self) -> Progress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.stop()
+
+    def cell(self, cell: Cell) -> None:
+        """Note a judged cell."""
+        device = cell.item.device
+        if cell.outcome.state not in ("pass", "unsupported"):
+            self._bad[device] = self._bad.get(device, 0) + 1
+            if self._shown < self.SHOWN:
+                self._shown += 1
+                line = Text(f"{cell.outcome.state:>8} ", "red")
+                line.append(f"{cell.name}  {cell.outcome.message}"[:180], "default")
+                self._bar.console.print(line)
+        bad = self._bad.get(device, 0)
+        self._bar.update(self._tasks[device], advance=1, bad=f"[red]{bad} bad" if bad else "")
+
+
+def devices(found: Sequence[DeviceInfo]) -> None:
+    """The table of ``tensorbus devices``."""
+    table = Table(box=None, pad_edge=False)
+    for name in ("device", "state", "evidence", "what it is, or why not and what to do"):
+        table.add_column(name)
+    for d in found:
+        names = d.name + (f" ({', '.join(d.aliases)})" if d.aliases else "")
+        if d.available:
+            table.add_row(names, Text("available", "green"), str(d.evidence), d.description)
+        else:
+            why = f"{d.cause}. To fix it: {d.fix}"
+            table.add_row(names, Text("unavailable", "yellow"), "-", why)
+    _console().print(table)
+
+
+def ops(rows: Sequence[dict[str, Any]]) -> None:
+    """The table of ``tensorbus ops``."""
+    table = Table(box=None, pad_edge=False)
+    for name in ("op", "signature", "gradient"):
+        table.add_column(name, overflow="fold")
+    devices_ = list(rows[0]["devices"]) if rows else []
+    for name in devices_:
+        table.add_column(name)
+    for row in rows:
+        table.add_row(
+            row["name"],
+            Text(row["signature"]),
+            "yes" if row["differentiable"] else "-",
+            *(row["devices"][d] for d in devices_),
+        )
+    _console().print(table)
+
+
+def summary(data: dict[str, Any]) -> None:
+    """The tables of a report: ops by devices, then counts by device."""
+    out = _console()
+    names, rows = op_table(data)
+    table = Table(box=None, pad_edge=False, title=None)
+    table.add_column("op")
+    for name in names:
+        table.add_column(name, justify="right")
+    for op, row in rows:
+        texts = []
+        for name in names:
+            if name not in row:
+                texts.append(Text(""))
+                continue
+            good, total, worst = row[name]
+            label = f"{good}/{total}" + ("" if worst == "pass" else f" {worst}")
+            texts.append(Text(label, _COLOURS.get(worst, "red")))
+        table.add_row(op, *texts)
+    out.print(table)
+    counts = Table(box=None, pad_edge=False)
+    for name in ("device", "evidence", "cells", "pass", "unsupported", "other"):
+        counts.add_column(name, justify="left" if name in ("device", "evidence") else "right")
+    for device in data["devices"]:
+        c = data["summary"].get(device["name"])
+        if c is None:
+            continue
+        other = c["cells"] - c["pass"] - c.get("unsupported", 0)
+        counts.add_row(
+            f"{device['name']}  {device['description'] if device['available'] else 'unavailable'}",
+            device["evidence"] if device["available"] else "-",
+            str(c["cells"]),
+            str(c["pass"]),
+            str(c.get("unsupported", 0)),
+            Text(str(other), "red" if other else "default"),
+        )
+    out.print()
+    out.print(counts)
+    verdict = Text("PASSED", "bold green") if data["passed"] else Text("NOT PASSED", "bold red")
+    verdict.append(f"  level {data['level']}, seed {data['seed']}, {data['seconds']} s", "default")
+    if not data["complete"]:
+        verdict.append("  (interrupted)", "yellow")
+    out.print(verdict)

@@ -1,0 +1,152 @@
+"""What is judged: items and cells, a denominator fixed by the op list and the declared dtypes.
+
+An item is (op, device, dtype, variant); its cells are its properties.  Which cells exist follows
+from the op's public record, the oracle's record and the device's declared capabilities alone, so
+an op that breaks, or a property that nobody could run, is counted and never skipped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import tensorbus as tb
+from tensorbus_backends import dtypes as dt
+from tensorbus_backends.dtypes import DType
+
+from ..oracle import REFERENCES
+from .cases import is_unary, shape_cases, special_cases, takes
+
+__all__ = ["LEVELS", "STATES", "Item", "Outcome", "items", "oracle_name", "properties"]
+
+LEVELS = ("smoke", "standard", "exhaustive")
+
+STATES = (
+    "pass", "fail", "unsupported", "fallback", "error", "crash", "timeout", "vacuous", "not run",
+)  # fmt: skip
+"""States of a cell; only "pass" and a declared "unsupported" are not failures of the run."""
+
+_SMOKE_DTYPES = (dt.float32, dt.int32, dt.bool_)
+
+
+@dataclass(frozen=True)
+class Item:
+    """One unit of work: all properties of an op on a device for a dtype and a variant."""
+
+    op: str
+    device: str
+    dtype: str
+    variant: str
+
+    @property
+    def name(self) -> str:
+        """How the item is named on the command line and in reports."""
+        return f"{self.op}/{self.device}/{self.dtype}/{self.variant}"
+
+    @staticmethod
+    def parse(name: str) -> Item:
+        """The item of a name, or of a cell's name; ValueError if it is neither."""
+        parts = name.split("/")
+        if len(parts) not in (4, 5):
+            raise ValueError(f"{name!r} is not OP/DEVICE/DTYPE/VARIANT[/PROPERTY]")
+        return Item(*parts[:4])
+
+
+@dataclass
+class Outcome:
+    """The verdict on one cell.
+
+    Attributes:
+        property: Its name.
+        state: One of `STATES`.
+        message: Empty for a pass; else one line.
+        worst_error: The largest error seen, in `unit`.
+        bound: The bound that held there.
+        witness: Where the largest error is, and the input there.
+        decided: Number of elements or conditions that could have failed.
+        library: Whose kernel served, where native.
+    """
+
+    property: str
+    state: str = "pass"
+    message: str = ""
+    worst_error: float = 0.0
+    bound: float = 0.0
+    unit: str = ""
+    witness: str = ""
+    decided: int = 0
+    library: str = ""
+
+    def record(self) -> dict[str, Any]:
+        """As JSON; NaN and infinities become text, which JSON has no numbers for."""
+        data = asdict(self)
+        for key in ("worst_error", "bound"):
+            value = data[key]
+            if value != value or value in (float("inf"), float("-inf")):
+                data[key] = str(value)
+        return data
+
+
+def oracle_name(op: str) -> str | None:
+    """Name of an op in the oracle, or None where the oracle does not know it."""
+    short = op.rsplit(".", 1)[-1]
+    return short if short in REFERENCES else None
+
+
+def dtypes_of(op: str, level: str) -> list[DType]:
+    """The dtypes that an op is judged with: all it takes, or one of each kind at level smoke."""
+    if op.startswith("random.") or op == "nn.dropout":
+        return [dt.float32]
+    name = oracle_name(op)
+    if name is None:
+        return [dt.float32]
+    candidates = _SMOKE_DTYPES if level == "smoke" else dt.ALL
+    return [d for d in candidates if takes(REFERENCES[name], d)]
+
+
+def properties(op: str, dtype: DType, variant: str, device: str, level: str) -> list[str]:
+    """The cells of an item, in the order in which they run."""
+    function = tb.FUNCTIONS[op]
+    name = oracle_name(op)
+    if op.startswith("random.") or op == "nn.dropout":
+        found = ["values", "determinism"]
+        return found + (["bits"] if device != "ref" else [])
+    if name is None:
+        return ["values"]
+    found = ["values"]
+    if special_cases(name, dtype, level, 0):
+        found.append("special")
+    if shape_cases(name, dtype, 0):
+        found.append("shapes")
+    if dtype.is_float and dtype.bits == 16 and is_unary(name) and level != "smoke":
+        found.append("exhaustive16")
+    if variant == "portable" and device != "ref":
+        found.append("bits")
+    if REFERENCES[name].tensors[1] > 0:
+        found += ["layouts", "inputs", "errors"]
+    if function.differentiable and dtype.is_float and REFERENCES[name].tensors[1] > 0:
+        found += ["gradient", "forward"]
+        if dtype in (dt.float32, dt.float64):
+            found.append("second")
+    found += ["promotion", "guards", "determinism", "provenance"]
+    return found
+
+
+def items(
+    device: str,
+    capabilities: Any,
+    natives: Sequence[str],
+    level: str,
+    ops: Sequence[str] | None = None,
+) -> list[Item]:
+    """All items of a device."""
+    found = []
+    for op in sorted(tb.FUNCTIONS):
+        if ops is not None and op not in ops:
+            continue
+        for dtype in dtypes_of(op, level):
+            found.append(Item(op, device, dtype.name, "portable"))
+            if tb.FUNCTIONS[op].op in natives and dtype.is_float:
+                found.append(Item(op, device, dtype.name, "native"))
+    return found

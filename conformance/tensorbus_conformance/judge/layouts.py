@@ -1,0 +1,96 @@
+"""Putting arrays on a device in many memory layouts, without using the ops under test."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tensorbus import Device, Tensor
+from tensorbus._spec import Spec
+from tensorbus_backends import dtypes as dt
+
+__all__ = ["LAYOUTS", "host", "place"]
+
+Array = NDArray[Any]
+
+LAYOUTS = ("contiguous", "general", "transposed", "negative", "offset", "broadcast", "overlapping")
+"""Every layout; ``broadcast`` and ``overlapping`` also change the values."""
+
+
+def place(device: Device, array: Array, layout: str = "contiguous") -> tuple[Tensor, Array]:
+    """A tensor whose elements are `array`'s, laid out as asked.
+
+    Returns:
+        The tensor, and the array that it now holds: another one for layouts that share memory
+        between elements.
+    """
+    array = np.asarray(array)
+    shape = array.shape
+    if layout in ("broadcast", "overlapping") and (not shape or array.size == 0):
+        layout = "contiguous"
+    if layout == "contiguous":
+        return _raw(device, np.ascontiguousarray(array), shape, None, 0), array
+    if layout == "offset":
+        padded = np.concatenate([_filler(array, 5), array.reshape(-1), _filler(array, 3)])
+        return _raw(device, padded, shape, None, 5), array
+    if layout == "transposed":
+        order = np.ascontiguousarray(array.T)
+        strides = tuple(s // array.itemsize for s in order.T.strides)
+        return _raw(device, order, shape, strides if shape else None, 0), array
+    if layout == "negative":
+        flipped = np.ascontiguousarray(np.flip(array))
+        strides = tuple(-s // array.itemsize for s in flipped.strides)
+        return _raw(device, flipped, shape, strides, max(array.size - 1, 0)), array
+    if layout == "general":
+        wide = np.full(tuple(2 * n + 1 for n in shape), _filler(array, 1)[0], array.dtype)
+        wide[tuple(slice(1, None, 2) for _ in shape)] = array
+        strides = tuple(2 * s // array.itemsize for s in wide.strides)
+        offset = sum(s // array.itemsize for s in wide.strides)
+        return _raw(device, wide, shape, strides, offset), array
+    if layout == "broadcast":
+        one = np.ascontiguousarray(array[:1])
+        strides = (0, *(s // array.itemsize for s in one.strides[1:]))
+        return _raw(device, one, shape, strides, 0), np.broadcast_to(one, shape)
+    # Neighbouring rows share all elements but one; a vector is one row.
+    flat = np.resize(array.reshape(-1), max(sum(shape), 1))
+    strides = (1,) * len(shape)
+    view = np.lib.stride_tricks.as_strided(flat, shape, tuple(array.itemsize for _ in shape))
+    return _raw(device, flat, shape, strides, 0), view
+
+
+def _filler(array: Array, n: int) -> Array:
+    """Elements that no kernel should look at: NaN, or the largest integer."""
+    if array.dtype.kind in "biu":
+        top = True if array.dtype.kind == "b" else np.iinfo(array.dtype).max
+        return np.full(n, top, array.dtype)
+    return np.full(n, np.nan).astype(array.dtype)
+
+
+def _raw(
+    device: Device, memory: Array, shape: tuple[int, ...], strides: Any, offset: int
+) -> Tensor:
+    dtype = dt.from_numpy(memory.dtype)
+    buffer = device.backend.allocate(memory.nbytes)
+    if memory.size:
+        raw = np.ascontiguousarray(memory).reshape(-1).view(np.uint8)
+        device.backend.copy_in(buffer, 0, memoryview(raw.data))
+    return Tensor(buffer, Spec.of(device, dtype, shape, strides), offset)
+
+
+def host(tensor: Tensor) -> Array:
+    """The elements of a tensor, by one raw copy and NumPy's own striding."""
+    spec = tensor._spec
+    if spec.size == 0:
+        return np.empty(spec.shape, spec.dtype.numpy)
+    steps = [(s, n - 1) for s, n in zip(spec.strides, spec.shape, strict=True)]
+    low = tensor._offset + sum(min(0, s * n) for s, n in steps)
+    high = tensor._offset + sum(max(0, s * n) for s, n in steps)
+    flat = np.empty(high - low + 1, spec.dtype.numpy)
+    view = memoryview(flat.view(np.uint8).data)
+    spec.device.backend.copy_out(tensor._buffer, low * spec.dtype.itemsize, view)
+    return np.lib.stride_tricks.as_strided(
+        flat[tensor._offset - low :],
+        spec.shape,
+        tuple(s * spec.dtype.itemsize for s in spec.strides),
+    ).copy()

@@ -1,0 +1,320 @@
+"""The properties: each looks at one promise of an op and returns an `Outcome`.
+
+Bounds come from the oracle's error model; comparisons of bits treat NaN as one value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import tensorbus as tb
+from numpy.typing import NDArray
+from tensorbus_backends import dtypes as dt
+from tensorbus_backends.mathlib import bounds
+
+from ..oracle import REFERENCES, Verdict
+from .cases import Case, cases, shape_cases, special_cases
+from .data import all_patterns
+from .items import Outcome
+from .layouts import LAYOUTS
+from .session import Session, oracle_call, reference_device
+
+__all__ = ["PROPERTIES", "portable_bound", "same_bits"]
+
+Array = NDArray[Any]
+
+
+def portable_bound(op: str, dtype: dt.DType) -> float:
+    """Ulps claimed for the portable function, or for the worst of those an op is made of."""
+    compute = dtype.compute
+    if (op, compute.name) in bounds.BOUNDS_TWO:
+        return bounds.BOUNDS_TWO[op, compute.name]
+    table = bounds.BOUNDS_F64 if compute is dt.float64 else bounds.BOUNDS_F32
+    return table.get(op, max(table.values()))
+
+
+def same_bits(a: Array, b: Array) -> Array:
+    """Element by element: equal bits, or both NaN."""
+    if a.dtype != b.dtype or a.shape != b.shape:
+        return np.zeros(a.shape, bool)
+    if a.dtype.kind in "biu":
+        return np.asarray(a == b)
+    x, y = np.ascontiguousarray(a), np.ascontiguousarray(b)
+    unsigned = f"u{a.itemsize}"
+    equal = x.view(unsigned) == y.view(unsigned)
+    return np.asarray(equal | ((x != x) & (y != y)))
+
+
+def _judge(session: Session, case: Case, gradient: bool = False) -> Any:
+    reference = REFERENCES[session.op]
+    make = reference.gradient_judge if gradient else reference.judge
+    assert make is not None
+    ulps = portable_bound(session.op, session.dtype) if session.portable else None
+    options = {
+        k: v.numpy if isinstance(v, dt.DType) else v
+        for k, v in case.options.items()
+        if not isinstance(v, np.ndarray)
+    }
+    return make(
+        session.dtype.numpy,
+        options,
+        ulps,
+        statistics=case.random and session.level != "smoke",
+        subnormals=session.device.capabilities.subnormals == "preserve",
+    )
+
+
+def _merge(outcome: Outcome, verdict: Verdict, case: Case, arrays: Sequence[Array]) -> None:
+    outcome.decided += verdict.decided
+    relative = verdict.worst_error / verdict.bound if verdict.bound else verdict.worst_error
+    known = outcome.worst_error / outcome.bound if outcome.bound else outcome.worst_error
+    if not verdict.ok and outcome.state == "pass":
+        outcome.state = "fail"
+        outcome.message = f"{case.label or 'call'}: {verdict.message}"
+    if relative >= known or not verdict.ok:
+        outcome.worst_error, outcome.bound = verdict.worst_error, verdict.bound
+        outcome.unit = verdict.unit
+        outcome.witness = _witness(verdict, arrays)
+
+
+def _witness(verdict: Verdict, arrays: Sequence[Array]) -> str:
+    index = verdict.witness_index
+    if index is None:
+        return ""
+    values = [
+        f"{float(a[index]).hex() if a.dtype.kind not in 'biu' else a[index]}"
+        for a in arrays
+        if a.ndim == len(index) and all(i < n for i, n in zip(index, a.shape, strict=True))
+    ]
+    return f"{index}: {', '.join(values)}" if values else f"{index}"
+
+
+def _judged(session: Session, sets: Sequence[Case], name: str) -> Outcome:
+    outcome = Outcome(name)
+    for case in sets:
+        got, seen = session.run(case)
+        references = oracle_call(session.op, case)
+        if len(got) != len(references):
+            outcome.state = "fail"
+            outcome.message = f"{len(got)} results, expected {len(references)}"
+            return outcome
+        judge = _judge(session, case)
+        for g, r in zip(got, references, strict=True):
+            _merge(outcome, judge.check(g, r), case, seen)
+            if not g.size:
+                outcome.decided += 1
+    return outcome
+
+
+def values(session: Session) -> Outcome:
+    """Ordinary data, against the oracle."""
+    return _judged(session, cases(session.op, session.dtype, session.level, session.seed), "values")
+
+
+def special(session: Session) -> Outcome:
+    """Zeros of both signs, infinities, NaN, subnormals, extremes, against the oracle."""
+    sets = special_cases(session.op, session.dtype, session.level, session.seed)
+    return _judged(session, sets, "special")
+
+
+def shapes(session: Session) -> Outcome:
+    """Empty, zero-dimensional and odd-tailed shapes, against the oracle."""
+    return _judged(session, shape_cases(session.op, session.dtype, session.seed), "shapes")
+
+
+def exhaustive16(session: Session) -> Outcome:
+    """All 65,536 values of a 16-bit dtype, against the oracle."""
+    case = Case((all_patterns(session.dtype),), {}, "all patterns", random=False)
+    return _judged(session, [case], "exhaustive16")
+
+
+def _compare(outcome: Outcome, label: str, got: Array, want: Array, what: str) -> None:
+    outcome.decided += max(got.size, 1)
+    if got.shape != want.shape or got.dtype != want.dtype:
+        if outcome.state == "pass":
+            outcome.state = "fail"
+            outcome.message = f"{label}: {got.dtype}{got.shape}, {what} {want.dtype}{want.shape}"
+        return
+    same = same_bits(got, want)
+    if not same.all() and outcome.state == "pass":
+        flat = int(np.flatnonzero(~same.reshape(-1))[0])
+        index = tuple(int(i) for i in np.unravel_index(flat, got.shape))
+        outcome.state = "fail"
+        outcome.message = (
+            f"{label}: {int((~same).sum())} of {got.size} differ; at {index}: "
+            f"{got[index]!r}, {what} {want[index]!r}"
+        )
+        outcome.witness = str(index)
+
+
+def bits(session: Session) -> Outcome:
+    """Portable results equal the interpreter's, bit for bit."""
+    outcome = Outcome("bits", unit="bits")
+    sets = cases(session.op, session.dtype, session.level, session.seed)
+    sets += special_cases(session.op, session.dtype, session.level, session.seed)
+    for case in sets:
+        got, _ = session.run(case)
+        want, _ = session.run(case, device=reference_device())
+        if session.op in ("empty", "empty_like"):
+            got, want = [np.zeros_like(g) for g in got], [np.zeros_like(w) for w in want]
+        for g, w in zip(got, want, strict=True):
+            _compare(outcome, case.label or "call", g, w, "ref has")
+    return outcome
+
+
+def layouts(session: Session) -> Outcome:
+    """Any memory layout of the operands gives what a contiguous one gives."""
+    outcome = Outcome("layouts", unit="bits")
+    chosen = ("general",) if session.level == "smoke" else LAYOUTS[1:]
+    # A sorted operand or a condition must keep its values.
+    keeps = session.op in ("searchsorted", "embedding", "cross_entropy", "where")
+    for case in cases(session.op, session.dtype, session.level, session.seed):
+        for layout in chosen:
+            if keeps and layout in ("broadcast", "overlapping"):
+                continue
+            got, seen = session.run(case, layout)
+            if session.op in ("empty", "empty_like"):
+                outcome.decided += len(got)
+                continue
+            if session.portable:
+                plain = Case(*_replace(case, seen))
+                want, _ = session.run(plain)
+                for g, w in zip(got, want, strict=True):
+                    _compare(outcome, f"{case.label} {layout}", g, w, "contiguous gives")
+            else:
+                judge = _judge(session, case)
+                for g, r in zip(got, oracle_call(session.op, case, seen), strict=True):
+                    _merge(outcome, judge.check(g, r), case, seen)
+    return outcome
+
+
+def _replace(case: Case, arrays: Sequence[Array]) -> tuple[tuple[Any, ...], dict[str, Any], str]:
+    from .session import split
+
+    _, rebuild = split(case)
+    args, options = rebuild([np.ascontiguousarray(a) for a in arrays])
+    return tuple(args), options, case.label
+
+
+def inputs(session: Session) -> Outcome:
+    """No call has changed an operand (collected over all calls of the item)."""
+    outcome = Outcome("inputs", decided=1)
+    values(session)
+    if session.changed:
+        outcome.state, outcome.message = "fail", session.changed[0]
+    return outcome
+
+
+def guards(session: Session) -> Outcome:
+    """No call has written outside its buffers (collected over all calls of the item)."""
+    outcome = Outcome("guards", decided=1)
+    found = session.guard.check()
+    if found:
+        outcome.state, outcome.message = "fail", f"{found[0]} ({len(found)} times)"
+    return outcome
+
+
+def determinism(session: Session) -> Outcome:
+    """Repeated runs give the same bits, whatever lay in fresh memory before."""
+    outcome = Outcome("determinism", unit="bits")
+    for case in cases(session.op, session.dtype, session.level, session.seed)[:2]:
+        runs = []
+        for poison in (0xFF, 0x5A, 0x00):
+            session.guard.poison = poison
+            runs.append(session.run(case)[0])
+        session.guard.poison = 0xFF
+        if session.op in ("empty", "empty_like"):
+            outcome.decided += 1
+            continue
+        for again in runs[1:]:
+            for first, other in zip(runs[0], again, strict=True):
+                _compare(outcome, case.label or "call", other, first, "the first run gave")
+    return outcome
+
+
+def provenance(session: Session) -> Outcome:
+    """The call was served as the item says, and never by another device."""
+    outcome = Outcome("provenance", decided=1, library=session.library)
+    if not session.served:
+        values(session)
+    if "fallback" in session.served:
+        outcome.state, outcome.message = "fallback", "served by another device"
+    elif session.portable and "native" in session.served:
+        outcome.state, outcome.message = "fail", "a native kernel ran in reproducible mode"
+    elif not session.portable and "native" not in session.served:
+        outcome.state = "fail"
+        outcome.message = f"no native kernel ran, only {', '.join(sorted(session.served))}"
+    outcome.library = session.library
+    return outcome
+
+
+def promotion(session: Session) -> Outcome:
+    """The result's dtype is what the array API's promotion says, for pairs and Python scalars."""
+    from .promotion import check
+
+    return check(session)
+
+
+def errors(session: Session) -> Outcome:
+    """Bad arguments raise the documented exception, with a message."""
+    from .errors import check
+
+    return check(session)
+
+
+def gradient(session: Session) -> Outcome:
+    """Reverse mode with a random cotangent, against the oracle's derivative."""
+    from .gradients import reverse
+
+    return reverse(session)
+
+
+def forward(session: Session) -> Outcome:
+    """Forward mode against the oracle's derivative, and its duality with reverse mode."""
+    from .gradients import forward as run
+
+    return run(session)
+
+
+def second(session: Session) -> Outcome:
+    """The derivative of the derivative, against differences of the oracle's first derivative."""
+    from .gradients import second as run
+
+    return run(session)
+
+
+PROPERTIES: dict[str, Callable[[Session], Outcome]] = {
+    f.__name__: f
+    for f in (
+        values, special, shapes, exhaustive16, bits, layouts, inputs, errors, gradient, forward,
+        second, promotion, guards, determinism, provenance,
+    )
+}  # fmt: skip
+
+
+def judge(session: Session, name: str) -> Outcome:
+    """Run one property; what it raises becomes the cell's state."""
+    missing = {session.item.dtype} - set(session.device.capabilities.dtypes)
+    if missing:
+        return Outcome(name, "unsupported", f"the device declares no {session.item.dtype}")
+    if session.op not in REFERENCES:
+        return Outcome(name, "not run", f"the oracle has no reference for {session.item.op}")
+    try:
+        outcome = PROPERTIES[name](session)
+    except tb.UnsupportedError as error:
+        return Outcome(name, "error", f"undeclared gap: {error}")
+    except Exception as error:
+        where = _place(error)
+        return Outcome(name, "error", f"{type(error).__name__}: {error} [{where}]"[:500])
+    if outcome.state == "pass" and outcome.decided == 0:
+        outcome.state, outcome.message = "vacuous", "no element could have failed"
+    return outcome
+
+
+def _place(error: BaseException) -> str:
+    import traceback
+
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{frames[-1].filename.rsplit('/', 1)[-1]}:{frames[-1].lineno}" if frames else ""

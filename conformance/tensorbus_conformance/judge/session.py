@@ -1,0 +1,184 @@
+"""Calling an op for the judge: arguments to tensors and back, on a fenced device or on ref."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import tensorbus as tb
+from numpy.typing import NDArray
+from tensorbus_backends import dtypes as dt
+from tensorbus_backends.contract import Device as Backend
+from tensorbus_backends.dtypes import DType
+
+from ..oracle import REFERENCES
+from .cases import Case
+from .guard import Guarded
+from .items import Item, oracle_name
+from .layouts import host, place
+
+__all__ = ["Session", "array_slots", "fenced", "oracle_call", "split"]
+
+Array = NDArray[Any]
+Wrap = Callable[[Backend], Backend]
+
+
+def split(case: Case) -> tuple[list[Array], Callable[[Sequence[Any]], tuple[list[Any], Any]]]:
+    """The arrays of a case, and a function that puts other values in their places."""
+    arrays: list[Array] = []
+
+    def take(value: Any) -> Any:
+        if isinstance(value, np.ndarray):
+            arrays.append(value)
+            return _Slot(len(arrays) - 1)
+        if isinstance(value, list):
+            return [take(v) for v in value]
+        return value
+
+    args = [take(a) for a in case.args]
+    options = {k: take(v) for k, v in case.options.items()}
+
+    def rebuild(values: Sequence[Any]) -> tuple[list[Any], dict[str, Any]]:
+        def give(value: Any) -> Any:
+            if isinstance(value, _Slot):
+                return values[value.index]
+            return [give(v) for v in value] if isinstance(value, list) else value
+
+        return [give(a) for a in args], {k: give(v) for k, v in options.items()}
+
+    return arrays, rebuild
+
+
+@dataclass(frozen=True)
+class _Slot:
+    index: int
+
+
+def array_slots(case: Case) -> list[Array]:
+    """The arrays of a case in order."""
+    return split(case)[0]
+
+
+def oracle_arguments(case: Case, arrays: Sequence[Array] | None = None) -> tuple[list[Any], Any]:
+    """Arguments as the oracle takes them: tensors positional, dtypes NumPy's."""
+    _, rebuild = split(case)
+    args, options = rebuild(array_slots(case) if arrays is None else arrays)
+    flat: list[Any] = []
+    for a in args:
+        flat += a if isinstance(a, list) else [a]
+    plain: dict[str, Any] = {}
+    for key, value in options.items():
+        if isinstance(value, np.ndarray):
+            flat.append(value)
+        else:
+            plain[key] = value.numpy if isinstance(value, DType) else value
+    flat = [a.numpy if isinstance(a, DType) else a for a in flat]
+    return flat, plain
+
+
+def oracle_call(op: str, case: Case, arrays: Sequence[Array] | None = None) -> tuple[Any, ...]:
+    """The references of a call's results."""
+    flat, plain = oracle_arguments(case, arrays)
+    if op == "astype":
+        flat, plain = flat[:1], {"dtype": flat[1]}
+    result = REFERENCES[op].forward(*flat, **plain)
+    return result if isinstance(result, tuple) else (result,)
+
+
+def fenced(backend: Backend, wrap: Wrap | None = None) -> tb.Device:
+    """A device of its own, with fences, over an open one; `wrap` goes between (planted faults)."""
+    inner = backend if wrap is None else wrap(backend)
+    return tb.Device(Guarded(inner))
+
+
+@lru_cache(maxsize=1)
+def reference_device() -> tb.Device:
+    """Device ``ref`` without fences."""
+    return tb.get_device("ref")
+
+
+@dataclass
+class Session:
+    """One item being judged.
+
+    Attributes:
+        item: What.
+        device: The fenced device.
+        level: ``"smoke"``, ``"standard"`` or ``"exhaustive"``.
+        seed: Of all data.
+        library: Whose native kernel was seen.
+    """
+
+    item: Item
+    device: tb.Device
+    level: str
+    seed: int
+    library: str = ""
+    served: set[str] = field(default_factory=set)
+    changed: list[str] = field(default_factory=list)
+
+    @property
+    def op(self) -> str:
+        """The op's name in the oracle."""
+        return oracle_name(self.item.op) or self.item.op
+
+    @property
+    def dtype(self) -> DType:
+        return dt.by_name(self.item.dtype)
+
+    @property
+    def guard(self) -> Guarded:
+        backend = self.device.backend
+        assert isinstance(backend, Guarded)
+        return backend
+
+    @property
+    def portable(self) -> bool:
+        return self.item.variant == "portable"
+
+    def run(
+        self, case: Case, layout: str = "contiguous", device: tb.Device | None = None
+    ) -> tuple[list[Array], list[Array]]:
+        """Call the op.
+
+        Returns:
+            The results, and the arrays that the call really saw (layouts may change values).
+        """
+        tensors, seen = self.tensors(case, layout, device)
+        results = self.call(case, tensors, device)
+        outs = [host(r) for r in results]
+        if device is None:
+            for k, (t, a) in enumerate(zip(tensors, seen, strict=True)):
+                now = host(t)
+                if now.tobytes() != np.ascontiguousarray(a).tobytes():
+                    self.changed.append(f"operand {k} was changed by {case.label or 'the call'}")
+        return outs, seen
+
+    def tensors(
+        self, case: Case, layout: str = "contiguous", device: tb.Device | None = None
+    ) -> tuple[list[tb.Tensor], list[Array]]:
+        """The case's arrays on a device."""
+        where = device or self.device
+        placed = [place(where, a, layout) for a in array_slots(case)]
+        return [p[0] for p in placed], [p[1] for p in placed]
+
+    def call(
+        self, case: Case, tensors: Sequence[tb.Tensor], device: tb.Device | None = None
+    ) -> list[tb.Tensor]:
+        """Call the op on tensors, under the item's variant, and note how it was served."""
+        function = tb.FUNCTIONS[self.item.op].call
+        _, rebuild = split(case)
+        args, options = rebuild(tensors)
+        if not tensors:
+            options["device"] = device or self.device
+        with tb.reproducible(self.portable or device is not None), tb.trace() as trace:
+            result = function(*args, **options)
+        if device is None:
+            for record in trace:
+                self.served.add(record.variant)
+                if record.variant == "native":
+                    self.library = record.library
+        return [result] if isinstance(result, tb.Tensor) else list(result)

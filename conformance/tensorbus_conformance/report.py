@@ -1,0 +1,197 @@
+"""Reports: the JSON document (schema in docs/report.schema.json), and Markdown for people."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import tensorbus as tb
+from tensorbus_backends.contract import DeviceInfo
+
+from .runner import Run
+
+__all__ = ["SCHEMA", "document", "load", "markdown", "op_table", "write"]
+
+SCHEMA = "tensorbus-conformance/1"
+
+_ORDER = ("fail", "crash", "timeout", "error", "fallback", "vacuous", "not run", "unsupported")
+
+
+def document(
+    run: Run, devices: Sequence[DeviceInfo], level: str, seed: int, asked: dict[str, Any]
+) -> dict[str, Any]:
+    """The report as JSON data."""
+    evidence = {d.name: str(d.evidence) for d in devices}
+    return {
+        "schema": SCHEMA,
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "complete": not run.interrupted,
+        "passed": run.ok,
+        "level": level,
+        "seed": seed,
+        "asked": asked,
+        "seconds": round(run.seconds, 1),
+        "machine": _machine(),
+        "devices": [_device(d) for d in devices],
+        "summary": {d.name: _counted(run.counts(d.name)) for d in devices},
+        "cells": [
+            {
+                "cell": cell.name,
+                "op": cell.item.op,
+                "device": cell.item.device,
+                "dtype": cell.item.dtype,
+                "variant": cell.item.variant,
+                "evidence": evidence.get(cell.item.device, ""),
+                "seconds": cell.seconds,
+                **cell.outcome.record(),
+            }
+            for cell in run.cells
+        ],
+    }
+
+
+def _counted(counts: dict[str, int]) -> dict[str, int]:
+    return {"cells": sum(counts.values()), "pass": counts.get("pass", 0), **counts}
+
+
+def _machine() -> dict[str, str]:
+    versions = {}
+    for name in ("tensorbus", "numpy", "pyopencl", "python-flint", "mpmath"):
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {
+        "system": f"{platform.system()} {platform.release()}",
+        "architecture": platform.machine(),
+        "python": platform.python_version(),
+        "cores": str(os.cpu_count()),
+        **versions,
+    }
+
+
+def _device(info: DeviceInfo) -> dict[str, Any]:
+    data: dict[str, Any] = {
+        "name": info.name,
+        "aliases": list(info.aliases),
+        "description": info.description,
+        "evidence": str(info.evidence),
+        "details": dict(info.details),
+        "available": info.available,
+        "cause": info.cause,
+        "fix": info.fix,
+    }
+    if info.available:
+        c = tb.get_device(info.name).capabilities
+        data["capabilities"] = {
+            "dtypes": sorted(c.dtypes),
+            "subnormals": c.subnormals,
+            "division": c.division,
+            "square_root": c.square_root,
+            "fma": c.fma,
+            "max_group": c.max_group,
+        }
+    return data
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file whole or not at all; OSError if the disk is full or the folder unwritable."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read a report; ValueError if it is none."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: not a readable report: {error}") from None
+    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+        found = data.get("schema") if isinstance(data, dict) else None
+        raise ValueError(f"{path}: schema is {found!r}, this version reads {SCHEMA!r}")
+    return data
+
+
+def op_table(data: dict[str, Any]) -> tuple[list[str], list[tuple[str, dict[str, Any]]]]:
+    """Devices, and for each op its cells by device: (passed, total, worst state)."""
+    devices = [d["name"] for d in data["devices"] if d["name"] in data["summary"]]
+    rows: dict[str, dict[str, list[str]]] = {}
+    for cell in data["cells"]:
+        rows.setdefault(cell["op"], {}).setdefault(cell["device"], []).append(cell["state"])
+    table = []
+    for op in sorted(rows):
+        line: dict[str, Any] = {}
+        for device, states in rows[op].items():
+            bad = [s for s in _ORDER if s in states]
+            line[device] = (states.count("pass"), len(states), bad[0] if bad else "pass")
+        table.append((op, line))
+    return devices, table
+
+
+def markdown(data: dict[str, Any]) -> str:
+    """A summary for people: devices, counts, what did not pass, the table of ops."""
+    lines = ["# Conformance report", ""]
+    state = "passed" if data["passed"] else "did not pass"
+    if not data["complete"]:
+        state += " (interrupted: cells that did not run are listed as such)"
+    lines += [
+        f"Level {data['level']}, seed {data['seed']}, {data['created']}: **{state}** in "
+        f"{data['seconds']} s.",
+        "",
+        "| device | description | evidence | cells | pass | unsupported | other |",
+        "|---|---|---|---:|---:|---:|---:|",
+    ]
+    for device in data["devices"]:
+        counts = data["summary"].get(device["name"])
+        if counts is None:
+            continue
+        other = counts["cells"] - counts["pass"] - counts.get("unsupported", 0)
+        lines.append(
+            f"| {device['name']} | {device['description']} | {device['evidence']} | "
+            f"{counts['cells']} | {counts['pass']} | {counts.get('unsupported', 0)} | {other} |"
+        )
+    bad = [c for c in data["cells"] if c["state"] not in ("pass", "unsupported")]
+    if bad:
+        lines += ["", "## What did not pass", "", "| cell | state | why |", "|---|---|---|"]
+        lines += [
+            f"| `{c['cell']}` | {c['state']} | {c['message'].replace('|', '/')} |"
+            for c in bad[:200]
+        ]
+        if len(bad) > 200:
+            lines.append(f"| ... | | {len(bad) - 200} more in the JSON report |")
+        lines += ["", "One cell alone: `tensorbus conform --rerun CELL`."]
+    devices, table = op_table(data)
+    lines += ["", "## Ops", "", "| op | " + " | ".join(devices) + " |"]
+    lines.append("|---|" + "---|" * len(devices))
+    for op, row in table:
+        cells = []
+        for device in devices:
+            if device in row:
+                good, total, worst = row[device]
+                cells.append(f"{good}/{total}" + ("" if worst == "pass" else f" {worst}"))
+            else:
+                cells.append("")
+        lines.append(f"| {op} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def command_line() -> str:
+    """How this process was started, for the report."""
+    return " ".join(["tensorbus", *sys.argv[1:]])

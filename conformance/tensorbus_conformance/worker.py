@@ -1,0 +1,77 @@
+"""The process in which items are judged: ``python -m tensorbus_conformance.worker``.
+
+It reads one JSON request a line and answers with one JSON line for every cell, so that its death
+loses nothing but the cell it was in.  What libraries print goes to standard error.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+__all__ = ["judge_item", "main"]
+
+
+def judge_item(
+    request: dict[str, Any], answer: Callable[[dict[str, Any]], None], wrap: Any = None
+) -> None:
+    """Judge one item.
+
+    Args:
+        request: ``item``, ``properties`` (None for all), ``level``, ``seed``.
+        answer: Receives ``{"begin": property}`` and ``{"outcome": ..., "seconds": ...}``.
+        wrap: Puts a planted fault between judge and device.
+    """
+    import tensorbus as tb
+    from tensorbus_backends import dtypes as dt
+
+    from .judge.items import Item, properties
+    from .judge.properties import judge
+    from .judge.session import Session, fenced
+
+    item = Item.parse(request["item"])
+    level, seed = request["level"], request["seed"]
+    device = tb.get_device(item.device)
+    session = Session(item, fenced(device.backend, wrap), level, seed)
+    names = request.get("properties") or properties(
+        item.op, dt.by_name(item.dtype), item.variant, item.device, level
+    )
+    for name in names:
+        answer({"begin": name})
+        start = time.perf_counter()
+        outcome = judge(session, name)
+        outcome.library = outcome.library or session.library
+        answer({"outcome": outcome.record(), "seconds": round(time.perf_counter() - start, 4)})
+
+
+def main() -> int:
+    """Serve requests until standard input ends."""
+    out = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    fault = None
+
+    def answer(message: dict[str, Any]) -> None:
+        out.write(json.dumps(message) + "\n")
+
+    for line in sys.stdin:
+        request = json.loads(line)
+        if "fault" in request and fault is None:
+            from .faults import plant
+
+            fault = plant(request["fault"])
+        try:
+            judge_item(request, answer, fault.wrap if fault is not None else None)
+        except KeyboardInterrupt:
+            return 1
+        except Exception as error:
+            answer({"broken": f"{type(error).__name__}: {error}"})
+        answer({"end": request["item"]})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
