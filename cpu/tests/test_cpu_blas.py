@@ -17,7 +17,7 @@ needs_blas = pytest.mark.skipif(
 )
 
 
-def case_of(arrays):
+def case_of(*arrays):
     """The case that these arrays make."""
     dtype = dt.from_numpy(arrays[0].dtype)
     strides = [tuple(s // x.itemsize for s in x.strides) for x in arrays]
@@ -52,7 +52,7 @@ def test_products_of_every_supported_layout(device, get, layout, dtype):
     a, b = LAYOUTS[layout](lambda *shape: rng.standard_normal(shape).astype(dtype))
     shape = np.matmul(np.zeros(a.shape), np.zeros(b.shape)).shape
     out = np.full(shape, np.nan, dtype)
-    case, native = case_of((a, b, out)), device.natives["matmul"]
+    case, native = case_of(a, b, out), device.natives["matmul"]
     assert native.when(case)
     buffers = [device.import_pointer(x.ctypes.data, x.nbytes, x) for x in (a, b)]
     target = device.allocate(out.nbytes + 32 * out.itemsize)
@@ -71,36 +71,32 @@ def test_products_of_every_supported_layout(device, get, layout, dtype):
     assert (abs(got[16:-16].reshape(shape) - exact) <= bound).all()
 
 
-def case_views(*arrays):
-    return case_of(arrays)
+def zeros(*shape):
+    return np.zeros(shape)
 
 
 REFUSED = {
-    "integers": lambda: case_of([np.zeros((2, 2), np.int32)] * 3),
-    "float16": lambda: case_of([np.zeros((2, 2), np.float16)] * 3),
+    "integers": lambda: case_of(*[np.zeros((2, 2), np.int32)] * 3),
+    "float16": lambda: case_of(*[np.zeros((2, 2), np.float16)] * 3),
     "mixed": lambda: NativeCase(
         "matmul", (dt.float32, dt.float32, dt.float64), ((2, 2),) * 3, ((2, 1),) * 3
     ),
-    "vector": lambda: case_views(np.zeros(3), np.zeros((3, 2)), np.zeros(2)),
-    "empty": lambda: case_views(np.zeros((2, 0)), np.zeros((0, 2)), np.zeros((2, 2))),
-    "empty batch": lambda: case_views(np.zeros((0, 2, 2)), np.zeros((2, 2)), np.zeros((0, 2, 2))),
-    "wrong inner size": lambda: case_views(np.zeros((2, 3)), np.zeros((2, 2)), np.zeros((2, 2))),
-    "wrong output": lambda: case_views(np.zeros((2, 3)), np.zeros((3, 2)), np.zeros((3, 2))),
-    "two strides": lambda: case_views(
-        np.zeros((4, 4))[::2, ::2], np.zeros((2, 2)), np.zeros((2, 2))
+    "vector": lambda: case_of(zeros(3), zeros(3, 2), zeros(2)),
+    "empty": lambda: case_of(zeros(2, 0), zeros(0, 2), zeros(2, 2)),
+    "empty batch": lambda: case_of(zeros(0, 2, 2), zeros(2, 2), zeros(0, 2, 2)),
+    "wrong inner size": lambda: case_of(zeros(2, 3), zeros(2, 2), zeros(2, 2)),
+    "wrong output": lambda: case_of(zeros(2, 3), zeros(3, 2), zeros(3, 2)),
+    "two strides": lambda: case_of(zeros(4, 4)[::2, ::2], zeros(2, 2), zeros(2, 2)),
+    "reversed": lambda: case_of(zeros(2, 2)[::-1], zeros(2, 2), zeros(2, 2)),
+    "overlapping rows": lambda: case_of(
+        np.lib.stride_tricks.as_strided(zeros(9), (4, 4), (8, 8)),
+        zeros(4, 4),
+        zeros(4, 4),
     ),
-    "reversed": lambda: case_views(np.zeros((2, 2))[::-1], np.zeros((2, 2)), np.zeros((2, 2))),
-    "overlapping rows": lambda: case_views(
-        np.lib.stride_tricks.as_strided(np.zeros(9), (4, 4), (8, 8)),
-        np.zeros((4, 4)),
-        np.zeros((4, 4)),
+    "broadcast matrix": lambda: case_of(
+        np.broadcast_to(zeros(3), (3, 3)), zeros(3, 3), zeros(3, 3)
     ),
-    "broadcast matrix": lambda: case_views(
-        np.broadcast_to(np.zeros(3), (3, 3)), np.zeros((3, 3)), np.zeros((3, 3))
-    ),
-    "strided output": lambda: case_views(
-        np.zeros((2, 2)), np.zeros((2, 2)), np.zeros((2, 4))[:, ::2]
-    ),
+    "strided output": lambda: case_of(zeros(2, 2), zeros(2, 2), zeros(2, 4)[:, ::2]),
 }
 
 

@@ -9,9 +9,9 @@ from tensorbus_backends.contract import OutOfMemoryError
 
 
 @pytest.fixture
-def own(fresh_device):
-    """A device whose figures no other test changes."""
-    return fresh_device()
+def own(fresh_device, tmp_path_factory):
+    """A device whose figures no other test changes, over a compile cache that all share."""
+    return fresh_device(tmp_path_factory.getbasetemp() / "kernels")
 
 
 @pytest.mark.parametrize("nbytes", [0, 1, 100, 4096, 100_000, 3 << 20, (5 << 20) + 1])
