@@ -140,13 +140,20 @@ class Registry:
         """What the installed packages announce; no code of theirs is run."""
         return [source.announcement for source in self._read().values()]
 
-    def devices(self, refresh: bool = False) -> list[DeviceInfo]:
+    def devices(self, refresh: bool = False, plugin: str | None = None) -> list[DeviceInfo]:
         """All devices of all plugins, absent ones with cause and fix; never raises.
 
         Plugins are asked at the same time and each only once, unless `refresh` is true.
+
+        Args:
+            refresh: Forget what is known and look again.
+            plugin: Ask only this one; empty if there is none of that name.
         """
         if refresh:
             self.refresh()
+        if plugin is not None:
+            source = self._read().get(plugin)
+            return list(source.lines()) if source is not None else []
         sources = list(self._read().values())
         try:
             for source in sources:
