@@ -7,6 +7,7 @@ two, so at most an eighth of a block is unused.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import threading
 from collections.abc import Callable
@@ -164,20 +165,14 @@ class CachingPool(Generic[Block]):
             if self.keep and self.used + self.cached() + home.size > self.keep:
                 self.empty()
             # Reference cycles may hold blocks that nothing can reach any more.
-            for recover in (self.empty, self._collect):
+            for recover in (self.empty, self._collect, None):
+                if home.free:
+                    return home.free.pop()
                 if not self.total or self.used + home.size <= self.total:
-                    try:
+                    with contextlib.suppress(MemoryError):
                         return self._allocate(home.size)
-                    except MemoryError:
-                        pass
-                recover()
-            if home.free:
-                return home.free.pop()
-            if not self.total or self.used + home.size <= self.total:
-                try:
-                    return self._allocate(home.size)
-                except MemoryError as error:
-                    raise self._refusal(home.size) from error
+                if recover is not None:
+                    recover()
             raise self._refusal(home.size)
 
     def _collect(self) -> None:

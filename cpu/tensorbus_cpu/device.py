@@ -197,6 +197,9 @@ class CpuDevice(Device):
     def address(self, buffer: Buffer) -> int:
         return self._own(buffer).address
 
+    def part(self, buffer: Buffer, offset: int, nbytes: int) -> Buffer:
+        return self.import_pointer(self._span(buffer, offset, nbytes, "a part"), nbytes, buffer)
+
     def import_pointer(self, address: int, nbytes: int, owner: object) -> Buffer:
         buffer = ForeignBuffer.__new__(ForeignBuffer)
         buffer.address = address

@@ -176,7 +176,7 @@ def test_large_copies_are_complete(device, put, get):
     np.testing.assert_array_equal(get(device, second, np.uint8, data.size), data)
 
 
-def test_memory_of_another_library_is_used_in_place(device, hand_kernel):
+def test_memory_of_another_library_is_used_in_place(device, hand_kernel, get):
     spec = hand_kernel("t_scale", SCALE, extra=1)
     (kernel,) = device.compile([spec])
     array, result = np.arange(8, dtype=np.float32), np.zeros(8, np.float32)
@@ -185,6 +185,10 @@ def test_memory_of_another_library_is_used_in_place(device, hand_kernel):
     device.launch(kernel, 2, [source, target], spec.meta(2))
     np.testing.assert_array_equal(result, np.arange(8) * 2)
     assert device.address(source) == array.ctypes.data
+    part = device.part(target, 16, 8)
+    np.testing.assert_array_equal(get(device, part, np.float32, 2), [8, 10])
+    with pytest.raises(BackendError, match="a part of 20 bytes at offset 16 does not fit"):
+        device.part(target, 16, 20)
     event = device.record()
     event.wait()
     assert event.done()
