@@ -30,14 +30,23 @@ _levels = itertools.count(1)
 
 
 class Track:
-    """What a tensor takes part in: a node's output, and tangents of active forward levels."""
+    """What a tensor takes part in: a node's output, and tangents of active forward levels.
 
-    __slots__ = ("index", "node", "tangents")
+    `version` is that of the tensor's memory when the history was attached: if it has changed since
+    through another tensor (a view, a base), the history no longer tells how the values came about.
+    """
+
+    __slots__ = ("index", "node", "tangents", "version")
 
     def __init__(
-        self, node: Node | None, index: int = 0, tangents: dict[int, Tensor] | None = None
+        self,
+        node: Node | None,
+        index: int = 0,
+        tangents: dict[int, Tensor] | None = None,
+        version: int = 0,
     ) -> None:
         self.node, self.index, self.tangents = node, index, tangents or {}
+        self.version = version
 
 
 class Node:
@@ -103,7 +112,8 @@ class Context:
         kept = self._saved(self._outputs, k, len(self._inputs or ()) + k, "result")
         if self._node is None:
             return kept
-        return Tensor(kept._buffer, kept._spec, kept._offset, Track(self._node, k))
+        track = Track(self._node, k, None, version(kept))
+        return Tensor(kept._buffer, kept._spec, kept._offset, track)
 
     def _saved(self, kept: tuple[Tensor, ...] | None, k: int, place: int, what: str) -> Tensor:
         if kept is None:
@@ -139,7 +149,7 @@ _versions: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
 
 def version(tensor: Tensor) -> int:
     """How often the tensor's memory has been changed in place."""
-    return _versions.get(tensor._buffer, 0)
+    return _versions.get(tensor._buffer, 0) if _versions else 0
 
 
 def bump(tensor: Tensor) -> None:
@@ -166,16 +176,23 @@ def set_requires_grad(tensor: Tensor, value: bool) -> None:
     if value:
         if track is None or track.node is None:
             node = Node(None, [], None, [tensor._spec], tensor)
-            tensor._track = Track(node, 0, tangents)
+            tensor._track = Track(node, 0, tangents, version(tensor))
     else:
-        tensor._track = Track(None, 0, tangents) if tangents else None
+        tensor._track = Track(None, 0, tangents, version(tensor)) if tangents else None
 
 
 def record(
     op: Op, inputs: Sequence[Tensor], options: dict[str, Any], outputs: Sequence[Tensor]
 ) -> None:
-    """Attach history and tangents to the outputs of a call, if any operand has them."""
+    """Attach history and tangents to the outputs of a call, if any operand has them.
+
+    Raises:
+        RuntimeError: The memory of a tracked operand was changed through another tensor.
+    """
     tracks = [t._track for t in inputs]
+    if _versions:
+        for k, t in enumerate(inputs):
+            _check_history(op.name, k, t)
     tangents = _forward(op, inputs, options, outputs)
     node = None
     wanted = [
@@ -189,11 +206,25 @@ def record(
     for k, out in enumerate(outputs):
         levels = {level: t[k] for level, t in tangents.items() if t[k] is not None}
         if (node is not None and out.dtype.is_float) or levels:
-            out._track = Track(node if out.dtype.is_float else None, k, levels)
+            kept = node if out.dtype.is_float else None
+            out._track = Track(kept, k, levels, version(out))
     if node is not None:
         # Outputs are kept without their track: node -> output -> node would be a cycle.
         bare = [Tensor(o._buffer, o._spec, o._offset) for o in outputs]
         node.context = Context(op.name, saved, bare, options, wanted)
+
+
+def _check_history(op: str, k: int, tensor: Tensor) -> None:
+    track = tensor._track
+    if track is None or track.version == version(tensor):
+        return
+    leaf = track.node is not None and track.node.leaf
+    if track.tangents or not leaf:
+        raise RuntimeError(
+            f"operand {k} of {op} has a recorded history, but its memory was changed in place "
+            "through another tensor (a view of it, or the tensor that it is a view of) since; "
+            "change a copy instead, or use detach() if no gradient is wanted"
+        )
 
 
 def _forward(
@@ -219,7 +250,9 @@ def _below(t: Tensor, level: int) -> Tensor:
         return t
     kept = {lv: v for lv, v in t._track.tangents.items() if lv < level}
     node = t._track.node
-    track = Track(node, t._track.index, kept) if kept or node is not None else None
+    track = None
+    if kept or node is not None:
+        track = Track(node, t._track.index, kept, t._track.version)
     return Tensor(t._buffer, t._spec, t._offset, track)
 
 
@@ -465,9 +498,8 @@ def jvp(
         outer = {} if track is None else track.tangents
         node = None if track is None else track.node
         index = 0 if track is None else track.index
-        inputs.append(
-            Tensor(p._buffer, p._spec, p._offset, Track(node, index, {**outer, level: t}))
-        )
+        made = Track(node, index, {**outer, level: t}, version(p))
+        inputs.append(Tensor(p._buffer, p._spec, p._offset, made))
     value = function(*inputs)
     outputs = [value] if isinstance(value, Tensor) else list(value)
     derivatives = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,16 +10,16 @@ from tensorbus_backends import dtypes as dt
 from tensorbus_backends import ir
 from tensorbus_backends.dtypes import DType
 
-from .._autograd import Context
+from .._autograd import Context, record
 from .._devices import Device, get_device
-from .._op import Op, apply, function, linear_jvp
+from .._op import Op, apply, function
 from .._plan import Plan, map_launch, permuted_strides
 from .._spec import Shape, Spec, broadcast_shapes, broadcast_strides, contiguous_strides
+from .._state import Record, state
 from .._tensor import Tensor
 from ._common import as_shape, tensor_of
 
 __all__ = [
-    "assign",
     "astype",
     "broadcast_to",
     "contiguous",
@@ -53,6 +54,15 @@ class View(Op):
 
         return Plan(run)
 
+    def view(self, x: Tensor, options: dict[str, Any]) -> Tensor:
+        """The result, without a plan: slices come in too many kinds to keep one for each."""
+
+        def make() -> Tensor:
+            shape, strides, step = self.layout(x._spec, **options)
+            return Tensor(x._buffer, Spec.of(x.device, x.dtype, shape, strides), x._offset + step)
+
+        return unplanned(self, [x], options, make)
+
 
 class Copy(Op):
     """Elements converted to a dtype and laid out contiguously (or in memory order)."""
@@ -75,7 +85,7 @@ class Copy(Op):
             source = target = bits_dtype(dtype)
         launch = map_launch(
             device,
-            self.name,
+            "copy" if spec.dtype is dtype else self.name,
             [expr],
             shape,
             [(source, shape, spec.strides)],
@@ -84,13 +94,37 @@ class Copy(Op):
         return Plan(_runner(device, launch, out, 1))
 
 
+def unplanned(
+    op: Op, tensors: Sequence[Tensor], options: dict[str, Any], make: Callable[[], Tensor]
+) -> Tensor:
+    """Serve a call of `op` by `make`, with history and trace but without a kept plan."""
+    start = time.perf_counter()
+    out = make()
+    if state.trace is not None:
+        state.trace.records.append(
+            Record(
+                op.name,
+                str(out.device),
+                tuple(t.dtype.name for t in tensors),
+                tuple(t.shape for t in tensors),
+                "portable",
+                "",
+                time.perf_counter() - start,
+                state.depth,
+            )
+        )
+    if any(t._track is not None for t in tensors):
+        record(op, tensors, options, (out,))
+    return out
+
+
 def bits_dtype(dtype: DType) -> DType:
     """The unsigned dtype by which elements are moved without looking at their value."""
     return dt.uint8 if dtype is dt.bool_ else dt.by_name(f"uint{dtype.bits}")
 
 
 def move_expr(source: DType, target: DType) -> ir.Expr:
-    """Value to store when an element of `source` becomes one of `target`: bits if they are equal."""
+    """Value to store when an element of `source` becomes one of `target`: its bits if equal."""
     if source is target:
         return ir.input_(0, bits_dtype(source))
     x = ir.input_(0, source)
@@ -178,33 +212,46 @@ def _copy_vjp(c: Context, g: Tensor) -> list[Tensor | None]:
     return [g]
 
 
-_reshape = View(
-    "reshape",
-    _reshape_layout,
-    vjp=_reshape_vjp,
-    jvp=linear_jvp(lambda t, shape: reshape(t, shape)),
-)
-_permute = View(
-    "permute_dims",
-    _permute_layout,
-    vjp=_permute_vjp,
-    jvp=linear_jvp(lambda t, axes: permute_dims(t, axes)),
-)
-_broadcast = View(
-    "broadcast_to",
-    _broadcast_layout,
-    vjp=_broadcast_vjp,
-    jvp=linear_jvp(lambda t, shape: broadcast_to(t, shape)),
-)
-_contiguous = Copy("contiguous", vjp=_copy_vjp, jvp=linear_jvp(lambda t: contiguous(t)))
-_astype = Copy(
-    "astype",
-    vjp=_astype_vjp,
-    jvp=linear_jvp(lambda t, dtype, keep_order: astype(t, dtype) if dtype.is_float else None),
-)
+def _forward(call: Callable[..., Tensor]) -> Callable[..., Tensor | None]:
+    """Forward rule of a linear op: the op itself, applied to the tangent."""
+
+    def rule(c: Context, tangents: Sequence[Tensor | None]) -> Tensor | None:
+        (t,) = tangents
+        return None if t is None else call(t, **c.options)
+
+    return rule
 
 
-# -- public -----------------------------------------------------------------------------------------
+def _astype_jvp(c: Context, tangents: Sequence[Tensor | None]) -> Tensor | None:
+    (t,) = tangents
+    dtype: DType = c.options["dtype"]
+    return None if t is None or not dtype.is_float else astype(t, dtype)
+
+
+def _reshaped(x: Tensor, shape: Shape) -> Tensor:
+    return reshape(x, shape)
+
+
+def _permuted(x: Tensor, axes: Shape) -> Tensor:
+    return permute_dims(x, axes)
+
+
+def _broadcasted(x: Tensor, shape: Shape) -> Tensor:
+    return broadcast_to(x, shape)
+
+
+def _laid_out(x: Tensor) -> Tensor:
+    return contiguous(x)
+
+
+_reshape = View("reshape", _reshape_layout, vjp=_reshape_vjp, jvp=_forward(_reshaped))
+_permute = View("permute_dims", _permute_layout, vjp=_permute_vjp, jvp=_forward(_permuted))
+_broadcast = View("broadcast_to", _broadcast_layout, vjp=_broadcast_vjp, jvp=_forward(_broadcasted))
+_contiguous = Copy("contiguous", vjp=_copy_vjp, jvp=_forward(_laid_out))
+_astype = Copy("astype", vjp=_astype_vjp, jvp=_astype_jvp)
+
+
+# -- public ---------------------------------------------------------------------------------------
 
 
 def contiguous(x: Tensor, /) -> Tensor:
@@ -270,7 +317,7 @@ def reshape(x: Tensor, /, shape: int | Sequence[int], *, copy: bool | None = Non
         source = contiguous(x)
     if target == source.shape and not copy:
         return source
-    return apply(_reshape, [source], {"shape": target})  # type: ignore[no-any-return]
+    return _reshape.view(source, {"shape": target})
 
 
 @function("manipulation", differentiable=True)
@@ -280,7 +327,7 @@ def permute_dims(x: Tensor, /, axes: Sequence[int]) -> Tensor:
     order = tuple(a % x.ndim if -x.ndim <= a < x.ndim else a for a in axes)
     if sorted(order) != list(range(x.ndim)):
         raise ValueError(f"permute_dims: {tuple(axes)} is not an order of {x.ndim} dimensions")
-    return apply(_permute, [x], {"axes": order})  # type: ignore[no-any-return]
+    return _permute.view(x, {"axes": order})
 
 
 @function("manipulation", differentiable=True)
@@ -299,51 +346,4 @@ def broadcast_to(x: Tensor, /, shape: Sequence[int]) -> Tensor:
     target = as_shape("broadcast_to", shape)
     if broadcast_shapes(x.shape, target) != target:
         raise ValueError(f"broadcast_to: shape {x.shape} cannot be broadcast to {target}")
-    return x if target == x.shape else apply(_broadcast, [x], {"shape": target})
-
-
-def write_into(target: Tensor, value: Tensor) -> None:
-    """Copy `value`, broadcast and converted, into the memory of `target`."""
-    expr = move_expr(value.dtype, target.dtype)
-    source, to = value.dtype, target.dtype
-    if source is to:
-        source = to = bits_dtype(to)
-    if target.size:
-        launch = map_launch(
-            target.device,
-            "assign",
-            [expr],
-            target.shape,
-            [(source, value.shape, value.strides)],
-            [(to, target.strides)],
-        )
-        launch((value._buffer, value._offset), (target._buffer, target._offset))
-
-
-def assign(target: Tensor, value: Tensor) -> Tensor:
-    """What ``x += y`` does once ``x + y`` is known: put it into the memory of `x`.
-
-    Raises:
-        RuntimeError: `target` is a leaf that requires a gradient.
-        ValueError: Its shape would have to change.
-        TypeError: Its dtype would have to change kind.
-    """
-    from .._autograd import bump
-    from .._state import state
-
-    if state.grad and target.requires_grad and target.is_leaf:
-        raise RuntimeError(
-            "a leaf that requires a gradient cannot be changed in place; do it under no_grad()"
-        )
-    if value.shape != target.shape:
-        raise ValueError(f"in-place result has shape {value.shape}, the tensor has {target.shape}")
-    if value.dtype is not target.dtype:
-        raise TypeError(
-            f"in-place result is {value.dtype.name}, the tensor {target.dtype.name}; "
-            "write x = x op y, or convert the operand"
-        )
-    write_into(target, value.detach())
-    bump(target)
-    if state.grad or value._track is not None:
-        target._track = value._track
-    return target
+    return x if target == x.shape else _broadcast.view(x, {"shape": target})
