@@ -67,7 +67,6 @@ static inline void relax(void) {}
 static struct {
     int threads;            /* with the caller; set by tb_configure */
     int started;            /* workers that exist */
-    long spin;              /* rounds that a worker polls before it sleeps */
     pthread_mutex_t submit; /* one open job at a time */
     pthread_mutex_t mutex;  /* for both conditions */
     pthread_cond_t wake, done;
@@ -94,14 +93,30 @@ static int64_t work(kernel_fn fn, void *const *buffers, const int64_t *meta, int
     return mine;
 }
 
+static double now_ns(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return 1e9 * (double)t.tv_sec + (double)t.tv_nsec;
+}
+
+/* A worker polls for the next job as long as Python takes from one launch to the next, and the
+ * caller for the last worker as long as a piece may take; after that they sleep. */
+#define POLL_NS 30000.0
+#define LAST_NS 200000.0
+
+/* Wait for ns nanoseconds, or until the condition holds; `relax` takes 1 to 150 cycles. */
+#define POLL(condition, ns)                                       \
+    for (double until = now_ns() + (ns); !(condition);) {         \
+        for (int i = 0; i < 16 && !(condition); ++i) relax();     \
+        if (now_ns() > until) break;                              \
+    }
+
 static void *worker(void *argument) {
     (void)argument;
     fp_enter();
     uint64_t seen = 0;
     for (;;) {
-        long left = pool.spin;
-        while (atomic_load_explicit(&pool.epoch, memory_order_acquire) == seen && left-- > 0)
-            relax();
+        POLL(atomic_load_explicit(&pool.epoch, memory_order_acquire) != seen, POLL_NS)
         if (atomic_load(&pool.epoch) == seen) {
             pthread_mutex_lock(&pool.mutex);
             atomic_fetch_add(&pool.sleeping, 1);
@@ -156,10 +171,9 @@ static void reset_pool(void) {
 }
 
 /* Number of threads of a parallel job, with the caller; call once, before any job. */
-API int tb_configure(int threads, long spin) {
+API int tb_configure(int threads) {
     static int once;
     pool.threads = threads < 1 ? 1 : threads > MAX_THREADS ? MAX_THREADS : threads;
-    pool.spin = spin;
     if (!once) {
         once = 1;
         reset_pool();
@@ -186,21 +200,13 @@ static void open_job(kernel_fn fn, void *const *buffers, const int64_t *meta, in
 
 static void close_job(void) {
     atomic_store(&pool.open, 0);
-    for (int spin = 0; spin < 20000; ++spin) {
-        if (atomic_load(&pool.inside) == 0) return;
-        relax();
-    }
+    POLL(atomic_load(&pool.inside) == 0, LAST_NS)
+    if (atomic_load(&pool.inside) == 0) return;
     pthread_mutex_lock(&pool.mutex);
     atomic_store(&pool.waiting, 1);
     while (atomic_load(&pool.inside) != 0) pthread_cond_wait(&pool.done, &pool.mutex);
     atomic_store(&pool.waiting, 0);
     pthread_mutex_unlock(&pool.mutex);
-}
-
-static double now_ns(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return 1e9 * (double)t.tv_sec + (double)t.tv_nsec;
 }
 
 /* Waking a sleeping worker costs the caller about this much; shorter jobs run on the caller. */

@@ -27,7 +27,7 @@ typedef struct {
     int64_t is_double, trans_a, trans_b, m, n, k, lda, ldb, ldc, batch, parallel;
     const int64_t *offsets;
 } tb_gemm_job;
-int tb_configure(int threads, long spin);
+int tb_configure(int threads);
 void tb_run_job(tb_job *, const char *buffers);
 void tb_copy(uintptr_t target, uintptr_t source, int64_t nbytes);
 uintptr_t tb_allocate(uint64_t nbytes);
@@ -41,9 +41,6 @@ void tb_gemm(const tb_gemm_job *, uintptr_t, uintptr_t, uintptr_t);
 Launch = Callable[..., None]
 
 _HEAD = Struct("=qQqf4x")
-
-# Polls before a worker sleeps, about 20 us: as long as Python takes from one launch to the next.
-_SPIN = 1000
 
 
 def _interface(cache: DiskCache) -> Any:
@@ -114,7 +111,7 @@ class Runtime:
             self.lib = self.ffi.dlopen(str(path), flags)
         except OSError as error:
             raise CompileError(f"the compiled runtime cannot be loaded: {error}") from error
-        self.threads = int(self.lib.tb_configure(usable_threads(), _SPIN))
+        self.threads = int(self.lib.tb_configure(usable_threads()))
         self._fast = _fast_launch(self.ffi, self.lib, toolchain, cache)
 
     def prepare(self, function: int, buffers: int, groups: int, meta: bytes) -> Launch:
