@@ -74,7 +74,7 @@ static inline f64 tb_reference(f64 x) { return @REFERENCE@; }
 static inline f64 tb_error(f32 y, f64 r) {
     if (r != r || y != y) return r != r && y != y ? 0.0 : INFINITY;
     if (isinf(r)) return isinf(y) && (y > 0) == (r > 0) ? 0.0 : INFINITY;
-    if (y == 0 && signbit(y) != signbit(r)) return INFINITY;
+    if (y == 0 && !signbit(y) != !signbit(r)) return INFINITY;
     if (isinf(y) && (y > 0) == (r > 0) && fabs(r) >= 0x1p128) return 0.0;
     const f64 v = isinf(y) ? copysign(0x1p128, y) : (f64)y;
     i64 e = (i64)(as_u64_f64(r) >> 52 & 0x7ff) - 1023;
@@ -231,10 +231,11 @@ def error_in_ulps(function: str, x: float, result: float) -> float:
     """
     exact = ball.accurate(TRANSCENDENTAL[function][1], x)
     with ball.precision(200):
-        size = abs(exact)
+        # The upper end of the ball: a power of two inside it belongs to the higher binade.
+        size = exact.abs_upper()
         exponent = -126
         if not size.is_zero():
-            mantissa, power = size.mid().man_exp()
+            mantissa, power = size.man_exp()
             exponent = min(max(int(power) + int(mantissa).bit_length() - 1, -126), 127)
         return float(abs(arb(_finite(result)) - exact).mid()) * 2.0 ** (23 - exponent)
 
@@ -289,8 +290,8 @@ def sweep(
         RuntimeError: The compiler fails, or Arb would have to decide too many cases.
     """
     began = time.perf_counter()
-    claim = BOUNDS_F32[function] if bound is None else bound
     source = render(function, dialect, body)
+    claim = BOUNDS_F32[function] if bound is None else bound
     command = [cc] if isinstance(cc, str) else list(cc)
     chunk = step * max(1, (1 << 24) // step)
     starts = range(first, last, chunk)
