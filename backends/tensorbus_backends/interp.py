@@ -120,6 +120,8 @@ def fma64(a: Array, b: Array, c: Array) -> Array:
     fine = (np.abs(a) > low) & (np.abs(a) < high) & (np.abs(b) > low) & (np.abs(b) < high)
     fine &= (np.abs(c) < high**2) & ((np.abs(c) > low) | (c == 0))
     todo = ~((product == 0) & ((a == 0) | (b == 0))) & np.isfinite(a) & np.isfinite(b)
+    # An infinite addend wins over a finite product, even one that overflows when it is rounded.
+    result = np.where(todo & np.isinf(c), c, result)
     todo &= np.isfinite(c)
     at = np.nonzero(fine & todo)
     if at[0].size:
