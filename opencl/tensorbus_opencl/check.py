@@ -82,9 +82,12 @@ def _operands(dtype: Any, bits: int, mantissa: int) -> NDArray[Any]:
     scale = np.asarray(2.0, dtype) ** rng.integers(-20, 20, (3, _SIZE))
     wide = (rng.uniform(1, 2, (3, _SIZE)) * rng.choice([-1, 1], (3, _SIZE)) * scale).astype(dtype)
     with np.errstate(all="ignore"):
-        wide[2, ::2] = -(wide[0] * wide[1])[::2]
-    wide[0] = np.abs(wide[0])
+        wide[2, ::2] = -(np.abs(wide[0]) * wide[1])[::2]
     special = np.asarray([0.0, -0.0, np.inf, -np.inf, np.nan, 1.0], dtype)
+    # A quarter of all operands are random bit patterns: every exponent, infinities and NaNs.
+    patterns = rng.integers(0, 256, (3, _SIZE // 4, bits // 8), np.uint8).view(dtype)[..., 0]
+    wide[:, -patterns.shape[1] :] = patterns
+    wide[0] = np.abs(wide[0])
     wide[:, :6] = special
     wide[1, :6] = special[[2, 1, 3, 5, 0, 4]]
     tiny = rng.integers(1, 1 << (mantissa - 1), _SIZE, np.int64).astype(f"u{bits // 8}")
