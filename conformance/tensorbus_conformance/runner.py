@@ -52,11 +52,13 @@ class Run:
         cells: All cells of the denominator, those that did not run included.
         interrupted: Whether the user stopped it.
         seconds: Wall time.
+        planted: How often a planted fault changed something.
     """
 
     cells: list[Cell] = field(default_factory=list)
     interrupted: bool = False
     seconds: float = 0.0
+    planted: int = 0
 
     def counts(self, device: str | None = None) -> dict[str, int]:
         """Number of cells by state."""
@@ -209,17 +211,21 @@ def run_items(
                     group.popleft()
                     continue
                 worker = worker or _Worker(environment)
-                if not _serve(worker, job, level, seed, fault, limit, note, halt):
+                if not _serve(worker, job, level, seed, fault, limit, note, halt, hit):
                     worker.kill()
                     worker = None
         if worker is not None:
             worker.kill() if halt.is_set() else worker.stop()
 
+    def hit(count: int) -> None:
+        with lock:
+            run.planted += count
+
     limit = timeout or TIMEOUT[level]
+    run = Run()
     threads = [threading.Thread(target=work, daemon=True) for _ in range(count)]
     for t in threads:
         t.start()
-    run = Run()
     try:
         for t in threads:
             while t.is_alive():
@@ -259,6 +265,7 @@ def _serve(
     limit: float,
     note: Callable[[Cell], None],
     halt: threading.Event,
+    hit: Callable[[int], None],
 ) -> bool:
     """Have one item judged; False if the worker must be replaced."""
     request = {
@@ -298,6 +305,8 @@ def _serve(
                 setattr(outcome, key, float(getattr(outcome, key)))
             note(Cell(job.item, outcome, answer["seconds"]))
             job.remaining.remove(outcome.property)
+        elif "planted" in answer:
+            hit(answer["planted"])
         elif "broken" in answer:
             for name in job.remaining:
                 note(Cell(job.item, Outcome(name, "error", answer["broken"])))

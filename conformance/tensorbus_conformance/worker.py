@@ -69,6 +69,8 @@ def main() -> int:
             return 1
         except Exception as error:
             answer({"broken": f"{type(error).__name__}: {error}"})
+        if fault is not None:
+            answer({"planted": fault.hits})
         answer({"end": request["item"]})
     return 0
 

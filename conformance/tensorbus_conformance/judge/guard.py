@@ -13,7 +13,7 @@ import ctypes
 import mmap
 import sys
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tensorbus_backends.contract import (
@@ -104,6 +104,25 @@ class _Bands:
         return before.count(self._poison) == len(before) and after.count(self._poison) == len(after)
 
 
+class _Watched:
+    """A compiled kernel whose launches are counted; prepared launches stay prepared."""
+
+    def __init__(self, guard: Guarded, real: Compiled) -> None:
+        self.spec, self.real, self._guard = real.spec, real, guard
+        prepare = getattr(real, "prepare", None)
+        if prepare is not None:
+            self.prepare = self._prepare
+
+    def _prepare(self, groups: int, meta: bytes) -> Callable[..., None]:
+        guard, launch = self._guard, self.real.prepare(groups, meta)  # type: ignore[attr-defined]
+
+        def call(*buffers: Buffer) -> None:
+            guard.launches += 1
+            launch(*buffers)
+
+        return call
+
+
 class Guarded(Device):
     """A device seen through fences.
 
@@ -111,6 +130,7 @@ class Guarded(Device):
         real: The device.
         poison: Byte that fills fresh memory.
         violations: What was found so far, one sentence each.
+        launches: Number of kernels launched.
     """
 
     def __init__(self, real: Device, poison: int = 0xFF) -> None:
@@ -120,6 +140,7 @@ class Guarded(Device):
         self.violations: list[str] = []
         self.live: weakref.WeakSet[_Pages] = weakref.WeakSet()
         self.bands: dict[int, _Bands] = {}
+        self.launches = 0
         self.libc = None
         if real.capabilities.host_accessible and sys.platform != "win32":
             self.libc = _Libc()

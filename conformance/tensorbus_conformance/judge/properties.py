@@ -246,8 +246,19 @@ def provenance(session: Session) -> Outcome:
     elif not session.portable and "native" not in session.served:
         outcome.state = "fail"
         outcome.message = f"no native kernel ran, only {', '.join(sorted(session.served))}"
+    elif session.op not in _VIEWS and not session.guard.launches and session.portable:
+        outcome.state = "fallback"
+        outcome.message = "no kernel of this device ran, so another device did the work"
     outcome.library = session.library
     return outcome
+
+
+_VIEWS = {
+    "broadcast_to", "broadcast_arrays", "expand_dims", "squeeze", "moveaxis", "permute_dims",
+    "matrix_transpose", "reshape", "flip", "unstack", "empty", "empty_like", "real", "asarray",
+    "meshgrid",
+}  # fmt: skip
+"""Ops that may be served by a view, without a kernel."""
 
 
 def promotion(session: Session) -> Outcome:
