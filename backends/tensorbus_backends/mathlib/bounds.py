@@ -36,7 +36,7 @@ BOUNDS_F32: dict[str, float] = {
 BOUNDS_F64: dict[str, float] = {
     "exp": 1.0,
     "exp2": 1.0,
-    "expm1": 1.0,
+    "expm1": 1.25,
     "log": 1.0,
     "log2": 1.0,
     "log10": 1.0,
@@ -53,7 +53,7 @@ BOUNDS_F64: dict[str, float] = {
     "asinh": 1.0,
     "acosh": 1.0,
     "atanh": 1.0,
-    "erf": 1.5,
+    "erf": 1.25,
     "sigmoid": 1.0,
     "softplus": 1.0,
 }
@@ -63,10 +63,10 @@ BOUNDS_TWO: dict[tuple[str, str], float] = {
     (name, dtype): bound
     for dtype in ("float32", "float64")
     for name, bound in {
-        "pow": 1.25,
-        "atan2": 1.5,
+        "pow": 1.0,
+        "atan2": 1.25,
         "hypot": 1.0,
-        "logaddexp": 1.5,
+        "logaddexp": 1.75,
         "remainder": 0.5,
         "fmod": 0.0,
         "floor_divide": 0.5,
@@ -74,4 +74,4 @@ BOUNDS_TWO: dict[tuple[str, str], float] = {
 }
 """By (name, dtype).  remainder and floor_divide are correctly rounded: exact where the exact value
 is representable.  For logaddexp the ulp is that of the larger of ``|result|`` and
-``|max(x, y)| / 8``, because the two terms of the sum cancel where ``exp(x) + exp(y)`` is near 1."""
+``|max(x, y)| / 4``, because the two terms of the sum cancel where ``exp(x) + exp(y)`` is near 1."""

@@ -2,7 +2,9 @@
 
 asin on |x| <= 1/2: ``(asin(x) - x) / x**3`` in x**2 of degree 12 (Sollya, fpminimax, absolute error
 2**-55.6); beyond, ``asin(x) = pi/2 - 2 asin(sqrt((1 - x) / 2))`` with the root as a pair.
-Bounds are in `bounds.BOUNDS_F64`.
+
+Error, in ulps of the result: 0.5 for the last sum and 0.2 for the tail; for atan 0.45 where the
+quotient is reduced (see `arctangent`).  All below 1.
 """
 
 from __future__ import annotations

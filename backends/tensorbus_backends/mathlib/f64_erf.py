@@ -4,6 +4,10 @@ Below 1: ``x (2/sqrt(pi) + x**2 P(x**2))``, P of degree 11 on [0, 1] with absolu
 (Sollya, fpminimax).  From 1 to 5.96: ``1 - exp(G(x - 1))`` with G of degree 17 approximating
 ``log(erfc(x))`` so that the error of erfc is below 2**-55.9 (Sollya, remez with weight erfc).
 erfc(1) = 0.157 and falls fast, so that the exponential need not be exact to its last bit.
+
+Error, in ulps of the result: below 1, 0.5 for the last fma, 0.45 for the roundings of
+``a (a**2 P + low)`` (0.29 at a = 1), 0.15 for P; above, 0.5, 0.3 for G and the exponential, 0.15
+for G's approximation.  Both stay below 1.25.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """log, log2, log10, log1p, asinh, acosh, atanh and softplus for float64, over `logarithm`.
 
-All bodies are free of branches and loops.  Bounds are in `bounds.BOUNDS_F64`.
+All bodies are free of branches and loops.  The result is the last sum of a pair whose relative
+error is below 2**-55: 0.5 and 0.25 ulp.  Arguments that are pairs themselves (asinh, acosh, atanh,
+softplus) add less than 0.25 ulp, so that all stay below 1 ulp.
 """
 
 from __future__ import annotations

@@ -2,7 +2,9 @@
 
 Kernels on |r| <= 0.7855 (Sollya, fpminimax, absolute error): ``(sin(r) - r) / r**3`` in r**2 of
 degree 5, error 2**-55.4; ``(cos(r) - 1 + r**2 / 2) / r**4`` in r**2 of degree 5, error 2**-58.
-Bounds are in `bounds.BOUNDS_F64`.
+
+Error, in ulps of the result: 0.5 for the last sum, 0.25 for three roundings of the sine's tail
+(0.08 at pi/4), 0.1 for its polynomial: below 1.  tan: 0.5, and 0.45 for both kernels.
 """
 
 from __future__ import annotations

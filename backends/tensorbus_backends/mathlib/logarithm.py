@@ -77,7 +77,7 @@ def scaled_positive(y: Expr) -> tuple[Expr, Expr]:
 
 
 def log1p_near_zero(x: Expr, low: Expr | None = None) -> Pair:
-    """``log(1 + x + low)`` as a pair for x in [-0.293, 0.4143], relative error below 2**-(p+3).
+    """``log(1 + x + low)`` as a pair for x in [-0.293, 0.4143], relative error below 2**-(p+2).
 
     Args:
         x: The argument.
@@ -101,7 +101,7 @@ def log1p_near_zero(x: Expr, low: Expr | None = None) -> Pair:
 def log_pair(
     u: Expr, low: Expr | None = None, near: Pair | None = None, add: Expr | None = None
 ) -> Pair:
-    """Natural logarithm of a positive normal number as a pair, relative error below 2**-(p+3).
+    """Natural logarithm of a positive normal number as a pair, relative error below 2**-(p+2).
 
     Args:
         u: The argument.

@@ -10,9 +10,9 @@ for float64, degree 3 with error 2**-26.6 for float32.
 Error: the relative error of log2(x) stays below 2**-66 in float64 and 2**-38 in float32 (dominated
 by the rounding and the approximation of ``z**3 P(z)``, both below 2**-14 of z).  Multiplied by
 ``|y log2(x)| <= 1100`` (float64) or 200 (float32) that is an absolute error of the exponent below
-2**-55.9 and 2**-30.3, so 0.10 and 0.02 ulp of the result; with 0.1 ulp for ``2**r`` and half an ulp
-for its rounding, plus half an ulp of the rounding to a subnormal, the bound is 1 ulp outside the
-subnormals and 1.25 ulp among them.
+2**-55.9 and 2**-30.3, so 0.10 and 0.02 ulp of the result; with 0.25 ulp for the pair ``2**r`` and
+half an ulp for its rounding the error is below 1 ulp.  A subnormal result is rounded once more, by
+half of its ulp, and the first error then counts at most half.
 """
 
 from __future__ import annotations
@@ -58,15 +58,17 @@ _P = {
 _FIRST, _LAST = 181, 362
 
 
+@cache
 def _log2(value: Fraction) -> Fraction:
-    """log2 of a fraction in [0.7, 1.5], to 2**-200."""
+    """log2 of a fraction in [0.7, 1.5] to 2**-200: 2 atanh(s) / ln 2 in fixed point."""
     s = (value - 1) / (value + 1)
-    total, term, n = Fraction(0), s, 1
-    while abs(term) > Fraction(1, 1 << 210):
-        total += term / n
-        term, n = term * s * s, n + 2
-        term = Fraction(round(term * (1 << 240)), 1 << 240)
-    return 2 * total / LN2
+    power = (s.numerator << 220) // s.denominator
+    square = power * power >> 220
+    total, n = 0, 1
+    while power not in (0, -1):
+        total += power // n
+        power, n = power * square >> 220, n + 2
+    return Fraction(2 * total, 1 << 220) / LN2
 
 
 @cache
