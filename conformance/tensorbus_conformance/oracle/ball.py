@@ -60,7 +60,8 @@ def pair(values: Sequence[Ball]) -> tuple[F64, F64]:
         ]
     hi, lo = np.array(high, np.float64), np.array(low, np.float64)
     total = hi + lo
-    return total, np.where(np.isfinite(total), lo - (total - hi), 0.0)
+    with np.errstate(invalid="ignore"):
+        return total, np.where(np.isfinite(total), lo - (total - hi), 0.0)
 
 
 def balls(values: Any) -> NDArray[Any]:

@@ -128,7 +128,8 @@ class ExactJudge(Judge):
     def _equal(self, got: Array, wanted: Array) -> Mask:
         if format_of(got.dtype) is None:
             return np.asarray(got == wanted, np.bool_)
-        a, b = got.astype(np.float64), wanted.astype(np.float64)
+        with np.errstate(invalid="ignore"):  # signalling NaN
+            a, b = got.astype(np.float64), wanted.astype(np.float64)
         equal = same_number(a, b)
         if self.zero_signs:
             equal &= np.isnan(a) | (np.signbit(a) == np.signbit(b))

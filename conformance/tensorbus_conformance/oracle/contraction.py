@@ -48,7 +48,8 @@ def exact_sum(terms: Sequence[float]) -> tuple[float, float]:
 def _slow_sum(terms: Sequence[float]) -> tuple[float, float]:
     special = [t for t in terms if not math.isfinite(t)]
     if special:
-        return float(np.sum(special)), 0.0
+        with np.errstate(invalid="ignore"):
+            return float(np.sum(special)), 0.0
     return fraction_pair(sum(map(Fraction, terms), Fraction()))
 
 
@@ -58,7 +59,7 @@ def fraction_pair(exact: Fraction) -> tuple[float, float]:
         hi = float(exact)
         return hi, float(exact - Fraction(hi))
     except OverflowError:
-        return math.copysign(math.inf, exact), 0.0
+        return (math.inf if exact > 0 else -math.inf), 0.0
 
 
 def exact_dot(a: F64, b: F64) -> tuple[float, float]:
@@ -67,7 +68,8 @@ def exact_dot(a: F64, b: F64) -> tuple[float, float]:
     if not finite:
         with np.errstate(all="ignore"):
             return float(np.sum(a * b)), 0.0
-    size = np.abs(a) * np.abs(b)
+    with np.errstate(over="ignore"):
+        size = np.abs(a) * np.abs(b)
     risky = (np.maximum(np.abs(a), np.abs(b)) > 2.0**990) | (size > 2.0**990)
     risky |= (size < 2.0**-960) & (a != 0) & (b != 0)
     if risky.any():

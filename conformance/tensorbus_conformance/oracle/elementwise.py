@@ -492,7 +492,12 @@ def reference_of(name: str, *arguments: Any, **options: Any) -> Reference:
         value = np.asarray(function(*wide), np.float64)
 
     def exact(i: int) -> Any:
-        return ball.accurate(arb_function, *(float(w.flat[i]) for w in wide))
+        numbers = [float(w.flat[i]) for w in wide]
+        if name == "atan2" and numbers[0] == 0:  # Arb knows no sign of zero
+            turn = math.copysign(1.0, numbers[1]) < 0
+            sign = int(math.copysign(1.0, numbers[0]))
+            return ball.accurate(lambda _: arb.pi() * sign if turn else arb(0), 0.0)
+        return ball.accurate(arb_function, *numbers)
 
     magnitude = None
     slack: Any = SLACK * np.where(np.isfinite(value), np.abs(value), 0.0) + FLOAT64.tiny

@@ -38,9 +38,9 @@ class JudgeOf(Protocol):
     ) -> Judge: ...
 
 
-Vjp = Callable[[Sequence[Any], dict[str, Any], Array], list[Any]]
+Vjp = Callable[[Sequence[Any], dict[str, Any], Any], list[Any]]
 Jvp = Callable[[Sequence[Any], dict[str, Any], Sequence[Any]], Any]
-SecondOrder = Callable[[Sequence[Any], dict[str, Any], Array, Sequence[Any]], list[Any]]
+SecondOrder = Callable[[Sequence[Any], dict[str, Any], Any, Sequence[Any]], list[Any]]
 
 
 @dataclass(frozen=True)
@@ -111,4 +111,5 @@ def promoted(*values: Any) -> list[Array]:
 
 def as_float64(array: Any) -> NDArray[np.float64]:
     """An exact float64 copy of a floating (or small integer) array."""
-    return np.asarray(array).astype(np.float64)
+    with np.errstate(invalid="ignore"):  # signalling NaN
+        return np.asarray(array).astype(np.float64)

@@ -123,7 +123,7 @@ def round_to(value: Any, fmt: Format, low: Any = None) -> Array:
         np.zeros_like(hi) if low is None else np.broadcast_to(np.asarray(low, np.float64), hi.shape)
     )
     if fmt is FLOAT64:
-        return np.asarray(hi + np.where(np.isfinite(hi), lo, 0.0), np.float64)
+        return np.asarray(np.where(np.isfinite(hi) & (lo != 0), hi + lo, hi), np.float64)
     with np.errstate(all="ignore"):
         unit = ulp(hi, fmt, lo)
         scaled = hi / unit
