@@ -43,6 +43,8 @@ from ._state import (
 from ._tensor import Tensor
 from .ops import *  # noqa: F403
 
+from . import linalg, nn, random  # isort: skip
+
 __version__ = "0.1.0"
 __array_api_version__ = "2025.12"
 __array_api_versions__ = ("2021.12", "2022.12", "2023.12", "2024.12", "2025.12")

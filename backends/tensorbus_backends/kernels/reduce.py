@@ -223,7 +223,7 @@ class Reduce(Kernel):
         emitter = Emitter(self._leaf)
         lines, (value,) = emitter.statements([self.expr])
         finisher = Emitter(lambda n: "reduced" if n.op == "input" else f"p{n.attr}", prefix="f")
-        finish = self.finish or ir.input_(0, self.acc)
+        finish = self.finish if self.finish is not None else ir.input_(0, self.acc)
         last, (result,) = finisher.statements([finish])
         first_param = self._out_word + 1
         params = [

@@ -62,7 +62,7 @@ class Stage:
 
     @property
     def result(self) -> DType:
-        return (self.finish or self.expr).dtype
+        return (self.expr if self.finish is None else self.finish).dtype
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,8 @@ class Rows(Kernel):
     Attributes:
         label: Op name.
         inputs: Operands, walked along the row by their inner stride.
-        outputs: Written operands, one for each of `exprs`.
+        outputs: Written operands, one for each of `exprs`; where all have inner stride 0, a row
+            is written once.
         stages: Reductions, in order.
         exprs: Values to store for each element.
         params: Dtypes of launch scalars; they come before the stages in ``param`` numbering.
@@ -173,8 +174,11 @@ class Rows(Kernel):
             for k, (s, e, v) in enumerate(zip(outs, self.exprs, values, strict=True))
         ]
         region = "\n".join([*self._reads(self.exprs, "(start + l)"), *lines, *writes])
+        once = all(o.step == "s" for o in self.outputs)
         parts.append(
-            f"for (i64 start = 0; start < n; start += {CHUNK}) {{\n"
+            f"LANES(l, 1) {{\n    const i64 start = 0;\n{indent(region)}\n}}"
+            if once
+            else f"for (i64 start = 0; start < n; start += {CHUNK}) {{\n"
             f"    const i32 count = (i32)(n - start < {CHUNK} ? n - start : {CHUNK});\n"
             f"    LANES(l, count) {{\n{indent(region, 2)}\n    }}\n}}"
         )

@@ -9,15 +9,18 @@ from typing import Any
 from tensorbus_backends.dtypes import DType
 from tensorbus_backends.kernels import DIMS, Matmul
 
+from .. import ops
 from .._autograd import Context
 from .._devices import Device
 from .._op import Op, apply, function
 from .._plan import Launch, Plan
+from .._promotion import promote
 from .._spec import Shape, Spec, broadcast_shapes, broadcast_strides, collapse
 from .._tensor import Tensor
-from ._common import tensor_of
+from ._common import normalize_axes, normalize_axis, tensor_of
+from ._elementwise import unbroadcast
 
-__all__ = ["matmul"]
+__all__ = ["matmul", "tensordot", "vecdot"]
 
 
 class _Matmul(Op):
@@ -35,9 +38,7 @@ class _Matmul(Op):
         if k == 0 or out.size == 0:
 
             def nothing(x: Tensor, y: Tensor) -> Tensor:
-                from .creation import zeros
-
-                return zeros(shape, dtype=dtype, device=device)
+                return ops.zeros(shape, dtype=dtype, device=device)
 
             return Plan(nothing)
         walks = [
@@ -72,27 +73,32 @@ class _Matmul(Op):
 
 
 def _vjp(c: Context, g: Tensor) -> list[Tensor | None]:
-    from .elementwise import _unbroadcast
-    from .manipulation import matrix_transpose
-
     left = right = None
     if c.needs[0]:
-        left = _unbroadcast(matmul(g, matrix_transpose(c.input(1))), c.input_spec(0))
+        left = unbroadcast(matmul(g, ops.matrix_transpose(c.input(1))), c.input_spec(0))
     if c.needs[1]:
-        right = _unbroadcast(matmul(matrix_transpose(c.input(0)), g), c.input_spec(1))
+        right = unbroadcast(matmul(ops.matrix_transpose(c.input(0)), g), c.input_spec(1))
     return [left, right]
 
 
 def _jvp(c: Context, tangents: Sequence[Tensor | None]) -> Tensor | None:
-    from .elementwise import add
-
     ta, tb = tangents
     left = None if ta is None else matmul(ta, c.input(1))
     right = None if tb is None else matmul(c.input(0), tb)
-    return left if right is None else right if left is None else add(left, right)
+    return left if right is None else right if left is None else ops.add(left, right)
 
 
 _matmul = _Matmul("matmul", signature="(x1, x2, /)", vjp=_vjp, jvp=_jvp)
+
+
+def _operands(name: str, x1: Tensor, x2: Tensor) -> tuple[Tensor, Tensor]:
+    """Both operands in their common numeric dtype."""
+    tensor_of(name, x1, "x1")
+    tensor_of(name, x2, "x2")
+    dtype = promote(x1.dtype, x2.dtype)
+    if dtype.kind == "b":
+        raise TypeError(f"{name} needs numeric operands, not bool; convert with astype")
+    return ops.astype(x1, dtype, copy=False), ops.astype(x2, dtype, copy=False)
 
 
 @function("matrix", differentiable=True)
@@ -110,20 +116,11 @@ def matmul(x1: Tensor, x2: Tensor, /) -> Tensor:
         TypeError: Operands are not numeric tensors.
         ValueError: The shapes do not fit.
     """
-    from .._promotion import promote
-    from .manipulation import astype, reshape
-
-    tensor_of("matmul", x1, "x1")
-    tensor_of("matmul", x2, "x2")
-    dtype = promote(x1.dtype, x2.dtype)
-    if dtype.kind == "b":
-        raise TypeError("matmul needs numeric operands, not bool; convert with astype")
+    x1, x2 = _operands("matmul", x1, x2)
     if x1.ndim == 0 or x2.ndim == 0:
         raise ValueError("matmul needs operands with at least one dimension; use multiply")
-    a = astype(x1, dtype, copy=False)
-    b = astype(x2, dtype, copy=False)
-    a = reshape(a, (1, a.shape[0])) if x1.ndim == 1 else a
-    b = reshape(b, (b.shape[0], 1)) if x2.ndim == 1 else b
+    a = ops.reshape(x1, (1, x1.shape[0])) if x1.ndim == 1 else x1
+    b = ops.reshape(x2, (x2.shape[0], 1)) if x2.ndim == 1 else x2
     if a.shape[-1] != b.shape[-2]:
         raise ValueError(
             f"matmul: shapes {x1.shape} and {x2.shape} do not fit: the inner sizes are "
@@ -135,4 +132,87 @@ def matmul(x1: Tensor, x2: Tensor, /) -> Tensor:
         shape = (*shape[:-2], shape[-1])
     if x2.ndim == 1:
         shape = shape[:-1]
-    return out if shape == out.shape else reshape(out, shape)
+    return out if shape == out.shape else ops.reshape(out, shape)
+
+
+@function("matrix", differentiable=True)
+def vecdot(x1: Tensor, x2: Tensor, /, *, axis: int = -1) -> Tensor:
+    """Dot products of vectors along an axis, in the order of `matmul`.
+
+    Args:
+        x1: Numeric, at least one dimension.
+        x2: Numeric; all dimensions but the contracted one broadcast.
+        axis: The contracted dimension, counted in both operands after broadcasting.
+
+    Returns:
+        The broadcast shape without the contracted dimension.
+
+    Raises:
+        TypeError: Operands are not numeric tensors.
+        ValueError: The vectors have different sizes, or the shapes do not broadcast.
+        IndexError: The axis is out of range.
+    """
+    a, b = _operands("vecdot", x1, x2)
+    if a.ndim == 0 or b.ndim == 0:
+        raise ValueError("vecdot needs operands with at least one dimension; use multiply")
+    rank = max(a.ndim, b.ndim)
+    from_end = normalize_axis("vecdot", axis, rank) - rank
+    for t in (a, b):
+        if -from_end > t.ndim:
+            raise IndexError(f"vecdot: axis {axis} is out of range for shape {t.shape}")
+    if a.shape[from_end] != b.shape[from_end]:
+        raise ValueError(
+            f"vecdot: shapes {x1.shape} and {x2.shape} have vectors of {a.shape[from_end]} and "
+            f"{b.shape[from_end]} elements along axis {axis}"
+        )
+    a, b = ops.moveaxis(a, from_end, -1), ops.moveaxis(b, from_end, -1)
+    left = ops.reshape(a, (*a.shape[:-1], 1, a.shape[-1]))
+    right = ops.reshape(b, (*b.shape, 1))
+    out = matmul(left, right)
+    return ops.reshape(out, out.shape[:-2])
+
+
+@function("matrix", differentiable=True)
+def tensordot(
+    x1: Tensor, x2: Tensor, /, *, axes: int | tuple[Sequence[int], Sequence[int]] = 2
+) -> Tensor:
+    """Sum of products over pairs of dimensions, in the order of `matmul`.
+
+    Args:
+        x1: Numeric.
+        x2: Numeric.
+        axes: How many last dimensions of `x1` meet the first of `x2`, or the dimensions of each, in
+            pairs.
+
+    Returns:
+        The dimensions of `x1` that are left, then those of `x2`.
+
+    Raises:
+        TypeError: Operands are not numeric tensors.
+        ValueError: The sizes do not fit, or `axes` names a dimension twice.
+        IndexError: A dimension is out of range.
+    """
+    a, b = _operands("tensordot", x1, x2)
+    if isinstance(axes, int):
+        if not 0 <= axes <= min(a.ndim, b.ndim):
+            raise ValueError(
+                f"tensordot: {axes} axes cannot be contracted of shapes {x1.shape} and {x2.shape}"
+            )
+        first, second = tuple(range(a.ndim - axes, a.ndim)), tuple(range(axes))
+    else:
+        first = tuple(normalize_axis("tensordot", k, a.ndim) for k in axes[0])
+        second = tuple(normalize_axis("tensordot", k, b.ndim) for k in axes[1])
+        for chosen, t in ((first, a), (second, b)):
+            normalize_axes("tensordot", chosen, t.ndim)
+    sizes = tuple(a.shape[k] for k in first)
+    if sizes != tuple(b.shape[k] for k in second):
+        raise ValueError(
+            f"tensordot: shapes {x1.shape} and {x2.shape} do not fit along axes {axes}"
+        )
+    rest_a = tuple(k for k in range(a.ndim) if k not in first)
+    rest_b = tuple(k for k in range(b.ndim) if k not in second)
+    shape_a, shape_b = tuple(a.shape[k] for k in rest_a), tuple(b.shape[k] for k in rest_b)
+    terms = math.prod(sizes)
+    left = ops.reshape(ops.permute_dims(a, (*rest_a, *first)), (math.prod(shape_a), terms))
+    right = ops.reshape(ops.permute_dims(b, (*second, *rest_b)), (terms, math.prod(shape_b)))
+    return ops.reshape(matmul(left, right), (*shape_a, *shape_b))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -21,15 +22,17 @@ from tensorbus_backends.kernels import (
 )
 from tensorbus_backends.kernels.base import bits_of
 
+from .. import ops
 from .._autograd import Context
 from .._devices import Device
 from .._op import Op, apply, function
-from .._plan import Launch, Plan, step_of
+from .._plan import Launch, Plan, map_launch, step_of
 from .._spec import Shape, Spec, broadcast_strides, collapse
 from .._tensor import Tensor
 from ._common import normalize_axes, tensor_of
+from ._elementwise import runner
 
-__all__ = ["sum"]
+__all__ = ["all", "any", "count_nonzero", "prod", "sum"]
 
 
 def reduced_shape(shape: Shape, axes: tuple[int, ...], keepdims: bool) -> Shape:
@@ -119,7 +122,7 @@ def reduce_plan(
 
         def run(*tensors: Tensor) -> Tensor:
             buffer = allocate(out.nbytes)
-            if any(t._offset for t in tensors):
+            if builtins.any(t._offset for t in tensors):
                 first(*((t._buffer, t._offset) for t in tensors), (buffer, 0))
             else:
                 zero(*(t._buffer for t in tensors), buffer)
@@ -157,8 +160,6 @@ def _through_copy(
     params: Sequence[tuple[DType, float | int]],
 ) -> Callable[..., Tensor]:
     """Reduced dimensions that do not merge: lay the operands out so that they do."""
-    from .manipulation import broadcast_to, contiguous, permute_dims
-
     shape = specs[0].shape
     kept = tuple(k for k in range(len(shape)) if k not in axes)
     order = (*kept, *axes)
@@ -167,7 +168,10 @@ def _through_copy(
     inner = reduce_plan(device, label, packed, last, expr, monoid, out, finish, params)
 
     def run(*tensors: Tensor) -> Tensor:
-        laid = [contiguous(permute_dims(broadcast_to(t.detach(), shape), order)) for t in tensors]
+        laid = [
+            ops.contiguous(ops.permute_dims(ops.broadcast_to(t.detach(), shape), order))
+            for t in tensors
+        ]
         return inner(*laid)
 
     return run
@@ -182,6 +186,8 @@ class Reduction(Op):
         monoid: Name in `MONOIDS`.
         acc: From operand and result dtype to the dtype values are combined in.
         empty: Result over nothing; None raises ValueError.
+        element: From an element's value and the accumulation dtype to what is combined.
+        mean: Divide the reduced value by the number of elements.
     """
 
     def __init__(
@@ -190,14 +196,15 @@ class Reduction(Op):
         monoid: str,
         acc: Callable[[DType, DType], DType],
         empty: float | int | None,
+        *,
+        element: Callable[[Expr, DType], Expr] = ir.cast,
+        mean: bool = False,
         **rules: Any,
     ) -> None:
         super().__init__(name, **rules)
-        self.monoid, self.acc, self.empty = MONOIDS[monoid], acc, empty
-
-    def element(self, x: Expr, acc: DType) -> Expr:
-        """Value of an operand's element in accumulation dtype."""
-        return ir.cast(x, acc)
+        self.monoid: Monoid = MONOIDS[monoid]
+        self.acc, self.empty = acc, empty
+        self.element, self.mean = element, mean
 
     def infer(self, specs: Sequence[Spec], options: dict[str, Any]) -> list[tuple[DType, Shape]]:
         shape = reduced_shape(specs[0].shape, options["axes"], options["keepdims"])
@@ -208,14 +215,12 @@ class Reduction(Op):
         ((dtype, shape),) = self.infer(specs, options)
         out = Spec.of(device, dtype, shape)
         axes: tuple[int, ...] = options["axes"]
-        if math.prod(spec.shape[a] for a in axes) == 0:
+        n = math.prod(spec.shape[a] for a in axes)
+        if n == 0:
             return Plan(self._nothing(device, spec, out))
         acc = self.acc(spec.dtype, dtype)
         expr = self.element(ir.input_(0, spec.dtype), acc)
         if not axes:
-            from .._plan import map_launch
-            from .elementwise import _runner
-
             value = expr if dtype.compute is acc or dtype.bits == 16 else ir.cast(expr, dtype)
             launch = map_launch(
                 device,
@@ -225,8 +230,12 @@ class Reduction(Op):
                 [(spec.dtype, spec.shape, spec.strides)],
                 [(dtype, out.strides)],
             )
-            return Plan(_runner(device, launch, out, 1))
-        return Plan(reduce_plan(device, self.name, specs, axes, expr, self.monoid, out))
+            return Plan(runner(device, launch, out, 1))
+        finish = ir.input_(0, acc) / ir.param(0, acc) if self.mean else None
+        params = [(acc, n)] if self.mean else []
+        return Plan(
+            reduce_plan(device, self.name, specs, axes, expr, self.monoid, out, finish, params)
+        )
 
     def _nothing(self, device: Device, spec: Spec, out: Spec) -> Callable[[Tensor], Tensor]:
         if self.empty is None and out.size:
@@ -243,33 +252,62 @@ class Reduction(Op):
         return run
 
 
+# -- rules that reductions share ------------------------------------------------------------------
+
+
 def accumulator(source: DType, result: DType) -> DType:
     """Sums and products combine in the result's compute dtype."""
     return result.compute
 
 
-def sum_dtype(x: DType, dtype: DType | None) -> DType:
+def sum_dtype(name: str, x: DType, dtype: DType | None) -> DType:
     """Result dtype of sum and prod: small integers and bool become 64 bits wide."""
     if dtype is not None:
+        if not isinstance(dtype, DType) or dtype.kind == "b":
+            raise TypeError(f"{name}: dtype is a numeric tensorbus dtype, not {dtype!r}")
         return dtype
     if x.is_float:
         return x
     return dt.uint64 if x.kind == "u" else dt.int64
 
 
-def expand(g: Tensor, spec: Spec, axes: tuple[int, ...]) -> Tensor:
-    """A reduced gradient as a broadcast view of the operand's shape."""
-    from .manipulation import broadcast_to, reshape
+def as_summand(x: Tensor, dtype: DType) -> Tensor:
+    """`x` converted to the result's dtype first, unless the kernel converts it exactly."""
+    exact = not x.dtype.is_float and dtype.bits != 16
+    return x if exact or x.dtype is dtype else ops.astype(x, dtype)
 
-    kept = tuple(1 if k in axes else n for k, n in enumerate(spec.shape))
-    return broadcast_to(reshape(g, kept), spec.shape)
+
+def need_floating(name: str, x: Tensor) -> None:
+    """Raise TypeError unless `x` is floating."""
+    if not x.dtype.is_float:
+        raise TypeError(
+            f"{name} needs a floating tensor, not {x.dtype.name}; convert with tensorbus.astype"
+        )
+
+
+def need_numeric(name: str, x: Tensor) -> None:
+    """Raise TypeError for bool."""
+    if x.dtype.kind == "b":
+        raise TypeError(f"{name} needs a numeric tensor, not bool; convert with tensorbus.astype")
+
+
+def widened(x: Tensor) -> Tensor:
+    """`x` in its compute dtype, so that a gradient of several ops is rounded once."""
+    return ops.astype(x, x.dtype.compute, copy=False)
+
+
+def expand(g: Tensor, shape: Shape, axes: tuple[int, ...]) -> Tensor:
+    """A reduced tensor as a broadcast view of the shape before the reduction."""
+    kept = tuple(1 if k in axes else n for k, n in enumerate(shape))
+    return ops.broadcast_to(ops.reshape(g, kept), shape)
+
+
+# -- sum ------------------------------------------------------------------------------------------
 
 
 def _sum_vjp(c: Context, g: Tensor) -> list[Tensor | None]:
-    from .manipulation import astype
-
     spec = c.input_spec(0)
-    return [astype(expand(g, spec, c.options["axes"]), spec.dtype, copy=False)]
+    return [ops.astype(expand(g, spec.shape, c.options["axes"]), spec.dtype, copy=False)]
 
 
 def _sum_jvp(c: Context, tangents: Sequence[Tensor | None]) -> Tensor | None:
@@ -294,13 +332,132 @@ def sum(
     Args:
         x: Numeric (or bool) tensor.
         axis: Axis or axes; None means all.
-        dtype: Of the result; by default that of `x`, widened to 64 bits for integers and bool.
+        dtype: Of the result, and elements are converted to it first; by default that of `x`,
+            widened to 64 bits for integers and bool.
         keepdims: Keep reduced axes with size 1.
 
     Returns:
         The sums; over no elements +0.
+
+    Raises:
+        IndexError: An axis is out of range.
+        ValueError: An axis is named twice.
     """
     tensor_of("sum", x)
     axes = normalize_axes("sum", axis, x.ndim)
-    options = {"axes": axes, "keepdims": bool(keepdims), "dtype": sum_dtype(x.dtype, dtype)}
-    return apply(_sum, [x], options)  # type: ignore[no-any-return]
+    out = sum_dtype("sum", x.dtype, dtype)
+    options = {"axes": axes, "keepdims": bool(keepdims), "dtype": out}
+    return apply(_sum, [as_summand(x, out)], options)  # type: ignore[no-any-return]
+
+
+# -- prod -----------------------------------------------------------------------------------------
+
+
+def _others(x: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """For each element the product of all others along `axes`, without dividing."""
+    from .cumulative import cumulative_prod
+
+    kept = tuple(k for k in range(x.ndim) if k not in axes)
+    order = (*kept, *axes)
+    laid = ops.permute_dims(x, order)
+    n = math.prod(x.shape[a] for a in axes)
+    rows = ops.reshape(laid, (*(x.shape[k] for k in kept), n))
+    before = cumulative_prod(rows, axis=-1, include_initial=True)[..., :-1]
+    turned = cumulative_prod(ops.flip(rows, axis=-1), axis=-1, include_initial=True)[..., :-1]
+    product = ops.reshape(ops.multiply(before, ops.flip(turned, axis=-1)), laid.shape)
+    return ops.permute_dims(product, tuple(order.index(k) for k in range(x.ndim)))
+
+
+def _prod_vjp(c: Context, g: Tensor) -> list[Tensor | None]:
+    x, axes = c.input(0), c.options["axes"]
+    if not axes or not x.size:
+        return [g if not axes else ops.astype(x, x.dtype)]
+    d = ops.multiply(expand(widened(g), x.shape, axes), _others(widened(x), axes))
+    return [ops.astype(d, x.dtype, copy=False)]
+
+
+def _prod_jvp(c: Context, tangents: Sequence[Tensor | None]) -> Tensor | None:
+    (t,) = tangents
+    if t is None:
+        return None
+    x, axes = c.input(0), c.options["axes"]
+    if not axes or not x.size:
+        return apply(_sum, [t], c.options)  # type: ignore[no-any-return]
+    d = sum(
+        ops.multiply(widened(t), _others(widened(x), axes)),
+        axis=axes,
+        keepdims=c.options["keepdims"],
+    )
+    return ops.astype(d, x.dtype, copy=False)
+
+
+_prod = Reduction("prod", "prod", accumulator, 1, vjp=_prod_vjp, jvp=_prod_jvp)
+
+
+@function("reduction", differentiable=True)
+def prod(
+    x: Tensor,
+    /,
+    *,
+    axis: int | Sequence[int] | None = None,
+    dtype: DType | None = None,
+    keepdims: bool = False,
+) -> Tensor:
+    """Product over axes, in the canonical order; arguments as for `sum`.
+
+    Returns:
+        The products; over no elements 1.  The gradient is right for zeros too: it multiplies the
+        products of the elements before and after each one.
+    """
+    tensor_of("prod", x)
+    axes = normalize_axes("prod", axis, x.ndim)
+    out = sum_dtype("prod", x.dtype, dtype)
+    options = {"axes": axes, "keepdims": bool(keepdims), "dtype": out}
+    return apply(_prod, [as_summand(x, out)], options)  # type: ignore[no-any-return]
+
+
+# -- truth ----------------------------------------------------------------------------------------
+
+
+def _of_bool(source: DType, result: DType) -> DType:
+    return dt.bool_
+
+
+_any = Reduction("any", "any", _of_bool, 0)
+_all = Reduction("all", "all", _of_bool, 1)
+_count = Reduction(
+    "count_nonzero",
+    "sum",
+    accumulator,
+    0,
+    element=lambda x, acc: ir.cast(ir.cast(x, dt.bool_), acc),
+)
+
+
+def _truth(
+    op: Reduction, x: Tensor, axis: int | Sequence[int] | None, keepdims: bool, dtype: DType
+) -> Tensor:
+    tensor_of(op.name, x)
+    axes = normalize_axes(op.name, axis, x.ndim)
+    options = {"axes": axes, "keepdims": bool(keepdims), "dtype": dtype}
+    return apply(op, [x], options)  # type: ignore[no-any-return]
+
+
+@function("reduction")
+def any(x: Tensor, /, *, axis: int | Sequence[int] | None = None, keepdims: bool = False) -> Tensor:
+    """Whether some element is nonzero (NaN is): bool; over no elements False."""
+    return _truth(_any, x, axis, keepdims, dt.bool_)
+
+
+@function("reduction")
+def all(x: Tensor, /, *, axis: int | Sequence[int] | None = None, keepdims: bool = False) -> Tensor:
+    """Whether every element is nonzero (NaN is): bool; over no elements True."""
+    return _truth(_all, x, axis, keepdims, dt.bool_)
+
+
+@function("reduction")
+def count_nonzero(
+    x: Tensor, /, *, axis: int | Sequence[int] | None = None, keepdims: bool = False
+) -> Tensor:
+    """Number of nonzero elements (NaN counts): int64."""
+    return _truth(_count, x, axis, keepdims, dt.int64)

@@ -1,0 +1,179 @@
+"""Losses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from tensorbus_backends import dtypes as dt
+from tensorbus_backends import ir, scalar
+from tensorbus_backends.dtypes import DType
+
+from .. import ops
+from .._autograd import Context
+from .._devices import Device
+from .._op import Op, apply, function
+from .._plan import Plan, map_launch
+from .._spec import Shape, Spec
+from .._tensor import Tensor
+from ..ops._common import normalize_axis, tensor_of
+from ..ops._elementwise import runner
+from ..ops.reduction import need_floating
+from .normalization import log_softmax
+
+__all__ = ["cross_entropy", "mse_loss"]
+
+Reduction = Literal["mean", "sum", "none"]
+
+
+def _reduced(name: str, losses: Tensor, reduction: Reduction) -> Tensor:
+    if reduction == "mean":
+        return ops.mean(losses)
+    return ops.sum(losses) if reduction == "sum" else losses
+
+
+def _check(name: str, reduction: str) -> None:
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(f"{name}: reduction is 'mean', 'sum' or 'none', not {reduction!r}")
+
+
+@function("loss", differentiable=True, namespace="nn")
+def mse_loss(x: Tensor, target: Tensor, /, *, reduction: Reduction = "mean") -> Tensor:
+    """Mean squared error: (x - target)^2, averaged, summed or element by element.
+
+    Args:
+        x: Floating.
+        target: Floating; broadcasts with `x`.
+        reduction: ``"mean"``, ``"sum"`` or ``"none"``.
+
+    Returns:
+        A 0-dimensional tensor, or with ``"none"`` one of the broadcast shape.
+
+    Raises:
+        TypeError: An operand is not floating.
+        ValueError: The shapes do not broadcast, or `reduction` is unknown.
+    """
+    _check("mse_loss", reduction)
+    for value, what in ((x, "x"), (target, "target")):
+        tensor_of("mse_loss", value, what)
+        need_floating("mse_loss", value)
+    return _reduced("mse_loss", ops.square(ops.subtract(x, target)), reduction)
+
+
+class _Pick(Op):
+    """-values[..., class] of each row; NaN where there is no such class.
+
+    Operands: values, contiguous, classes last; integer classes of the leading shape.
+    """
+
+    def infer(self, specs: Sequence[Spec], options: dict[str, Any]) -> list[tuple[DType, Shape]]:
+        return [(specs[0].dtype, specs[1].shape)]
+
+    def plan(self, device: Device, specs: Sequence[Spec], options: dict[str, Any]) -> Plan:
+        values, classes = specs
+        dtype = values.dtype
+        count = ir.param(0, dt.int64)
+        at = ir.cast(ir.input_(1, classes.dtype), dt.int64)
+        inside = (at >= 0) & (at < count)
+        place = ir.index() * count + ir.select(inside, at, ir.const(0, dt.int64))
+        value = -ir.load(0, dtype, place)
+        out = Spec.of(device, dtype, classes.shape)
+        if values.size == 0:
+
+            def nothing(x: Tensor, target: Tensor) -> Tensor:
+                return ops.full(out.shape, float("nan"), dtype=dtype, device=device)
+
+            return Plan(nothing)
+        launch = map_launch(
+            device,
+            self.name,
+            [ir.select(inside, value, scalar.nan(dtype.compute))],
+            classes.shape,
+            [dtype, (classes.dtype, classes.shape, classes.strides)],
+            [(dtype, out.strides)],
+            [(dt.int64, values.shape[-1])],
+        )
+        return Plan(runner(device, launch, out, 2))
+
+
+def _pick_vjp(c: Context, g: Tensor) -> list[Tensor | None]:
+    values, target = c.input_spec(0), c.input(1)
+    numbers = ops.arange(values.shape[-1], dtype=target.dtype, device=target.device)
+    hit = ops.equal(ops.expand_dims(target, axis=-1), numbers)
+    return [ops.where(hit, ops.expand_dims(ops.negative(g), axis=-1), 0.0), None]
+
+
+def _pick_jvp(c: Context, tangents: Sequence[Tensor | None]) -> Tensor | None:
+    t = tangents[0]
+    return None if t is None else apply(_pick, [ops.contiguous(t), c.input(1)])
+
+
+_pick = _Pick("nll", vjp=_pick_vjp, jvp=_pick_jvp)
+
+
+@function("loss", differentiable=True, namespace="nn")
+def cross_entropy(
+    logits: Tensor,
+    target: Tensor,
+    /,
+    *,
+    axis: int = -1,
+    reduction: Reduction = "mean",
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """-sum_c t_c log_softmax(logits)_c, averaged over the items, summed, or one by one.
+
+    Args:
+        logits: Floating; the classes lie along `axis`.
+        target: Integer classes, of the shape of `logits` without `axis`; or floating probabilities
+            of the shape of `logits`.
+        axis: Axis of the classes.
+        reduction: ``"mean"``, ``"sum"`` or ``"none"``.
+        label_smoothing: s in [0, 1]: the target becomes (1 - s) t + s / C for C classes.
+
+    Returns:
+        A 0-dimensional tensor, or with ``"none"`` one without `axis`.  A class that does not exist
+        gives NaN: to raise an error, every call would have to wait for the device.
+
+    Raises:
+        TypeError: `logits` is not floating, or `target` is bool.
+        ValueError: The shapes do not fit, or an option is out of range.
+        IndexError: The axis is out of range.
+    """
+    name = "cross_entropy"
+    _check(name, reduction)
+    tensor_of(name, logits, "logits")
+    tensor_of(name, target, "target")
+    need_floating(name, logits)
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f"{name}: label_smoothing={label_smoothing} is not in [0, 1]")
+    along = normalize_axis(name, axis, logits.ndim)
+    scores = ops.moveaxis(log_softmax(logits, axis=along), along, -1)
+    classes = logits.shape[along]
+    rest = (*logits.shape[:along], *logits.shape[along + 1 :])
+    if target.dtype.is_float:
+        if target.shape != logits.shape:
+            raise ValueError(
+                f"{name}: target probabilities have shape {target.shape}, logits {logits.shape}"
+            )
+        weights = ops.moveaxis(ops.astype(target, logits.dtype, copy=False), along, -1)
+        if label_smoothing:
+            weights = ops.add(ops.multiply(weights, 1 - label_smoothing), label_smoothing / classes)
+        # 0 log 0 counts as 0.
+        terms = ops.where(ops.equal(weights, 0), 0.0, ops.multiply(weights, scores))
+        return _reduced(name, ops.negative(ops.sum(terms, axis=-1)), reduction)
+    if not target.dtype.is_integer:
+        raise TypeError(
+            f"{name}: target holds integer classes or floating probabilities, not "
+            f"{target.dtype.name}"
+        )
+    if target.shape != rest:
+        raise ValueError(
+            f"{name}: classes have shape {target.shape}; logits of shape {logits.shape} with "
+            f"axis={axis} need {rest}"
+        )
+    losses = apply(_pick, [ops.contiguous(scores), target])
+    if label_smoothing:
+        spread = ops.multiply(ops.sum(scores, axis=-1), -label_smoothing / classes)
+        losses = ops.add(ops.multiply(losses, 1 - label_smoothing), spread)
+    return _reduced(name, losses, reduction)
