@@ -110,10 +110,11 @@ class ExactJudge(Judge):
         problem = shape_problem(got, ref, "mismatches")
         if problem is not None:
             return problem
-        wanted = [ref.rounded(), *_through_float32(ref), *ref.alternatives]
+        others = [replace(ref, value=other, low=None) for other in ref.alternatives]
         passed = np.zeros(ref.shape, bool)
-        for candidate in wanted:
-            passed |= self._equal(got, np.asarray(candidate).astype(ref.dtype))
+        for candidate in (ref, *others):
+            for wanted in (candidate.rounded(), *_through_float32(candidate)):
+                passed |= self._equal(got, wanted)
         free = np.zeros(ref.shape, bool) if ref.undefined is None else ref.undefined
         wrong = ~(passed | free)
         count = int(wrong.sum())

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from . import ball, judges
 from .op import OpReference, Range, as_float64, promoted
-from .ulp import FLOAT64, format_of, two_product, two_sum
+from .ulp import FLOAT64, format_of, two_product, two_sum, ulp
 from .verdict import Reference
 
 __all__ = ["OPS", "TRANSCENDENTAL", "reference_of"]
@@ -324,7 +324,7 @@ def _binary_rounded(
             hi, lo = pair(x, y)
         if a.dtype == np.float64:  # NumPy's + - * / on float64 are those of IEEE 754
             lo = np.zeros_like(hi)
-            slack = np.where(np.isfinite(hi), np.spacing(np.abs(hi)) / 2, 0.0)
+            slack = _half_spacing(hi)
         else:
             slack = np.zeros_like(hi)
         return Reference(
@@ -336,6 +336,11 @@ def _binary_rounded(
         )
 
     return forward
+
+
+def _half_spacing(x: F64) -> F64:
+    """The largest error of rounding to the float64 numbers `x`."""
+    return np.asarray(np.where(np.isfinite(x), ulp(x, FLOAT64) / 2, 0.0), np.float64)
 
 
 def _quotient(x: F64, y: F64) -> tuple[F64, F64]:
@@ -395,7 +400,7 @@ def _sqrt(x: Any) -> Reference:
         hi,
         array.dtype,
         low=np.zeros_like(hi) if double else lo,
-        slack=np.where(np.isfinite(hi), np.spacing(np.abs(hi)) / 2, 0.0) if double else 0.0,
+        slack=_half_spacing(hi) if double else 0.0,
         exact=lambda i: ball.accurate(lambda v: v.sqrt(), float(wide.flat[i])),
     )
 

@@ -114,13 +114,15 @@ def _activation(formula: Callable[..., Any], at_minus_infinity: float) -> Callab
         minus = np.isneginf(wide)
         other = np.where(minus, np.nan, value)
         value = np.where(minus, at_minus_infinity * 1.0, value)
+        with np.errstate(over="ignore"):
+            magnitude, per_ulp = ref.magnitude * ratio, ref.per_ulp * ratio
         return replace(
             ref,
             value=value,
             low=low,
             slack=slack,
-            magnitude=ref.magnitude * ratio,
-            per_ulp=ref.per_ulp * ratio,
+            magnitude=magnitude,
+            per_ulp=per_ulp,
             alternatives=(other,),
         )
 
