@@ -97,118 +97,6 @@ def _flip(v: Expr, x1: Expr, x2: Expr) -> Expr:
     return ir.select(x1.eq(0.0), _nothing(v), ir.select(moved, -v, v))
 
 
-# -- derivatives of piecewise linear functions ---------------------------------------------------
-
-_maximum_slope = masked("maximum_slope", lambda v, a, b: _half_if_tied(v, a < b, a.eq(b)), 2)
-_minimum_slope = masked("minimum_slope", lambda v, a, b: _half_if_tied(v, a > b, a.eq(b)), 2)
-_clip_slope = masked(
-    "clip_slope",
-    lambda v, x, low, high: ir.select((x < low) | (x > high), _nothing(v), v),
-    3,
-)
-_clip_slope_low = masked(
-    "clip_slope_low",
-    lambda v, x, low, high: ir.select((x < low) & (low <= high), v, _nothing(v)),
-    3,
-)
-_clip_slope_high = masked(
-    "clip_slope_high",
-    lambda v, x, low, high: ir.select((x > high) | (low > high), v, _nothing(v)),
-    3,
-)
-_copysign_slope = masked("copysign_slope", _flip, 2)
-
-# -- the ops --------------------------------------------------------------------------------------
-
-_add = Elementwise("add", lambda a, b: a + b, rules.numeric, [lambda c: 1, lambda c: 1])
-_subtract = Elementwise("subtract", lambda a, b: a - b, rules.numeric, [lambda c: 1, lambda c: -1])
-_multiply = Elementwise(
-    "multiply", lambda a, b: a * b, rules.numeric, [lambda c: c.input(1), lambda c: c.input(0)]
-)
-_negative = Elementwise("negative", lambda a: -a, rules.numeric, [lambda c: -1])
-_positive = Elementwise("positive", lambda a: a, rules.numeric, [lambda c: 1])
-_real = Elementwise("real", lambda a: a, rules.numeric, [lambda c: 1])
-_divide = Elementwise(
-    "divide",
-    lambda a, b: a / b,
-    rules.floating_default,
-    [
-        lambda c: lambda v: divide(v, c.input(1)),
-        lambda c: lambda v: negative(divide(multiply(v, c.output()), c.input(1))),
-    ],
-)
-_floor_divide = Elementwise(
-    "floor_divide", _floor_divide_body, rules.numeric, [lambda c: 0, lambda c: 0]
-)
-_remainder = Elementwise(
-    "remainder",
-    _remainder_body,
-    rules.numeric,
-    [lambda c: 1, lambda c: negative(floor_divide(c.input(0), c.input(1)))],
-)
-_reciprocal = Elementwise(
-    "reciprocal",
-    lambda x: 1.0 / x,
-    rules.floating,
-    [lambda c: lambda v: negative(multiply(v, square(c.output())))],
-)
-_square = Elementwise("square", lambda x: x * x, rules.numeric, [lambda c: multiply(c.input(0), 2)])
-_sqrt = Elementwise(
-    "sqrt",
-    ir.sqrt,
-    rules.floating,
-    [lambda c: lambda v: divide(multiply(v, 0.5), c.output())],
-)
-_rsqrt = Elementwise(
-    "rsqrt",
-    lambda x: 1.0 / ir.sqrt(x),
-    rules.floating,
-    [lambda c: lambda v: divide(multiply(multiply(v, -0.5), c.output()), c.input(0))],
-)
-_hypot = Elementwise(
-    "hypot",
-    mathlib.hypot,
-    rules.floating,
-    [lambda c: divide(c.input(0), c.output()), lambda c: divide(c.input(1), c.output())],
-)
-_abs = Elementwise("abs", ir.fabs, rules.numeric, [lambda c: sign(c.input(0))])
-_sign = Elementwise("sign", _sign_body, rules.numeric, [lambda c: 0])
-_maximum = Elementwise(
-    "maximum",
-    scalar.maximum,
-    rules.numeric,
-    [
-        lambda c: lambda v: _maximum_slope(v, c.input(0), c.input(1)),
-        lambda c: lambda v: _maximum_slope(v, c.input(1), c.input(0)),
-    ],
-)
-_minimum = Elementwise(
-    "minimum",
-    scalar.minimum,
-    rules.numeric,
-    [
-        lambda c: lambda v: _minimum_slope(v, c.input(0), c.input(1)),
-        lambda c: lambda v: _minimum_slope(v, c.input(1), c.input(0)),
-    ],
-)
-_clip = Elementwise(
-    "clip",
-    _clip_body,
-    rules.numeric,
-    [
-        lambda c: lambda v: _clip_slope(v, c.input(0), c.input(1), c.input(2)),
-        lambda c: lambda v: _clip_slope_low(v, c.input(0), c.input(1), c.input(2)),
-        lambda c: lambda v: _clip_slope_high(v, c.input(0), c.input(1), c.input(2)),
-    ],
-)
-_copysign = Elementwise(
-    "copysign",
-    scalar.copysign,
-    rules.floating,
-    [lambda c: lambda v: _copysign_slope(v, c.input(0), c.input(1)), lambda c: 0],
-)
-
-
 # -- public ---------------------------------------------------------------------------------------
 
 
@@ -403,6 +291,118 @@ def _bound(x: Tensor, bound: Tensor | Scalar, argument: str) -> Tensor:
     return astype(tensor, dtype)
 
 
+# -- derivatives of piecewise linear functions ---------------------------------------------------
+
+_maximum_slope = masked("maximum_slope", lambda v, a, b: _half_if_tied(v, a < b, a.eq(b)), 2)
+_minimum_slope = masked("minimum_slope", lambda v, a, b: _half_if_tied(v, a > b, a.eq(b)), 2)
+_clip_slope = masked(
+    "clip_slope",
+    lambda v, x, low, high: ir.select((x < low) | (x > high), _nothing(v), v),
+    3,
+)
+_clip_slope_low = masked(
+    "clip_slope_low",
+    lambda v, x, low, high: ir.select((x < low) & (low <= high), v, _nothing(v)),
+    3,
+)
+_clip_slope_high = masked(
+    "clip_slope_high",
+    lambda v, x, low, high: ir.select((x > high) | (low > high), v, _nothing(v)),
+    3,
+)
+_copysign_slope = masked("copysign_slope", _flip, 2)
+_below_slope = masked("below_slope", lambda v, a, b: ir.select(a > b, _nothing(v), v), 2)
+_above_slope = masked("above_slope", lambda v, a, b: ir.select(a > b, v, _nothing(v)), 2)
+
+# -- the ops --------------------------------------------------------------------------------------
+
+_add = Elementwise("add", lambda a, b: a + b, rules.numeric, [lambda c: 1, lambda c: 1])
+_subtract = Elementwise("subtract", lambda a, b: a - b, rules.numeric, [lambda c: 1, lambda c: -1])
+_multiply = Elementwise(
+    "multiply", lambda a, b: a * b, rules.numeric, [lambda c: c.input(1), lambda c: c.input(0)]
+)
+_negative = Elementwise("negative", lambda a: -a, rules.numeric, [lambda c: -1])
+_positive = Elementwise("positive", lambda a: a, rules.numeric, [lambda c: 1])
+_real = Elementwise("real", lambda a: a, rules.numeric, [lambda c: 1])
+_divide = Elementwise(
+    "divide",
+    lambda a, b: a / b,
+    rules.floating_default,
+    [
+        lambda c: lambda v: divide(v, c.input(1)),
+        lambda c: lambda v: negative(divide(multiply(v, c.output()), c.input(1))),
+    ],
+)
+_floor_divide = Elementwise(
+    "floor_divide", _floor_divide_body, rules.numeric, [lambda c: 0, lambda c: 0]
+)
+_remainder = Elementwise(
+    "remainder",
+    _remainder_body,
+    rules.numeric,
+    [lambda c: 1, lambda c: negative(floor_divide(c.input(0), c.input(1)))],
+)
+_reciprocal = Elementwise(
+    "reciprocal",
+    lambda x: 1.0 / x,
+    rules.floating,
+    [lambda c: lambda v: negative(multiply(v, square(c.output())))],
+)
+_square = Elementwise("square", lambda x: x * x, rules.numeric, [lambda c: multiply(c.input(0), 2)])
+_sqrt = Elementwise(
+    "sqrt",
+    ir.sqrt,
+    rules.floating,
+    [lambda c: lambda v: divide(multiply(v, 0.5), c.output())],
+)
+_rsqrt = Elementwise(
+    "rsqrt",
+    lambda x: 1.0 / ir.sqrt(x),
+    rules.floating,
+    [lambda c: lambda v: divide(multiply(multiply(v, -0.5), c.output()), c.input(0))],
+)
+_hypot = Elementwise(
+    "hypot",
+    mathlib.hypot,
+    rules.floating,
+    [lambda c: divide(c.input(0), c.output()), lambda c: divide(c.input(1), c.output())],
+)
+_abs = Elementwise("abs", ir.fabs, rules.numeric, [lambda c: sign(c.input(0))])
+_sign = Elementwise("sign", _sign_body, rules.numeric, [lambda c: 0])
+_maximum = Elementwise(
+    "maximum",
+    scalar.maximum,
+    rules.numeric,
+    [
+        lambda c: lambda v: _maximum_slope(v, c.input(0), c.input(1)),
+        lambda c: lambda v: _maximum_slope(v, c.input(1), c.input(0)),
+    ],
+)
+_minimum = Elementwise(
+    "minimum",
+    scalar.minimum,
+    rules.numeric,
+    [
+        lambda c: lambda v: _minimum_slope(v, c.input(0), c.input(1)),
+        lambda c: lambda v: _minimum_slope(v, c.input(1), c.input(0)),
+    ],
+)
+_clip = Elementwise(
+    "clip",
+    _clip_body,
+    rules.numeric,
+    [
+        lambda c: lambda v: _clip_slope(v, c.input(0), c.input(1), c.input(2)),
+        lambda c: lambda v: _clip_slope_low(v, c.input(0), c.input(1), c.input(2)),
+        lambda c: lambda v: _clip_slope_high(v, c.input(0), c.input(1), c.input(2)),
+    ],
+)
+_copysign = Elementwise(
+    "copysign",
+    scalar.copysign,
+    rules.floating,
+    [lambda c: lambda v: _copysign_slope(v, c.input(0), c.input(1)), lambda c: 0],
+)
 _clip_low = Elementwise(
     "clip_low",
     scalar.maximum,
@@ -421,5 +421,3 @@ _clip_high = Elementwise(
         lambda c: lambda v: _above_slope(v, c.input(0), c.input(1)),
     ],
 )
-_below_slope = masked("below_slope", lambda v, a, b: ir.select(a > b, _nothing(v), v), 2)
-_above_slope = masked("above_slope", lambda v, a, b: ir.select(a > b, v, _nothing(v)), 2)

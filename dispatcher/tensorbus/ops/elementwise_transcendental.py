@@ -74,79 +74,6 @@ def _by_exponent(x: Tensor, y: Tensor, out: Tensor) -> Tensor:
     return where(still, 0, multiply(out, log(where(still, 1, x))))
 
 
-_tanh_slope = Elementwise(
-    "tanh_slope",
-    _tanh_slope_body,
-    rules.floating,
-    [
-        lambda c: lambda v: _tanh_slope(v, c.input(1)),
-        lambda c: multiply(multiply(c.input(0), c.input(1)), -2),
-    ],
-)
-
-_exp = _unary("exp", lambda c: c.output())
-_exp2 = _unary("exp2", lambda c: multiply(c.output(), _LN2))
-_expm1 = _unary("expm1", lambda c: exp(c.input(0)))
-_log = _unary("log", lambda c: lambda v: divide(v, c.input(0)))
-_log1p = _unary("log1p", lambda c: lambda v: divide(v, c.input(0) + 1))
-_log2 = _unary("log2", lambda c: lambda v: divide(v, c.input(0) * _LN2))
-_log10 = _unary("log10", lambda c: lambda v: divide(v, c.input(0) * _LN10))
-_sin = _unary("sin", lambda c: cos(c.input(0)))
-_cos = _unary("cos", lambda c: lambda v: negative(multiply(v, sin(c.input(0)))))
-_tan = _unary("tan", lambda c: square(c.output()) + 1)
-# (1 - x)(1 + x) keeps what 1 - x**2 loses near 1.
-_asin = _unary("asin", lambda c: lambda v: divide(v, sqrt((1 - c.input(0)) * (1 + c.input(0)))))
-_acos = _unary(
-    "acos", lambda c: lambda v: divide(negative(v), sqrt((1 - c.input(0)) * (1 + c.input(0))))
-)
-_atan = _unary("atan", lambda c: lambda v: divide(v, square(c.input(0)) + 1))
-_sinh = _unary("sinh", lambda c: cosh(c.input(0)))
-_cosh = _unary("cosh", lambda c: sinh(c.input(0)))
-_tanh = _unary("tanh", lambda c: lambda v: _tanh_slope(v, c.output()))
-_asinh = _unary("asinh", lambda c: lambda v: divide(v, hypot(c.input(0), 1)))
-# Two roots, since the product of the radicands overflows early.
-_acosh = _unary("acosh", lambda c: lambda v: divide(v, sqrt(c.input(0) - 1) * sqrt(c.input(0) + 1)))
-_atanh = _unary("atanh", lambda c: lambda v: divide(v, (1 - c.input(0)) * (1 + c.input(0))))
-_erf = _unary("erf", lambda c: multiply(exp(negative(square(c.input(0)))), _ERF_SLOPE))
-_sigmoid_slope = Elementwise(
-    "sigmoid_slope",
-    lambda v, y: v * (y * (1.0 - y)),
-    rules.floating,
-    [
-        lambda c: lambda v: _sigmoid_slope(v, c.input(1)),
-        lambda c: multiply(c.input(0), 1 - c.input(1) * 2),
-    ],
-)
-_sigmoid = _unary("sigmoid", lambda c: lambda v: _sigmoid_slope(v, c.output()))
-_pow = Elementwise(
-    "pow",
-    _pow_body,
-    rules.numeric,
-    [
-        lambda c: _by_base(c.input(0), c.input(1)),
-        lambda c: _by_exponent(c.input(0), c.input(1), c.output()),
-    ],
-)
-_atan2 = Elementwise(
-    "atan2",
-    mathlib.atan2,
-    rules.floating,
-    [
-        lambda c: divide(c.input(1), square(c.input(0)) + square(c.input(1))),
-        lambda c: negative(divide(c.input(0), square(c.input(0)) + square(c.input(1)))),
-    ],
-)
-_logaddexp = Elementwise(
-    "logaddexp",
-    mathlib.logaddexp,
-    rules.floating,
-    [
-        lambda c: _sigmoid(c.input(0) - c.input(1)),
-        lambda c: _sigmoid(c.input(1) - c.input(0)),
-    ],
-)
-
-
 @function("elementwise", differentiable=True)
 def exp(x: Tensor, /) -> Tensor:
     """e to the power of a floating tensor."""
@@ -300,3 +227,76 @@ def erf(x: Tensor, /) -> Tensor:
 def sigmoid(x: Tensor, /) -> Tensor:
     """``1 / (1 + exp(-x))``; public as `tensorbus.nn.sigmoid`."""
     return unary(_sigmoid, x)
+
+
+_tanh_slope: Elementwise = Elementwise(
+    "tanh_slope",
+    _tanh_slope_body,
+    rules.floating,
+    [
+        lambda c: lambda v: _tanh_slope(v, c.input(1)),
+        lambda c: multiply(multiply(c.input(0), c.input(1)), -2),
+    ],
+)
+
+_exp = _unary("exp", lambda c: c.output())
+_exp2 = _unary("exp2", lambda c: multiply(c.output(), _LN2))
+_expm1 = _unary("expm1", lambda c: exp(c.input(0)))
+_log = _unary("log", lambda c: lambda v: divide(v, c.input(0)))
+_log1p = _unary("log1p", lambda c: lambda v: divide(v, c.input(0) + 1))
+_log2 = _unary("log2", lambda c: lambda v: divide(v, c.input(0) * _LN2))
+_log10 = _unary("log10", lambda c: lambda v: divide(v, c.input(0) * _LN10))
+_sin = _unary("sin", lambda c: cos(c.input(0)))
+_cos = _unary("cos", lambda c: lambda v: negative(multiply(v, sin(c.input(0)))))
+_tan = _unary("tan", lambda c: square(c.output()) + 1)
+# (1 - x)(1 + x) keeps what 1 - x**2 loses near 1.
+_asin = _unary("asin", lambda c: lambda v: divide(v, sqrt((1 - c.input(0)) * (1 + c.input(0)))))
+_acos = _unary(
+    "acos", lambda c: lambda v: divide(negative(v), sqrt((1 - c.input(0)) * (1 + c.input(0))))
+)
+_atan = _unary("atan", lambda c: lambda v: divide(v, square(c.input(0)) + 1))
+_sinh = _unary("sinh", lambda c: cosh(c.input(0)))
+_cosh = _unary("cosh", lambda c: sinh(c.input(0)))
+_tanh = _unary("tanh", lambda c: lambda v: _tanh_slope(v, c.output()))
+_asinh = _unary("asinh", lambda c: lambda v: divide(v, hypot(c.input(0), 1)))
+# Two roots, since the product of the radicands overflows early.
+_acosh = _unary("acosh", lambda c: lambda v: divide(v, sqrt(c.input(0) - 1) * sqrt(c.input(0) + 1)))
+_atanh = _unary("atanh", lambda c: lambda v: divide(v, (1 - c.input(0)) * (1 + c.input(0))))
+_erf = _unary("erf", lambda c: multiply(exp(negative(square(c.input(0)))), _ERF_SLOPE))
+_sigmoid_slope: Elementwise = Elementwise(
+    "sigmoid_slope",
+    lambda v, y: v * (y * (1.0 - y)),
+    rules.floating,
+    [
+        lambda c: lambda v: _sigmoid_slope(v, c.input(1)),
+        lambda c: multiply(c.input(0), 1 - c.input(1) * 2),
+    ],
+)
+_sigmoid = _unary("sigmoid", lambda c: lambda v: _sigmoid_slope(v, c.output()))
+_pow = Elementwise(
+    "pow",
+    _pow_body,
+    rules.numeric,
+    [
+        lambda c: _by_base(c.input(0), c.input(1)),
+        lambda c: _by_exponent(c.input(0), c.input(1), c.output()),
+    ],
+)
+_atan2 = Elementwise(
+    "atan2",
+    mathlib.atan2,
+    rules.floating,
+    [
+        lambda c: divide(c.input(1), square(c.input(0)) + square(c.input(1))),
+        lambda c: negative(divide(c.input(0), square(c.input(0)) + square(c.input(1)))),
+    ],
+)
+_logaddexp = Elementwise(
+    "logaddexp",
+    mathlib.logaddexp,
+    rules.floating,
+    [
+        lambda c: _sigmoid(c.input(0) - c.input(1)),
+        lambda c: _sigmoid(c.input(1) - c.input(0)),
+    ],
+)
