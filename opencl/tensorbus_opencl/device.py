@@ -41,6 +41,10 @@ _marker: Callable[..., Any] = cl._cl._enqueue_marker
 _run: Callable[..., Any] = cl.enqueue_nd_range_kernel
 
 
+# Runtimes whose compilers run in parallel; others serialise (PoCL) or crash (Oclgrind).
+_THREADED = ("amd", "intel", "nvidia")
+
+
 class OpenCLBuffer(Buffer):
     """A block of the pool; `mem` is pyopencl's buffer."""
 
@@ -200,7 +204,7 @@ class OpenCLDevice(Device):
             build_options(device),
             cache,
             binaries=entry.short != "pocl",
-            parallel=1 if entry.short == "pocl" else workers(),
+            parallel=workers() if entry.short in _THREADED else 1,
         )
         # clSetKernelArg and the launch that uses it must not be torn apart by another thread.
         self.lock = threading.Lock()

@@ -12,6 +12,7 @@ from tensorbus_backends.contract import (
     Device,
     DeviceInfo,
     DeviceUnavailableError,
+    Evidence,
 )
 
 from .inventory import Entry, Found, inventory
@@ -145,6 +146,8 @@ def _line(entry: Entry, found: Drivers, more: Mapping[str, str] | None = None) -
         index=entry.index,
         aliases=(entry.alias,),
         description=entry.description,
+        # Oclgrind interprets kernels; it finds races and bad accesses, and is no hardware.
+        evidence=Evidence.SIMULATED if entry.short == "oclgrind" else Evidence.HARDWARE,
         details={
             "kind": entry.kind,
             "platform": str(platform.name).strip(),
