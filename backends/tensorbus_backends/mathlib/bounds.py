@@ -43,7 +43,7 @@ BOUNDS_F64: dict[str, float] = {
     "log1p": 1.0,
     "sin": 1.0,
     "cos": 1.0,
-    "tan": 1.0,
+    "tan": 1.25,
     "asin": 1.0,
     "acos": 1.0,
     "atan": 1.0,
@@ -53,7 +53,7 @@ BOUNDS_F64: dict[str, float] = {
     "asinh": 1.0,
     "acosh": 1.0,
     "atanh": 1.0,
-    "erf": 1.25,
+    "erf": 1.5,
     "sigmoid": 1.0,
     "softplus": 1.0,
 }

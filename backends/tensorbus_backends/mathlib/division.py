@@ -109,7 +109,7 @@ def floor_divide(x: Expr, y: Expr) -> Expr:
     q1, rest = _divide(ma * power_of_two(bits1, dtype), mb)
     q2, rest = _divide(rest * power_of_two(bits2, dtype), mb)
     unsigned = unsigned_type(dtype)
-    leading = (ir.cast(q1, unsigned) << ir.bitcast(bits2, unsigned)) + ir.cast(q2, unsigned)
+    leading = (_whole(q1) << ir.bitcast(bits2, unsigned)) + _whole(q2)
     below = gap < 0
     leading = ir.select(below, ir.const(0, unsigned), leading)
     rest = ir.select(below, ma, rest)
@@ -120,7 +120,7 @@ def floor_divide(x: Expr, y: Expr) -> Expr:
     inexact = rest > zero
     whole = more.eq(0)
     carry = negative & inexact & (whole | ((mb - rest) * unit < mb))
-    sticky = ~whole & ~carry & ir.select(negative, inexact, rest * unit >= mb)
+    sticky = ~whole & ~carry & ((negative & inexact) | (~negative & (rest * unit >= mb)))
     one, none = ir.const(1, unsigned), ir.const(0, unsigned)
     integer = (leading + ir.select(carry, one, none)) | ir.select(sticky, one, none)
     value = scale(ir.cast(integer, dtype), more)
@@ -132,3 +132,10 @@ def floor_divide(x: Expr, y: Expr) -> Expr:
     result = ir.select(b.eq(zero) | a.eq(inf(dtype)), signed_infinity, result)
     invalid = (a.eq(zero) & b.eq(zero)) | (a.eq(inf(dtype)) & b.eq(inf(dtype)))
     return ir.select(invalid | is_nan(x) | is_nan(y), nan(dtype), result)
+
+
+def _whole(q: Expr) -> Expr:
+    """An integral float in [0, 2**(p-1)) as an unsigned integer, without a conversion."""
+    unsigned = unsigned_type(q.dtype)
+    base = f(2.0 ** (q.dtype.precision - 1), q.dtype)
+    return ir.bitcast(q + base, unsigned) - ir.bitcast(base, unsigned)

@@ -5,9 +5,10 @@ Below 1: ``x (2/sqrt(pi) + x**2 P(x**2))``, P of degree 11 on [0, 1] with absolu
 ``log(erfc(x))`` so that the error of erfc is below 2**-55.9 (Sollya, remez with weight erfc).
 erfc(1) = 0.157 and falls fast, so that the exponential need not be exact to its last bit.
 
-Error, in ulps of the result: below 1, 0.5 for the last fma, 0.45 for the roundings of
-``a (a**2 P + low)`` (0.29 at a = 1), 0.15 for P; above, 0.5, 0.3 for G and the exponential, 0.15
-for G's approximation.  Both stay below 1.25.
+Error, in ulps of the result: below 1, 0.5 for the last fma and, at worst as a nears 1, where the
+correction ``a (a**2 P + low)`` is 0.29, 0.25 each for its last product, its sum and P, and 0.25 for
+the rounding of a**2 and the approximation; above, 0.5, 0.3 for G and the exponential, 0.15 for G's
+approximation.  All below 1.5.
 """
 
 from __future__ import annotations
