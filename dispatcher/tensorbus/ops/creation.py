@@ -1,124 +1,113 @@
-"""Making tensors, and taking their elements out."""
+"""Making tensors from a shape and a rule."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import operator
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from tensorbus_backends import dtypes as dt
+from tensorbus_backends import ir, scalar
 from tensorbus_backends.dtypes import DType
+from tensorbus_backends.ir import Expr
 
+from .._autograd import Context
 from .._devices import Device, get_device
-from .._op import function
-from .._plan import const_of, map_launch
+from .._op import Op, apply, function
+from .._plan import Launch, Plan, map_launch
 from .._promotion import DEFAULT_FLOAT, DEFAULT_INT, scalar_dtype
-from .._spec import Spec
+from .._spec import Shape, Spec
+from .._state import Record, state
 from .._tensor import Tensor
-from ._common import Scalar, allocate, as_shape, from_host
+from ._common import Scalar, allocate, as_shape, from_host, tensor_of
 
 __all__ = [
-    "as_numpy_array",
-    "asarray",
+    "arange",
     "empty",
+    "empty_like",
+    "eye",
     "full",
     "full_like",
+    "linspace",
+    "meshgrid",
     "ones",
     "ones_like",
-    "to_device",
-    "to_numpy",
+    "tril",
+    "triu",
     "zeros",
     "zeros_like",
 ]
 
+_KEPT = 1024
+_fills: dict[object, Launch] = {}
 
-def asarray(
-    obj: Any,
-    /,
-    *,
-    dtype: DType | None = None,
-    device: str | Device | None = None,
-    copy: bool | None = None,
+
+def _generate(
+    name: str,
+    dtype: DType,
+    shape: Shape,
+    device: str | Device | None,
+    fill_in: Callable[[Tensor], None] | None,
 ) -> Tensor:
-    """A tensor of numbers, nested sequences, a NumPy array, a tensor, or any DLPack exporter.
-
-    Args:
-        obj: What to convert.  Python floats become float32, ints int64.
-        dtype: Element type; by default that of `obj`.
-        device: Where; by default that of `obj`, else the default device.
-        copy: True copies always; False raises ValueError where a copy would be needed.
-    """
-    from .manipulation import astype
-
-    if isinstance(obj, Tensor):
-        target = obj.device if device is None else get_device(device)
-        moved = obj if target is obj.device else to_device(obj, target)
-        wanted = moved if dtype is None else astype(moved, dtype, copy=False)
-        if wanted is obj and copy:
-            return astype(obj, obj.dtype, copy=True)
-        if wanted is not obj and copy is False:
-            raise ValueError("asarray: copy=False, but dtype or device differ from the tensor's")
-        return wanted
-    where = get_device(device)
-    if not isinstance(obj, np.ndarray | np.generic) and hasattr(obj, "__dlpack__"):
-        from .._dlpack import from_dlpack
-
-        return asarray(from_dlpack(obj, copy=copy), dtype=dtype, device=device)
-    if copy is False:
-        raise ValueError("asarray: copy=False, but elements have to be copied to the device")
-    if isinstance(obj, np.ndarray | np.generic):
-        array = np.asarray(obj)
-        if array.dtype.byteorder == ">":
-            array = array.astype(array.dtype.newbyteorder("="))
-    else:
-        array = _from_python(obj, dtype)
-    try:
-        source = dt.from_numpy(array.dtype)
-    except TypeError as error:
-        raise TypeError(f"asarray: {error}") from None
-    if dtype is not None and dtype is not source:
-        return astype(from_host(where, array, source), dtype)
-    return from_host(where, array, source)
-
-
-def _from_python(obj: Any, dtype: DType | None) -> np.ndarray[Any, Any]:
-    if isinstance(obj, Sequence) and not isinstance(obj, str) and _has_tensor(obj):
-        obj = _unwrap(obj)
-    try:
-        array = np.asarray(obj)
-    except ValueError as error:
-        raise ValueError(f"asarray: {error}") from None
-    if array.dtype == object or array.dtype.kind not in "biuf":
-        raise TypeError(
-            f"asarray: cannot make a tensor of {type(obj).__name__} with elements like {obj!r:.60}"
+    """Allocate, fill, and tell the trace."""
+    start = time.perf_counter()
+    if not isinstance(dtype, DType):
+        raise TypeError(f"{name}: dtype is a tensorbus dtype, not {dtype!r}")
+    out = allocate(get_device(device), dtype, shape)
+    if fill_in is not None and out.size:
+        fill_in(out)
+    if state.trace is not None:
+        seconds = time.perf_counter() - start
+        state.trace.records.append(
+            Record(name, str(out.device), (), (), "portable", "", seconds, state.depth)
         )
-    if dtype is not None:
-        if dtype.is_integer and array.dtype.kind in "iu" and array.size:
-            low, high = int(array.min()), int(array.max())
-            if low < dtype.min or high > dtype.max:
-                raise OverflowError(
-                    f"asarray: {low if low < dtype.min else high} does not fit {dtype.name}"
-                )
-        if array.dtype.kind == "f" and dtype.is_float:
-            return array.astype(dtype.numpy)
-        return array
-    if array.dtype.kind == "f":
-        return array.astype(DEFAULT_FLOAT.numpy)
-    if array.dtype.kind == "i":
-        return array.astype(DEFAULT_INT.numpy)
-    return array
+    return out
 
 
-def _has_tensor(obj: Any) -> bool:
-    if isinstance(obj, Tensor):
-        return True
-    return isinstance(obj, list | tuple) and any(_has_tensor(o) for o in obj)
+def _fill_launch(out: Tensor, value: Scalar) -> None:
+    kind = out.dtype
+    kept = float(kind.numpy.type(value)) if kind.is_float else int(value)
+    key = (out._spec, repr(kept))
+    launch = _fills.get(key)
+    if launch is None:
+        if len(_fills) >= _KEPT:
+            _fills.clear()
+        launch = _fills[key] = map_launch(
+            out.device,
+            "fill",
+            [ir.param(0, kind)],
+            out.shape,
+            [],
+            [(kind, out.strides)],
+            [(kind, kept)],
+        )
+    launch((out._buffer, out._offset))
 
 
-def _unwrap(obj: Any) -> Any:
-    if isinstance(obj, Tensor):
-        return obj.numpy()
-    return [_unwrap(o) for o in obj] if isinstance(obj, list | tuple) else obj
+def _indexed(
+    out: Tensor, label: str, value: Expr, params: Sequence[tuple[DType, int | float]]
+) -> None:
+    """Fill a contiguous tensor with an expression of ``index``."""
+    flat = [(out.dtype, (1,))]
+    launch = map_launch(out.device, label, [value], (out.size,), [], flat, params)
+    launch((out._buffer, out._offset))
+
+
+def _check_fill(name: str, value: Scalar, dtype: DType) -> None:
+    if not isinstance(value, bool | int | float):
+        raise TypeError(f"{name}: fill_value is a Python number, not {type(value).__name__}")
+    if dtype.is_float or dtype.kind == "b":
+        return
+    if isinstance(value, float) and not value.is_integer():
+        raise TypeError(f"{name}: fill_value {value} is no {dtype.name}; round it first")
+    if not dtype.min <= int(value) <= dtype.max:
+        raise OverflowError(f"{name}: {value} does not fit {dtype.name}")
+
+
+# -- constant ---------------------------------------------------------------------------------
 
 
 @function("creation")
@@ -129,7 +118,16 @@ def empty(
     device: str | Device | None = None,
 ) -> Tensor:
     """A tensor whose elements are undefined."""
-    return allocate(get_device(device), dtype or DEFAULT_FLOAT, as_shape("empty", shape))
+    return _generate("empty", dtype or DEFAULT_FLOAT, as_shape("empty", shape), device, None)
+
+
+@function("creation")
+def empty_like(
+    x: Tensor, /, *, dtype: DType | None = None, device: str | Device | None = None
+) -> Tensor:
+    """Undefined elements with shape, dtype and device of `x`."""
+    tensor_of("empty_like", x)
+    return empty(x.shape, dtype=dtype or x.dtype, device=device or x.device)
 
 
 @function("creation")
@@ -140,36 +138,25 @@ def full(
     dtype: DType | None = None,
     device: str | Device | None = None,
 ) -> Tensor:
-    """A tensor with all elements equal to `fill_value`."""
-    where = get_device(device)
+    """A tensor with all elements equal to `fill_value`.
+
+    Args:
+        shape: Sizes.
+        fill_value: A Python number.
+        dtype: By default bool, int64 or float32, by the kind of `fill_value`.
+        device: Name or device; None is the default device.
+
+    Raises:
+        OverflowError: An integer that `dtype` cannot hold.
+        TypeError: A fraction for an integer dtype, or no Python number.
+    """
+    sizes = as_shape("full", shape)
     kind = dtype or scalar_dtype(fill_value)
-    out = allocate(where, kind, as_shape("full", shape))
-    fill(out, fill_value)
-    return out
+    _check_fill("full", fill_value, kind)
+    return _generate("full", kind, sizes, device, lambda out: _fill_launch(out, fill_value))
 
 
-def fill(out: Tensor, value: Scalar) -> None:
-    """Set all elements of a tensor, which nobody else has seen yet."""
-    from tensorbus_backends import ir
-
-    kind = out.dtype
-    if kind.is_integer and not kind.min <= int(value) <= kind.max:
-        raise OverflowError(f"full: {value} does not fit {kind.name}")
-    if out.size:
-        const_of(0, kind)
-        launch = map_launch(
-            out.device,
-            "fill",
-            [ir.param(0, kind)],
-            out.shape,
-            [],
-            [(kind, out.strides)],
-            [(kind, float(kind.numpy.type(value)) if kind.is_float else int(value))],
-        )
-        launch((out._buffer, out._offset))
-
-
-@function("creation")
+@function("creation", op="full")
 def zeros(
     shape: int | Sequence[int],
     *,
@@ -180,7 +167,7 @@ def zeros(
     return full(shape, 0, dtype=dtype or DEFAULT_FLOAT, device=device)
 
 
-@function("creation")
+@function("creation", op="full")
 def ones(
     shape: int | Sequence[int],
     *,
@@ -191,7 +178,7 @@ def ones(
     return full(shape, 1, dtype=dtype or DEFAULT_FLOAT, device=device)
 
 
-@function("creation")
+@function("creation", op="full")
 def full_like(
     x: Tensor,
     /,
@@ -201,10 +188,11 @@ def full_like(
     device: str | Device | None = None,
 ) -> Tensor:
     """Like `full`, with shape, dtype and device of `x`."""
+    tensor_of("full_like", x)
     return full(x.shape, fill_value, dtype=dtype or x.dtype, device=device or x.device)
 
 
-@function("creation")
+@function("creation", op="full")
 def zeros_like(
     x: Tensor, /, *, dtype: DType | None = None, device: str | Device | None = None
 ) -> Tensor:
@@ -212,7 +200,7 @@ def zeros_like(
     return full_like(x, 0, dtype=dtype, device=device)
 
 
-@function("creation")
+@function("creation", op="full")
 def ones_like(
     x: Tensor, /, *, dtype: DType | None = None, device: str | Device | None = None
 ) -> Tensor:
@@ -220,67 +208,297 @@ def ones_like(
     return full_like(x, 1, dtype=dtype, device=device)
 
 
-def to_numpy(x: Tensor, /) -> np.ndarray[Any, Any]:
-    """A NumPy copy of a tensor on any device."""
-    from .manipulation import contiguous
+# -- sequences --------------------------------------------------------------------------------
 
-    packed = contiguous(x.detach())
-    out = np.empty(packed.shape, packed.dtype.numpy)
-    if out.size:
-        start = packed._offset * packed.dtype.itemsize
-        view = memoryview(out.reshape(-1).view(np.uint8))
-        packed.device.backend.copy_out(packed._buffer, start, view)
-    return out
+_SPLIT = 4096
 
 
-def as_numpy_array(x: Tensor, dtype: Any, copy: bool | None) -> np.ndarray[Any, Any]:
-    """What ``numpy.asarray(x)`` gives: a view of host-accessible memory, else an error."""
-    import ctypes
+def _at_index(dtype: DType, count: int, step: Expr, start: Expr) -> Expr:
+    """``start + index * step`` in a floating compute dtype, one rounding where index is exact.
 
-    if x.requires_grad:
-        raise RuntimeError("this tensor requires a gradient; use x.detach() or x.numpy()")
-    device = x.device
-    if not device.capabilities.host_accessible:
-        raise TypeError(
-            f"the memory of {device} cannot be seen by NumPy; copy with x.numpy(), or move with "
-            "x.to_device('cpu')"
-        )
-    device.synchronize()
-    if x.size == 0:
-        view = np.empty(x.shape, x.dtype.numpy)
-    else:
-        size = x.dtype.itemsize
-        low = sum(min(0, s * (n - 1)) for s, n in zip(x.strides, x.shape, strict=True))
-        high = sum(max(0, s * (n - 1)) for s, n in zip(x.strides, x.shape, strict=True))
-        start = device.backend.address(x._buffer) + (x._offset + low) * size
-        block = (ctypes.c_uint8 * ((high - low + 1) * size)).from_address(start)
-        block._owner = x._buffer  # type: ignore[attr-defined]
-        flat = np.frombuffer(block, x.dtype.numpy)
-        view = np.lib.stride_tricks.as_strided(
-            flat[-low:], x.shape, tuple(s * size for s in x.strides)
-        )
-    if dtype is not None and np.dtype(dtype) != view.dtype:
-        if copy is False:
-            raise ValueError("copy=False, but the dtype differs")
-        return view.astype(dtype)
-    return view.copy() if copy else view
+    Beyond 2^24 elements a float32 does not hold every index: it is split into two exact parts.
+    """
+    kind = dtype.compute
+    index = ir.index()
+    if kind is dt.float64 or count <= 1 << 24:
+        return ir.fma(ir.cast(index, kind), step, start)
+    high = ir.cast(index >> 12, kind)
+    low = ir.cast(index & (_SPLIT - 1), kind)
+    return ir.fma(high, step * scalar.f(_SPLIT, kind), ir.fma(low, step, start))
 
 
-def to_device(x: Tensor, device: str | Device, /, *, stream: Any = None) -> Tensor:
-    """`x` on another device; recorded, so that its gradient comes back.
+@function("creation")
+def arange(
+    start: int | float,
+    /,
+    stop: int | float | None = None,
+    step: int | float = 1,
+    *,
+    dtype: DType | None = None,
+    device: str | Device | None = None,
+) -> Tensor:
+    """``start + i * step`` for i = 0, 1, ... below `stop`.
+
+    Floats are computed as ``fma(i, step, start)`` in the compute dtype, `start` and `step` being
+    rounded to it first; their number is ``ceil((stop - start) / step)`` in Python's arithmetic.
 
     Args:
-        x: Any tensor.
-        device: Name or device.
-        stream: Must be None; queues are managed by the devices.
+        start: First value; with `stop` None it is the end, and the first value is 0.
+        stop: End, exclusive.
+        step: Distance, not 0.
+        dtype: By default int64 if all three are ints, else float32.
+        device: Name or device; None is the default device.
+
+    Raises:
+        ValueError: `step` is 0, or an argument is not finite.
+        OverflowError: A value does not fit an integer dtype.
     """
-    from .._transfer import transfer
+    if stop is None:
+        start, stop = 0, start
+    for value in (start, stop, step):
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise TypeError(f"arange: arguments are Python numbers, not {type(value).__name__}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"arange: arguments must be finite, not {value}")
+    if step == 0:
+        raise ValueError("arange: step must not be 0")
+    if isinstance(start, int) and isinstance(stop, int) and isinstance(step, int):
+        kind = dtype or DEFAULT_INT
+        count = max(0, -(-(stop - start) // step))
+    else:
+        kind = dtype or DEFAULT_FLOAT
+        count = max(0, math.ceil((stop - start) / step))
+    if not kind.is_integer and not kind.is_float:
+        raise TypeError(f"arange: dtype must be numeric, not {kind.name}")
+    if kind.is_integer:
+        return _integer_range(kind, start, step, count, device)
+    compute = kind.compute
+    point = _at_index(kind, count, ir.param(1, compute), ir.param(0, compute))
+    params = [(compute, float(start)), (compute, float(step))]
+    return _generate(
+        "arange", kind, (count,), device, lambda out: _indexed(out, "arange", point, params)
+    )
 
-    if stream is not None:
-        raise ValueError("to_device: tensorbus manages the queues itself; pass stream=None")
-    target = get_device(device)
-    return x if target is x.device else transfer(x, target)
+
+def _integer_range(
+    dtype: DType, start: int | float, step: int | float, count: int, device: str | Device | None
+) -> Tensor:
+    if isinstance(start, float) or isinstance(step, float):
+        values = [int(start + k * step) for k in range(count)]
+    else:
+        values = [start, start + (count - 1) * step] if count else []
+    for v in values:
+        if not dtype.min <= v <= dtype.max:
+            raise OverflowError(f"arange: {v} does not fit {dtype.name}")
+    if not isinstance(start, int) or not isinstance(step, int):
+        return from_host(get_device(device), np.array(values, dtype.numpy), dtype)
+    # Products may pass the end of the dtype, sums come back: wrapping arithmetic gives the value.
+    value = ir.cast(ir.index() * ir.param(1, dt.int64) + ir.param(0, dt.int64), dtype)
+    params = [(dt.int64, _wrapped(start)), (dt.int64, _wrapped(step))]
+    return _generate(
+        "arange", dtype, (count,), device, lambda o: _indexed(o, "arange", value, params)
+    )
 
 
-def _spec_of(x: Tensor) -> Spec:
-    return x._spec
+def _wrapped(value: int) -> int:
+    return (value + (1 << 63)) % (1 << 64) - (1 << 63)
+
+
+@function("creation")
+def linspace(
+    start: int | float,
+    stop: int | float,
+    /,
+    num: int,
+    *,
+    dtype: DType | None = None,
+    device: str | Device | None = None,
+    endpoint: bool = True,
+) -> Tensor:
+    """`num` evenly spaced values from `start` to `stop`.
+
+    With ``step = (stop - start) / (num - 1)`` in float64 (``/ num`` without the endpoint) value i
+    is ``fma(i, step, start)`` in the first half and ``fma(i - (num - 1), step, stop)`` in the
+    second, so that both ends are exact (as rounded to the compute dtype).
+
+    Args:
+        start: First value.
+        stop: Last value, or the first one left out.
+        num: How many; not negative.
+        dtype: By default float32; integers are computed in float64 and truncated.
+        device: Name or device; None is the default device.
+        endpoint: Whether `stop` is the last value.
+
+    Raises:
+        ValueError: `num` is negative.
+    """
+    count = operator.index(num)
+    if count < 0:
+        raise ValueError(f"linspace: num must not be negative, not {count}")
+    kind = dtype or DEFAULT_FLOAT
+    if not kind.is_integer and not kind.is_float:
+        raise TypeError(f"linspace: dtype must be numeric, not {kind.name}")
+    first, last = float(start), float(stop)
+    parts = max(count - 1 if endpoint else count, 1)
+    if kind.is_integer:
+        values = [int(start + k * (stop - start) / parts) for k in range(count)]
+        if any(not kind.min <= v <= kind.max for v in values):
+            raise OverflowError(f"linspace: values do not fit {kind.name}")
+        return from_host(get_device(device), np.array(values, kind.numpy), kind)
+    step = (last - first) / parts
+    if not math.isfinite(step):
+        step = last / parts - first / parts
+    compute = kind.compute
+    index = ir.index()
+    lower = _at_index(kind, count, ir.param(1, compute), ir.param(0, compute))
+    back = index - ir.param(3, dt.int64)
+    upper = ir.fma(ir.cast(back, compute), ir.param(1, compute), ir.param(2, compute))
+    value = ir.select(index + index <= ir.param(3, dt.int64), lower, upper)
+    params: list[tuple[DType, int | float]] = [
+        (compute, first),
+        (compute, step),
+        (compute, last),
+        (dt.int64, parts),
+    ]
+    return _generate(
+        "linspace", kind, (count,), device, lambda o: _indexed(o, "linspace", value, params)
+    )
+
+
+# -- matrices ---------------------------------------------------------------------------------
+
+
+@function("creation")
+def eye(
+    n_rows: int,
+    n_cols: int | None = None,
+    /,
+    *,
+    k: int = 0,
+    dtype: DType | None = None,
+    device: str | Device | None = None,
+) -> Tensor:
+    """Ones on diagonal `k` of a matrix (0 the main one, above it positive), zeros elsewhere."""
+    shape = as_shape("eye", (n_rows, n_rows if n_cols is None else n_cols))
+    kind = dtype or DEFAULT_FLOAT
+    diagonal = operator.index(k)
+    one, zero = ir.const(1, kind.compute), ir.const(0, kind.compute)
+    index, width = ir.index(), ir.param(0, dt.int64)
+    row = ir.idiv(index, width)
+    value = ir.select((index - row * width - row).eq(ir.param(1, dt.int64)), one, zero)
+    params = [(dt.int64, shape[1]), (dt.int64, diagonal)]
+    return _generate("eye", kind, shape, device, lambda o: _indexed(o, "eye", value, params))
+
+
+class _Triangle(Op):
+    """The elements on one side of a diagonal, zeros elsewhere."""
+
+    def __init__(self, name: str, **rules: Any) -> None:
+        super().__init__(name, **rules)
+
+    def infer(self, specs: Sequence[Spec], options: dict[str, Any]) -> list[tuple[DType, Shape]]:
+        return [(specs[0].dtype, specs[0].shape)]
+
+    def plan(self, device: Device, specs: Sequence[Spec], options: dict[str, Any]) -> Plan:
+        from ._gather_kernel import iota
+        from .manipulation import bits_dtype
+
+        (x,) = specs
+        rows, columns = x.shape[-2:]
+        bits = bits_dtype(x.dtype)
+        out = Spec.of(device, x.dtype, x.shape)
+        distance, k = ir.input_(2, dt.int64) - ir.input_(1, dt.int64), ir.param(0, dt.int64)
+        inside = distance <= k if self.name == "tril" else distance >= k
+        launch = map_launch(
+            device,
+            self.name,
+            [ir.select(inside, ir.input_(0, bits), ir.const(0, bits))],
+            x.shape,
+            [
+                (bits, x.shape, x.strides),
+                (dt.int64, (rows, 1), (1, 1)),
+                (dt.int64, (columns,), (1,)),
+            ],
+            [(bits, out.strides)],
+            [(dt.int64, options["k"])],
+        )
+        allocate = device.backend.allocate
+        row, column = iota(device, rows), iota(device, columns)
+
+        def run(t: Tensor) -> Tensor:
+            buffer = allocate(out.nbytes)
+            launch((t._buffer, t._offset), (row._buffer, 0), (column._buffer, 0), (buffer, 0))
+            return Tensor(buffer, out)
+
+        return Plan(run)
+
+
+def _triangle_vjp(op: Callable[..., Tensor]) -> Callable[..., list[Tensor | None]]:
+    return lambda c, g: [op(g, k=c.options["k"])]
+
+
+def _triangle_jvp(op: Callable[..., Tensor]) -> Callable[..., Tensor | None]:
+    def rule(c: Context, tangents: Sequence[Tensor | None]) -> Tensor | None:
+        (t,) = tangents
+        return None if t is None else op(t, k=c.options["k"])
+
+    return rule
+
+
+def _triangle(op: Op, x: Tensor, k: int) -> Tensor:
+    tensor_of(op.name, x)
+    if x.ndim < 2:
+        raise ValueError(f"{op.name} needs at least 2 dimensions, not {x.ndim}")
+    return apply(op, [x], {"k": operator.index(k)})  # type: ignore[no-any-return]
+
+
+@function("creation", differentiable=True)
+def tril(x: Tensor, /, *, k: int = 0) -> Tensor:
+    """Lower triangle of the last two dimensions: zeros above diagonal `k`."""
+    return _triangle(_tril, x, k)
+
+
+@function("creation", differentiable=True)
+def triu(x: Tensor, /, *, k: int = 0) -> Tensor:
+    """Upper triangle of the last two dimensions: zeros below diagonal `k`."""
+    return _triangle(_triu, x, k)
+
+
+_tril = _Triangle("tril", vjp=_triangle_vjp(tril), jvp=_triangle_jvp(tril))
+_triu = _Triangle("triu", vjp=_triangle_vjp(triu), jvp=_triangle_jvp(triu))
+
+
+@function("creation", differentiable=True, op="broadcast_to")
+def meshgrid(*arrays: Tensor, indexing: str = "xy") -> list[Tensor]:
+    """Coordinate matrices of coordinate vectors: broadcast views.
+
+    Args:
+        arrays: Vectors of one dtype (0-dimensional ones count as size 1).
+        indexing: ``"xy"`` swaps the first two dimensions of the results, ``"ij"`` does not.
+
+    Raises:
+        ValueError: An array has more than one dimension, the dtypes differ, or `indexing` is
+            another word.
+    """
+    from .manipulation import broadcast_to, reshape
+
+    if indexing not in ("xy", "ij"):
+        raise ValueError(f"meshgrid: indexing is 'xy' or 'ij', not {indexing!r}")
+    for x in arrays:
+        tensor_of("meshgrid", x)
+        if x.ndim > 1:
+            raise ValueError(f"meshgrid: arrays have one dimension, this one has {x.ndim}")
+        if x.dtype is not arrays[0].dtype:
+            raise ValueError("meshgrid: all arrays must have the same dtype")
+    order = list(range(len(arrays)))
+    if indexing == "xy" and len(arrays) > 1:
+        order[:2] = [1, 0]
+    shape = [1] * len(arrays)
+    for x, axis in zip(arrays, order, strict=True):
+        shape[axis] = x.size
+    return [
+        broadcast_to(
+            reshape(x, tuple(x.size if k == axis else 1 for k in range(len(arrays)))), shape
+        )
+        for x, axis in zip(arrays, order, strict=True)
+    ]

@@ -202,7 +202,7 @@ def _unified(x: Tensor, key: Any) -> list[Any]:
     dots = None
     for part in key if isinstance(key, tuple) else (key,):
         if isinstance(part, list | np.ndarray):
-            from .creation import asarray
+            from .conversion import asarray
 
             empty = isinstance(part, list) and not part
             part = asarray(part, dtype=dt.int64 if empty else None, device=x.device)
@@ -407,7 +407,7 @@ def _value(x: Tensor, value: Any) -> Tensor:
     if isinstance(value, Tensor):
         given = value
     else:
-        from .creation import asarray
+        from .conversion import asarray
 
         given = asarray(value, device=x.device)
     if given.device is not x.device:

@@ -1,0 +1,229 @@
+"""Into tensorbus and out of it: numbers, NumPy arrays, DLPack, other devices."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from tensorbus_backends import dtypes as dt
+from tensorbus_backends.dtypes import DType
+
+from .._devices import Device, get_device
+from .._op import function
+from .._promotion import DEFAULT_FLOAT, DEFAULT_INT
+from .._tensor import Tensor
+from ._common import from_host
+
+__all__ = ["as_numpy_array", "asarray", "from_dlpack", "to_device", "to_numpy"]
+
+
+@function("creation", differentiable=True, op="astype")
+def asarray(
+    obj: Any,
+    /,
+    *,
+    dtype: DType | None = None,
+    device: str | Device | None = None,
+    copy: bool | None = None,
+) -> Tensor:
+    """A tensor of numbers, nested sequences, a NumPy array, a tensor, or any DLPack exporter.
+
+    Args:
+        obj: What to convert.  Python floats become float32, ints int64.  NumPy arrays are copied,
+            use `from_dlpack` to share memory.
+        dtype: Element type; by default that of `obj`.
+        device: Where; by default that of `obj`, else the default device.
+        copy: True copies always; False raises ValueError where a copy would be needed.
+
+    Raises:
+        TypeError: Elements that are no numbers, or of a dtype that tensorbus has not.
+        ValueError: Ragged sequences; a copy would be needed although `copy` is False.
+        OverflowError: A Python integer that `dtype` cannot hold.
+    """
+    from .manipulation import astype
+
+    if dtype is not None and not isinstance(dtype, DType):
+        raise TypeError(f"asarray: dtype is a tensorbus dtype, not {dtype!r}")
+    if isinstance(obj, Tensor):
+        target = obj.device if device is None else get_device(device)
+        moved = obj if target is obj.device else to_device(obj, target)
+        wanted = moved if dtype is None else astype(moved, dtype, copy=False)
+        if wanted is obj and copy:
+            return astype(obj, obj.dtype, copy=True)
+        if wanted is not obj and copy is False:
+            raise ValueError("asarray: copy=False, but dtype or device differ from the tensor's")
+        return wanted
+    where = get_device(device)
+    if not isinstance(obj, np.ndarray | np.generic) and hasattr(obj, "__dlpack__"):
+        return asarray(from_dlpack(obj, copy=copy), dtype=dtype, device=device)
+    if copy is False:
+        raise ValueError(
+            "asarray: copy=False, but elements have to be copied to the device; "
+            "from_dlpack shares the memory of a NumPy array"
+        )
+    if isinstance(obj, np.ndarray | np.generic):
+        array = np.asarray(obj)
+        if not array.dtype.isnative:
+            array = array.astype(array.dtype.newbyteorder("="))
+    else:
+        array = _from_python(obj, dtype)
+    try:
+        source = dt.from_numpy(array.dtype)
+    except TypeError as error:
+        raise TypeError(f"asarray: {error}") from None
+    if dtype is not None and dtype is not source:
+        return astype(from_host(where, array, source), dtype)
+    return from_host(where, array, source)
+
+
+def _from_python(obj: Any, dtype: DType | None) -> np.ndarray[Any, Any]:
+    if isinstance(obj, Sequence) and not isinstance(obj, str) and _has_tensor(obj):
+        obj = _unwrap(obj)
+    try:
+        array = np.asarray(obj)
+    except ValueError as error:
+        raise ValueError(f"asarray: {error}") from None
+    except OverflowError as error:
+        raise OverflowError(f"asarray: {error}") from None
+    if array.dtype == object or array.dtype.kind not in "biuf":
+        raise TypeError(
+            f"asarray: cannot make a tensor of {type(obj).__name__} with elements like {obj!r:.60}"
+        )
+    if dtype is not None:
+        if dtype.is_integer and array.dtype.kind in "iu" and array.size:
+            low, high = int(array.min()), int(array.max())
+            if low < dtype.min or high > dtype.max:
+                raise OverflowError(
+                    f"asarray: {low if low < dtype.min else high} does not fit {dtype.name}"
+                )
+        if array.dtype.kind == "f" and dtype.is_float:
+            with np.errstate(over="ignore"):
+                return array.astype(dtype.numpy)
+        if not array.size:
+            return array.astype(dtype.numpy)
+        return array
+    if array.dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            return array.astype(DEFAULT_FLOAT.numpy)
+    if array.dtype.kind == "i":
+        return array.astype(DEFAULT_INT.numpy)
+    return array
+
+
+def _has_tensor(obj: Any) -> bool:
+    if isinstance(obj, Tensor):
+        return True
+    return isinstance(obj, list | tuple) and any(_has_tensor(o) for o in obj)
+
+
+def _unwrap(obj: Any) -> Any:
+    if isinstance(obj, Tensor):
+        return obj.numpy()
+    return [_unwrap(o) for o in obj] if isinstance(obj, list | tuple) else obj
+
+
+@function("creation", op="from_dlpack")
+def from_dlpack(
+    x: Any, /, *, device: str | Device | None = None, copy: bool | None = None
+) -> Tensor:
+    """A tensor over the memory of another library's array, through DLPack.
+
+    Host memory is shared with the default device if that is host-accessible, else with ``"cpu"``
+    (or ``"ref"`` without a compiler).  Memory that the other library forbids to change is shared
+    too; changing it in place raises ValueError.
+
+    Args:
+        x: An object with ``__dlpack__`` and ``__dlpack_device__``.
+        device: Where the result shall be; another device than the memory's needs a copy.
+        copy: True copies always; False raises ValueError where a copy would be needed; None
+            copies only where needed.
+
+    Raises:
+        BufferError: The memory cannot be shared or understood.
+        ValueError: A copy would be needed although `copy` is False.
+    """
+    from .._dlpack import load
+
+    return load(x, device, copy)
+
+
+# -- out --------------------------------------------------------------------------------------
+
+
+def to_numpy(x: Tensor, /) -> np.ndarray[Any, Any]:
+    """A NumPy copy of a tensor on any device."""
+    from .manipulation import contiguous
+
+    packed = contiguous(x.detach())
+    out = np.empty(packed.shape, packed.dtype.numpy)
+    if out.size:
+        start = packed._offset * packed.dtype.itemsize
+        packed.device.backend.copy_out(packed._buffer, start, out.reshape(-1).view(np.uint8).data)
+    return out
+
+
+def as_numpy_array(x: Tensor, dtype: Any, copy: bool | None) -> np.ndarray[Any, Any]:
+    """What ``numpy.asarray(x)`` gives: a view of host-accessible memory, else an error.
+
+    The view is read-only if the memory may not be changed.
+
+    Raises:
+        RuntimeError: `x` requires a gradient.
+        TypeError: The memory is not host-accessible; says how to copy.
+        ValueError: `copy` is False but `dtype` differs.
+    """
+    from .inplace import READ_ONLY
+
+    if x.requires_grad:
+        raise RuntimeError("this tensor requires a gradient; use x.detach() or x.numpy()")
+    device = x.device
+    if not device.capabilities.host_accessible:
+        raise TypeError(
+            f"the memory of {device} cannot be seen by NumPy; copy with x.numpy(), or move with "
+            "x.to_device('cpu')"
+        )
+    device.synchronize()
+    if x.size == 0:
+        view = np.empty(x.shape, x.dtype.numpy)
+    else:
+        size = x.dtype.itemsize
+        low, high = reach(x)
+        start = device.backend.address(x._buffer) + (x._offset + low) * size
+        block = (ctypes.c_uint8 * ((high - low + 1) * size)).from_address(start)
+        block._owner = x._buffer  # type: ignore[attr-defined]
+        flat = np.frombuffer(memoryview(block), x.dtype.numpy)
+        view = np.lib.stride_tricks.as_strided(
+            flat[-low:], x.shape, tuple(s * size for s in x.strides)
+        )
+        if x._buffer in READ_ONLY:
+            view.flags.writeable = False
+    if dtype is not None and np.dtype(dtype) != view.dtype:
+        if copy is False:
+            raise ValueError("copy=False, but the dtype differs")
+        return view.astype(dtype)
+    return view.copy() if copy else view
+
+
+def reach(x: Tensor) -> tuple[int, int]:
+    """Least and greatest element offset from the first element, for a tensor that has elements."""
+    low = sum(min(0, s * (n - 1)) for s, n in zip(x.strides, x.shape, strict=True))
+    high = sum(max(0, s * (n - 1)) for s, n in zip(x.strides, x.shape, strict=True))
+    return low, high
+
+
+def to_device(x: Tensor, device: str | Device, /, *, stream: Any = None) -> Tensor:
+    """`x` on another device; recorded, so that its gradient comes back.
+
+    Args:
+        x: Any tensor.
+        device: Name or device.
+        stream: Must be None; queues are managed by the devices.
+    """
+    from .._transfer import transfer
+
+    if stream is not None:
+        raise ValueError("to_device: tensorbus manages the queues itself; pass stream=None")
+    target = get_device(device)
+    return x if target is x.device else transfer(x, target)
