@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from flint import arb, ctx
 from tensorbus_backends import dtypes as dt
-from tensorbus_backends import ir, mathlib
+from tensorbus_backends import interp, ir, mathlib
 from tensorbus_backends.clike import Argument, Emitter, assemble
 from tensorbus_backends.mathlib.bounds import BOUNDS_F32
 from tensorbus_cpu.dialect import C
@@ -185,6 +185,16 @@ def test_every_sampled_error_is_within_the_bound(bodies: Bodies, name: str) -> N
     errors = [ulps(name, float(a), float(b)) for a, b in zip(x, y, strict=True)]
     worst = int(np.argmax(errors))
     assert errors[worst] <= BOUNDS_F32[name], (float(x[worst]).hex(), float(y[worst]).hex())
+
+
+@pytest.mark.parametrize("name", sorted(BOUNDS_F32))
+def test_the_interpreter_gives_the_same_bits(bodies: Bodies, name: str) -> None:
+    x = sample(name, 1000)
+    body = getattr(mathlib, name)(ir.input_(0, dt.float32))
+    (wanted,) = interp.evaluate([body], lambda _: x)
+    got = bodies(name, x)
+    np.testing.assert_array_equal(got, wanted)
+    np.testing.assert_array_equal(np.signbit(got[got == 0]), np.signbit(wanted[got == 0]))
 
 
 @pytest.mark.parametrize("name", sorted(SPECIAL))

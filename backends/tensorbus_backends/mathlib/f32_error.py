@@ -7,7 +7,7 @@ from dataclasses import replace
 from .. import ir, scalar
 from ..ir import Expr
 from .f32_common import c, polynomial
-from .f32_exponential import expm1_reduced, reduce
+from .f32_exponential import at_most, expm1_reduced, reduce
 
 __all__ = ["erf"]
 
@@ -43,7 +43,7 @@ def erf(x: Expr) -> Expr:
     """
     a = ir.fabs(x)
     small = ir.fma(a, polynomial(a * a, _ERF), a)
-    b = ir.select(a > c(4.0), c(4.0), a)
+    b = at_most(a, 4.0)
     t = polynomial(b, _LOG_ERFC)
     minus_log = ir.fma(b, t, b)
     k = reduce(-minus_log)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from .. import dtypes as dt
 from .. import ir
 from ..ir import Expr
-from .f32_common import LN2_HI, LN2_LO, c, fast_two_sum, polynomial
+from .f32_common import INF, LN2_HI, LN2_LO, c, fast_two_sum, polynomial
 
 __all__ = [
     "Reduced",
@@ -75,10 +75,9 @@ class Reduced:
         return ir.bitcast((self.bits - 127) << 23, dt.float32)
 
 
-def clamp(x: Expr, low: float, high: float) -> Expr:
-    """`x` limited to [low, high]; NaN stays."""
-    below = ir.select(x > high, c(high), x)
-    return ir.select(below < low, c(low), below)
+def at_most(x: Expr, high: float) -> Expr:
+    """`x` limited to `high`; NaN stays."""
+    return ir.select(x > high, c(high), x)
 
 
 def reduce(x: Expr) -> Reduced:
@@ -99,29 +98,31 @@ def exp_reduced(k: Reduced) -> Expr:
 
 
 def expm1_reduced(k: Reduced) -> Expr:
-    """exp(r) - 1, absolute error below 2**-25."""
+    """exp(r) - 1, absolute error below 2**-24.5."""
     return k.r * polynomial(k.r, _EXP[1:])
 
 
 def exp_two(k: Reduced) -> tuple[Expr, Expr]:
-    """exp(r + lo) as a two-float, relative error below 2**-27."""
+    """exp(r + lo) as a two-float, relative error below 2**-25.8."""
     hi, rest = fast_two_sum(c(1.0), k.r)
     return fast_two_sum(hi, ir.fma(k.r * k.r, polynomial(k.r, _EXP7), k.lo + rest))
 
 
 def exp(x: Expr) -> Expr:
     """e**x; overflows to +inf above 88.72, underflows gradually, +0 at -inf."""
-    k = reduce(clamp(x, -104.0, 89.0))
-    return k.scale(exp_reduced(k))
+    k = reduce(x)
+    y = k.scale(exp_reduced(k))
+    # Far outside, y is meaningless; selecting afterwards costs less than limiting x before.
+    return ir.select(x > 89.0, INF, ir.select(x < -104.0, c(0.0), y))
 
 
 def exp2(x: Expr) -> Expr:
     """2**x; exact for integers down to the least subnormal, 2**-149."""
-    x = clamp(x, -151.0, 129.0)
     t = x + c(_ROUNDER)
     n = t - c(_ROUNDER)
     r = x - n
-    return Reduced(ir.bitcast(t, dt.int32), n, r, c(0.0)).scale(polynomial(r, _EXP2))
+    y = Reduced(ir.bitcast(t, dt.int32), n, r, c(0.0)).scale(polynomial(r, _EXP2))
+    return ir.select(x > 129.0, INF, ir.select(x < -151.0, c(0.0), y))
 
 
 def expm1(x: Expr) -> Expr:
@@ -130,14 +131,15 @@ def expm1(x: Expr) -> Expr:
     2**n expm1(r) + (2**n - 1), where the two leading terms are summed as a two-float: they cancel
     for n = 1.  Half the result is computed and doubled, so that 2**128 is in reach.
     """
-    k = reduce(clamp(x, -20.0, 89.0))
+    k = reduce(x)
     half = ir.bitcast((k.bits - 128) << 23, dt.float32)
     whole = half - c(0.5)
     lead, rest = fast_two_sum(whole, half * k.r)
     rest = rest + ((half - whole) - c(0.5))
     small = ir.fma(half, ir.fma(k.r * k.r, polynomial(k.r, _EXPM1), k.lo), rest)
     result = lead + small
-    return ir.select(ir.fabs(x) < c(2.0**-25), x, result + result)
+    y = ir.select(ir.fabs(x) < c(2.0**-25), x, result + result)
+    return ir.select(x > 89.0, INF, ir.select(x < -20.0, c(-1.0), y))
 
 
 def sigmoid(x: Expr) -> Expr:
@@ -146,7 +148,7 @@ def sigmoid(x: Expr) -> Expr:
     With e = exp(-abs(x)) = 2**n p: p 2**n / (1 + e) or 1 / (1 + e); the quotient is corrected by
     its remainder, in which the low parts of p and of 1 + e enter.
     """
-    k = reduce(clamp(-ir.fabs(x), -104.0, 0.0))
+    k = reduce(-at_most(ir.fabs(x), 104.0))
     hi, lo = exp_two(k)
     # Below 2**-30 the term e does not reach the sum; the limit keeps the power normal.
     power = ir.select(k.n < -100.0, c(0.0), k.power())

@@ -15,7 +15,7 @@ from .. import dtypes as dt
 from .. import ir
 from ..ir import Expr
 from .f32_common import INF, NAN, c, fast_two_sum, polynomial, power_of_two, two_product, two_sum
-from .f32_exponential import clamp, exp_two, reduce
+from .f32_exponential import at_most, exp_two, reduce
 
 __all__ = ["log", "log10", "log1p", "log2", "log_two", "softplus"]
 
@@ -136,7 +136,7 @@ def log1p(x: Expr) -> Expr:
 
 def softplus(x: Expr) -> Expr:
     """log(1 + e**x) = max(x, 0) + log1p(exp(-abs(x))); gradual underflow for negative x."""
-    k = reduce(clamp(-ir.fabs(x), -104.0, 0.0))
+    k = reduce(-at_most(ir.fabs(x), 104.0))
     p, p_lo = exp_two(k)
     # Below -8 the result is e (1 - e / 2 + e^2 / 3), free of the sum 1 + e, within e^3 / 4.
     power = ir.select(k.n < -100.0, c(0.0), k.power())

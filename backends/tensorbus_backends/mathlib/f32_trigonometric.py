@@ -78,8 +78,7 @@ def _window(e: Expr) -> tuple[Expr, Expr, Expr]:
     left = ir.bitcast(e & 31, dt.uint32)
     right = 31 - left
     w0, w1, w2 = (
-        (here << left) | ((after >> 1) >> right)
-        for here, after in itertools.pairwise(words)
+        (here << left) | ((after >> 1) >> right) for here, after in itertools.pairwise(words)
     )
     return w0, w1, w2
 

@@ -389,7 +389,7 @@ def _wrong_promotion(planted: Planted) -> None:
         common, out = old(name, dtypes)
         if any(d is not dtypes[0] for d in dtypes):
             planted.hit()
-            return dtypes[0], dtypes[0]
+            return [dtypes[0]] * len(dtypes), dtypes[0]
         return common, out
 
     target.rule = rule
@@ -434,7 +434,9 @@ def _silent(name: str) -> Callable[[Any], Any]:
         def call(*args: Any, **options: Any) -> Any:
             trace, tb._state.state.trace = tb._state.state.trace, None
             try:
-                here = next(a.device for a in args if isinstance(a, tb.Tensor))
+                if not isinstance(args[0], tb.Tensor):
+                    return old(*args, **options)
+                here = args[0].device
                 moved = [a.to_device("ref") if isinstance(a, tb.Tensor) else a for a in args]
                 return old(*moved, **options).to_device(here)
             finally:
@@ -465,6 +467,8 @@ def _unchecked_index(planted: Planted) -> None:
 
     def call(x: Any, indices: Any, *, axis: int = 0) -> Any:
         planted.hit()
+        if not isinstance(x, tb.Tensor):
+            return old.call(x, indices, axis=axis)
         return old.call(x, tb.remainder(indices, x.shape[axis]), axis=axis)
 
     call.__name__ = "take"

@@ -186,11 +186,12 @@ class Guarded(Device):
     ) -> None:
         self.real.copy(target, target_offset, source, source_offset, nbytes)
 
-    def compile(self, kernels: Sequence[KernelSpec]) -> list[Compiled]:
-        return self.real.compile(kernels)
+    def compile(self, kernels: Sequence[KernelSpec]) -> list[Any]:
+        return [_Watched(self, c) for c in self.real.compile(kernels)]
 
-    def launch(self, kernel: Compiled, groups: int, buffers: Sequence[Buffer], meta: bytes) -> None:
-        self.real.launch(kernel, groups, buffers, meta)
+    def launch(self, kernel: Any, groups: int, buffers: Sequence[Buffer], meta: bytes) -> None:
+        self.launches += 1
+        self.real.launch(kernel.real, groups, buffers, meta)
 
     def synchronize(self) -> None:
         self.real.synchronize()

@@ -449,7 +449,7 @@ def _mse(xs: list[Any], o: dict[str, Any]) -> Any:
 
 def _cross_entropy_parts(xs: list[Any], o: dict[str, Any]) -> tuple[Any, int, float]:
     logits = real(xs[0])
-    along = o.get("axis", 1) % logits.ndim if logits.ndim > 1 else 0
+    along = o.get("axis", -1) % logits.ndim if logits.ndim > 1 else 0
     weight = None if len(xs) < 3 or xs[2] is None else real(xs[2])
     target = np.asarray(xs[1]) if isinstance(xs[1], np.ndarray) else real(xs[1])
     target = real(xs[1]) if target.dtype == object else target

@@ -446,7 +446,7 @@ def _cross_entropy(
     target: Any,
     weight: Any = None,
     *,
-    axis: int = 1,
+    axis: int = -1,
     reduction: str = "mean",
     ignore_index: int = -100,
     label_smoothing: float = 0.0,
