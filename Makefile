@@ -1,0 +1,39 @@
+# Two commands: `make conform` judges every device of this machine, `make test` checks the project.
+
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+EXTRAS := conformance,cpu,opencl
+
+.PHONY: conform test lint format clean
+
+conform: $(VENV)/.run
+	$(BIN)/tensorbus conform --level smoke
+
+test: lint
+	$(BIN)/python -m pytest -n auto --dist loadgroup -q
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+
+$(VENV)/.run: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]'
+	touch $@
+
+$(VENV)/.test: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS),test]'
+	touch $@ $(VENV)/.run
+
+clean:
+	rm -rf $(VENV) reports build dist
