@@ -57,6 +57,14 @@ class OpenCLBuffer(Buffer):
         self._pool.give(self._home, self.mem)
 
 
+class OpenCLPart(Buffer):
+    """A range of another buffer, which it keeps alive; `mem` is pyopencl's sub-buffer."""
+
+    __slots__ = ("_owner", "mem")
+    mem: Any
+    _owner: OpenCLBuffer
+
+
 class OpenCLKernel:
     """A compiled kernel.
 
@@ -272,6 +280,18 @@ class OpenCLDevice(Device):
         buffer.nbytes = nbytes
         return buffer
 
+    def part(self, buffer: Buffer, offset: int, nbytes: int) -> Buffer:
+        whole = self._span(buffer, offset, nbytes, "a part")
+        own = self._own(buffer)
+        try:
+            # OpenCL has no sub-buffer of nothing.
+            mem = whole.get_sub_region(offset, nbytes) if nbytes else whole
+        except cl.Error as error:
+            raise translate(error, self.info.name, "making a part of a buffer") from error
+        part = OpenCLPart.__new__(OpenCLPart)
+        part.mem, part._owner, part.device, part.nbytes = mem, own, self, nbytes
+        return part
+
     def memory(self) -> MemoryFigures:
         return self._pool.figures()
 
@@ -287,11 +307,11 @@ class OpenCLDevice(Device):
             )
         return cast(OpenCLBuffer, buffer)
 
-    def _span(self, buffer: Buffer, offset: int, nbytes: int) -> Any:
+    def _span(self, buffer: Buffer, offset: int, nbytes: int, what: str = "a copy") -> Any:
         own = self._own(buffer)
         if offset < 0 or nbytes < 0 or offset + nbytes > own.nbytes:
             raise BackendError(
-                f"a copy of {nbytes} bytes at offset {offset} does not fit a buffer of "
+                f"{what} of {nbytes} bytes at offset {offset} does not fit a buffer of "
                 f"{own.nbytes} bytes"
             )
         return own.mem

@@ -160,6 +160,25 @@ def test_a_foreign_buffer_is_refused(device: OpenCLDevice) -> None:
         device.launch(kernel, 1, [foreign, foreign], words())
 
 
+def test_parts_of_buffers(device: OpenCLDevice) -> None:
+    (kernel,) = device.compile([AddTo()])
+    whole = upload(device, np.zeros(4096, np.int32))
+    part = device.part(whole, 4096, 8192)
+    device.copy_in(part, 4, np.asarray([7], np.int32).view(np.uint8).data)
+    device.launch(kernel, 32, [part, part], words(0, 0, 1))
+    got = download(device, whole, 4096)
+    want = np.zeros(4096, np.int32)
+    want[1024:3072] = 1
+    want[1025] = 8
+    assert (got == want).all()
+    del whole
+    gc.collect()
+    assert download(device, part, 2).tolist() == [1, 8]
+    assert device.part(part, 0, 0).nbytes == 0
+    with pytest.raises(BackendError, match="a part of 20 bytes at offset 8192 does not fit"):
+        device.part(part, 8192, 20)
+
+
 def test_memory_is_reused_and_counted(make: Make) -> None:
     device = make()
     a = device.allocate(1 << 20)
