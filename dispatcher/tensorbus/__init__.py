@@ -29,6 +29,7 @@ from tensorbus_backends.dtypes import bool_ as bool
 
 from ._autograd import backward, grad, jvp, vjp
 from ._devices import Device, device, devices, get_device
+from ._info import array_namespace_info as __array_namespace_info__
 from ._op import FUNCTIONS, OPS, Function, Op
 from ._state import (
     Record,

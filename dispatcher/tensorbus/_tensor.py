@@ -125,20 +125,24 @@ class Tensor:
 
     def to_device(self, device: str | Device, /, *, stream: Any = None) -> Tensor:
         """This tensor on another device (itself if it is there already)."""
-        return ops.to_device(self, device, stream=stream)
+        result: Tensor = ops.to_device(self, device, stream=stream)
+        return result
 
     def astype(self, dtype: DType, *, copy: bool = True) -> Tensor:
         """Convert the elements; see `tensorbus.astype`."""
-        return ops.astype(self, dtype, copy=copy)
+        result: Tensor = ops.astype(self, dtype, copy=copy)
+        return result
 
     def reshape(self, *shape: Any) -> Tensor:
         """See `tensorbus.reshape`; sizes may be given one by one."""
         given = shape[0] if len(shape) == 1 and not isinstance(shape[0], int) else shape
-        return ops.reshape(self, given)
+        result: Tensor = ops.reshape(self, given)
+        return result
 
     def numpy(self) -> np.ndarray[Any, Any]:
         """A NumPy copy of the elements, from any device."""
-        return ops.to_numpy(self)
+        result: np.ndarray[Any, Any] = ops.to_numpy(self)
+        return result
 
     def item(self) -> Scalar:
         """The only element as a Python scalar; ValueError if there are more or none."""
@@ -153,7 +157,8 @@ class Tensor:
         return (array.astype(np.float32) if self.dtype is dt.bfloat16 else array).tolist()
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
-        return ops.as_numpy_array(self, dtype, copy)
+        result: np.ndarray[Any, Any] = ops.as_numpy_array(self, dtype, copy)
+        return result
 
     def __dlpack__(self, **options: Any) -> Any:
         from ._dlpack import export
@@ -202,6 +207,33 @@ class Tensor:
     def __iter__(self) -> Any:
         return (self[k] for k in range(len(self)))
 
+    def __contains__(self, value: Any) -> bool:
+        return bool(ops.any(self == value))
+
+    def __copy__(self) -> Tensor:
+        """A tensor over the same memory."""
+        return Tensor(self._buffer, self._spec, self._offset, self._track)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
+        """A copy with its own memory; a leaf stays a leaf, with a copy of its ``grad``."""
+        self._leaf_only("copied deeply")
+        made: Tensor = ops.astype(self.detach(), self.dtype, copy=True)
+        memo[id(self)] = made
+        made.requires_grad = self.requires_grad
+        if self.grad is not None:
+            made.grad = self.grad.__deepcopy__(memo)
+        return made
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        self._leaf_only("pickled")
+        return _unpickle, (self.numpy(), self.dtype, self.device.name, self.requires_grad)
+
+    def _leaf_only(self, what: str) -> None:
+        if self.requires_grad and not self.is_leaf:
+            raise RuntimeError(
+                f"the result of a recorded operation cannot be {what}; use x.detach()"
+            )
+
     def __repr__(self) -> str:
         from ._format import describe
 
@@ -225,10 +257,11 @@ class Tensor:
         """The same memory without the recorded history."""
         return Tensor(self._buffer, self._spec, self._offset)
 
-    # -- indexing -----------------------------------------------------------------------------------
+    # -- indexing -------------------------------------------------------------------------------
 
     def __getitem__(self, key: Any) -> Tensor:
-        return ops.getitem(self, key)
+        result: Tensor = ops.getitem(self, key)
+        return result
 
     def __setitem__(self, key: Any, value: Any) -> None:
         ops.setitem(self, key, value)
@@ -286,6 +319,14 @@ class Tensor:
         def __pos__(self) -> Tensor: ...
         def __abs__(self) -> Tensor: ...
         def __invert__(self) -> Tensor: ...
+
+
+def _unpickle(
+    array: np.ndarray[Any, Any], dtype: DType, device: str, requires_grad: bool
+) -> Tensor:
+    made: Tensor = ops.asarray(array, dtype=dtype, device=device)
+    made.requires_grad = requires_grad
+    return made
 
 
 def _binary(name: str) -> tuple[Any, Any, Any]:
