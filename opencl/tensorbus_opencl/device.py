@@ -60,9 +60,10 @@ class OpenCLBuffer(Buffer):
 class OpenCLPart(Buffer):
     """A range of another buffer, which it keeps alive; `mem` is pyopencl's sub-buffer."""
 
-    __slots__ = ("_owner", "mem")
+    __slots__ = ("mem", "offset", "whole")
     mem: Any
-    _owner: OpenCLBuffer
+    offset: int
+    whole: Buffer
 
 
 class OpenCLKernel:
@@ -281,15 +282,20 @@ class OpenCLDevice(Device):
         return buffer
 
     def part(self, buffer: Buffer, offset: int, nbytes: int) -> Buffer:
-        whole = self._span(buffer, offset, nbytes, "a part")
-        own = self._own(buffer)
+        whole = buffer
+        self._span(buffer, offset, nbytes, "a part")
+        if isinstance(whole, OpenCLPart):
+            # OpenCL has no sub-buffer of a sub-buffer.
+            whole, offset = whole.whole, whole.offset + offset
+        mem = self._own(whole).mem
         try:
-            # OpenCL has no sub-buffer of nothing.
-            mem = whole.get_sub_region(offset, nbytes) if nbytes else whole
+            # Nor one of nothing.
+            mem = mem.get_sub_region(offset, nbytes) if nbytes else mem
         except cl.Error as error:
             raise translate(error, self.info.name, "making a part of a buffer") from error
         part = OpenCLPart.__new__(OpenCLPart)
-        part.mem, part._owner, part.device, part.nbytes = mem, own, self, nbytes
+        part.mem, part.offset, part.whole = mem, offset, whole
+        part.device, part.nbytes = self, nbytes
         return part
 
     def memory(self) -> MemoryFigures:

@@ -175,6 +175,7 @@ def test_parts_of_buffers(device: OpenCLDevice) -> None:
     gc.collect()
     assert download(device, part, 2).tolist() == [1, 8]
     assert device.part(part, 0, 0).nbytes == 0
+    assert download(device, device.part(part, 4096, 8), 2).tolist() == [1, 1]
     with pytest.raises(BackendError, match="a part of 20 bytes at offset 8192 does not fit"):
         device.part(part, 8192, 20)
 
