@@ -110,7 +110,7 @@ def properties(op: str, dtype: DType, variant: str, device: str, level: str) -> 
     function = tb.FUNCTIONS[op]
     name = oracle_name(op)
     if op.startswith("random.") or op == "nn.dropout":
-        found = ["values", "determinism"]
+        found = ["values", "determinism", "guards", "provenance"]
         return found + (["bits"] if device != "ref" else [])
     if name is None:
         return ["values"]

@@ -310,10 +310,15 @@ def judge(session: Session, name: str) -> Outcome:
     missing = {session.item.dtype} - set(session.device.capabilities.dtypes)
     if missing:
         return Outcome(name, "unsupported", f"the device declares no {session.item.dtype}")
-    if session.op not in REFERENCES:
+    from . import random
+
+    chosen = PROPERTIES
+    if session.item.op in random.COVERED:
+        chosen = {**PROPERTIES, **random.PROPERTIES}
+    elif session.op not in REFERENCES:
         return Outcome(name, "not run", f"the oracle has no reference for {session.item.op}")
     try:
-        outcome = PROPERTIES[name](session)
+        outcome = chosen[name](session)
     except tb.UnsupportedError as error:
         return Outcome(name, "error", f"undeclared gap: {error}")
     except Exception as error:

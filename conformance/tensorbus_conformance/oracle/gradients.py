@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import judges
+from . import judges, nn
 from .contraction import exact_sum
 from .derivatives import PARTIALS, gelu_tanh_partial
 from .gradient_rules import FORMULAS, RULES, unbroadcast
@@ -97,6 +97,13 @@ def _rule(name: str, xs: list[Any], options: Options, g: Any) -> list[Any]:
     return _elementwise_rule(name, xs, options, g)
 
 
+def _resolved(op: OpReference, arrays: Sequence[Any], options: Options) -> Options:
+    """Options whose default depends on the dtype, filled in."""
+    if op.name == "rms_norm" and options.get("eps") is None:
+        return {**options, "eps": nn.default_eps(np.asarray(arrays[0]).dtype)}
+    return options
+
+
 def _dtypes(arrays: Sequence[Any]) -> list[np.dtype[Any]]:
     return [np.dtype(np.float64) if a is None else np.asarray(a).dtype for a in arrays]
 
@@ -123,6 +130,7 @@ def vjp_reference(
     The float64 arrays are ``[ref.value for ref in ...]``.
     """
     arrays = _arrays(inputs)
+    options = _resolved(op, arrays, options)
     if op.name in MOVEMENT:
         return _movement_vjp(op, arrays, options, cotangent)
     count = len(arrays)
@@ -164,6 +172,7 @@ def jvp_reference(
     One Reference, or a tuple of them for an op of several results.
     """
     arrays = _arrays(inputs)
+    options = _resolved(op, arrays, options)
     count = len(arrays)
     given = [
         np.zeros(np.shape(a), np.float64) if t is None else np.asarray(t)
@@ -214,6 +223,7 @@ def second_order_reference(
     Zeros where the op is linear.
     """
     arrays = _arrays(inputs)
+    options = _resolved(op, arrays, options)
     count = len(arrays)
     dtypes = _dtypes(arrays)
     if op.name in MOVEMENT:

@@ -399,17 +399,27 @@ def _layer_norm(
     )
 
 
+def default_eps(dtype: Any) -> float:
+    """2^(1-p), the distance from 1 to the next number."""
+    fmt = format_of(dtype)
+    if fmt is None:
+        raise TypeError(f"{np.dtype(dtype)} is no floating dtype")
+    return 2.0 ** (1 - fmt.p)
+
+
 def _rms_norm(
-    x: Any, weight: Any = None, *, axis: int | tuple[int, ...] = -1, eps: float = 1e-6
+    x: Any, weight: Any = None, *, axis: int | tuple[int, ...] = -1, eps: float | None = None
 ) -> Reference:
     """Class 5: all terms of the mean square are positive, so its relative error is n + 1; eps,
     the sum with it and the root: ((n + 1) + 2)/2 + 1; division (or reciprocal and product) and
-    weight 3: relative (n/2 + 6) u.
+    weight 3: relative (n/2 + 6) u.  Without `eps` it is that of the dtype, 2^(1-p), as PyTorch
+    has it.
     """
     array = np.asarray(x)
     axes = _axes(axis, array.ndim)
+    small = default_eps(array.dtype) if eps is None else eps
     count = math.prod(array.shape[a] for a in axes)
-    ref = running.reference(lambda a, w: rms_norm(a, w, axes, eps), [array, weight], array.dtype)
+    ref = running.reference(lambda a, w: rms_norm(a, w, axes, small), [array, weight], array.dtype)
     with np.errstate(all="ignore"):
         magnitude = np.abs(ref.value) * (count / 2 + 6)
     return replace(ref, magnitude=magnitude, per_ulp=None, terms=count + 8)

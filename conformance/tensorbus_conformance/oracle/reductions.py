@@ -269,7 +269,9 @@ def _prefix_sums(row: list[float]) -> tuple[list[float], list[float]]:
     if not all(abs(v) < 2.0**900 for v in row):
         pairs = [exact_sum(row[: j + 1]) for j in range(len(row))]
         return [p[0] for p in pairs], [p[1] for p in pairs]
-    hi, lo, carried = [], [], []
+    hi: list[float] = []
+    lo: list[float] = []
+    carried: list[float] = []
     for v in row:
         rest = [*carried, v]
         carried = []

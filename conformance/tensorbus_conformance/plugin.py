@@ -1,0 +1,80 @@
+"""The same cells for pytest: ``pytest --pyargs tensorbus_conformance --device opencl:0 -n auto``.
+
+An item of pytest is an item of the judge; its properties are recorded in it, and it fails with the
+list of those that did not pass.  Items of one op share an xdist group (``--dist loadgroup``), so
+that nothing is compiled twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+__all__ = ["pytest_addoption", "pytest_generate_tests"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The options of the conformance suite."""
+    group = parser.getgroup("tensorbus conformance")
+    for name, settings in {
+        "--device": {"default": None, "help": "devices to judge, separated by commas"},
+        "--ops": {"default": None, "help": "ops to judge, separated by commas"},
+        "--level": {"default": "smoke", "help": "smoke, standard or exhaustive"},
+        "--data-seed": {"type": int, "default": 0, "help": "seed of all data"},
+    }.items():
+        # Another plugin may own the name; its meaning is then ours to read, not to change.
+        with contextlib.suppress(ValueError):
+            group.addoption(name, **settings)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """One test for each item."""
+    if "conformance_item" not in metafunc.fixturenames:
+        return
+    from .cli import UsageError, choose_devices, choose_ops
+    from .conform import items_of
+
+    option = metafunc.config.getoption
+    try:
+        devices = choose_devices(option("--device"))
+        found = items_of(devices, option("--level"), choose_ops(option("--ops")))
+    except UsageError as error:
+        raise pytest.UsageError(str(error)) from None
+    absent = [d for d in devices if not d.available]
+    if absent:
+        raise pytest.UsageError(
+            "; ".join(f"{d.name} is unavailable: {d.cause}. To fix it: {d.fix}" for d in absent)
+        )
+    metafunc.parametrize(
+        "conformance_item",
+        [
+            pytest.param(i, id=i.name, marks=pytest.mark.xdist_group(f"{i.device}/{i.op}"))
+            for i in found
+        ],
+    )
+
+
+@pytest.fixture
+def conformance_cells(
+    conformance_item: Any, request: pytest.FixtureRequest, record_property: Any
+) -> Iterator[list[dict[str, Any]]]:
+    """Outcomes of the item's cells, also recorded as properties of the test (JUnit)."""
+    from .worker import judge_item
+
+    option = request.config.getoption
+    answers: list[dict[str, Any]] = []
+    judge_item(
+        {
+            "item": conformance_item.name,
+            "level": option("--level"),
+            "seed": option("--data-seed"),
+        },
+        answers.append,
+    )
+    cells = [a["outcome"] for a in answers if "outcome" in a]
+    for cell in cells:
+        record_property(cell["property"], cell["state"])
+    yield cells
