@@ -65,6 +65,7 @@ def _absent(cause: str, fix: str) -> DeviceInfo:
 def _attempt() -> tuple[DeviceInfo, CpuDevice | None]:
     """Compile and run `_Check`; the device if its result is right."""
     cache = DiskCache()
+    cache.sweep()
     try:
         toolchain = find_toolchain(cache)
         runtime = Runtime(toolchain, cache)

@@ -146,7 +146,7 @@ def _describe(command: tuple[str, ...], cache: DiskCache) -> Toolchain:
         raise CompileError(f"cannot read {path}: {error.strerror}") from error
     machine = processor()
     who = cache_key(
-        "toolchain 1",
+        Path(__file__).read_text(),
         *command,
         f"{path} {stat.st_size} {stat.st_mtime_ns}",
         machine.machine,
@@ -181,11 +181,14 @@ def _ask(command: tuple[str, ...]) -> tuple[str, str]:
 def _working_flags(command: tuple[str, ...], family: str) -> tuple[str, ...]:
     """`_COMMON` and those optional flags that this compiler takes, found by compiling."""
     machine = processor()
-    x86 = machine.machine in ("x86_64", "AMD64", "i686")
+    x86 = machine.machine in ("x86_64", "AMD64")
     native = "-march=native" if x86 and family != "zig" else "-mcpu=native"
     optional = [native, "-fno-trapping-math"]
     if x86 and "avx512f" in machine.features:
         optional.append("-mprefer-vector-width=512")
+    if family == "gcc":
+        # Reading two arrays and writing a third is a tenth faster with software prefetching.
+        optional.append("-fprefetch-loop-arrays")
     if family == "zig":
         optional.append("-fno-sanitize=undefined")
     with tempfile.TemporaryDirectory(prefix="tensorbus-") as folder:
