@@ -15,7 +15,7 @@ from tensorbus_backends.interp import evaluate as interpret
 from tensorbus_backends.mathlib import f64
 from tensorbus_backends.mathlib.bounds import BOUNDS_F64
 from tensorbus_conformance.hard_points import points
-from tensorbus_conformance.sampled64 import FLAGS, evaluate, sample
+from tensorbus_conformance.sampled64 import FLAGS, evaluate, measure, sample
 from tensorbus_cpu.dialect import C
 
 COMPILER = shutil.which("gcc") or shutil.which("clang") or shutil.which("cc")
@@ -108,6 +108,15 @@ def test_twice_as_bad_is_detected(name: str) -> None:
         return ir.bitcast(y + math.ceil(2 * BOUNDS_F64[name]), dt.float64)
 
     assert not sample(name, C, CC, points=300, seed=1, body=worse).passed
+
+
+def test_the_float64_closest_to_a_multiple_of_half_pi() -> None:
+    """6381956970095103 * 2**797 (Muller, "Elementary Functions", table 11.1)."""
+    x = np.array([math.ldexp(6381956970095103, 797)])
+    for name in ("sin", "cos", "tan"):
+        errors = measure(name, [x], evaluate(getattr(f64, name), [x], C, CC))
+        assert errors[0] <= BOUNDS_F64[name], name
+    assert abs(evaluate(f64.cos, [x], C, CC)[0]) < 1e-18
 
 
 def test_naive_range_reduction_is_detected() -> None:

@@ -123,6 +123,17 @@ def evaluate(body: Body, arguments: Sequence[Array], dialect: Dialect, cc: Seque
     columns = [np.ascontiguousarray(a) for a in arguments]
     out = np.empty_like(columns[0])
     source = _source("tb_sample", dt.from_numpy(out.dtype), len(columns), dialect, body)
+    kernel = _compiled(source, tuple(cc))
+    buffers = (ctypes.c_void_p * (len(columns) + 1))(
+        *(a.ctypes.data for a in columns), out.ctypes.data
+    )
+    meta = (ctypes.c_int64 * 2)(len(out), 0)
+    kernel(buffers, meta, ctypes.c_int64(0), ctypes.c_int64(1))
+    return out
+
+
+@cache
+def _compiled(source: str, cc: tuple[str, ...]) -> Any:
     with tempfile.TemporaryDirectory(prefix="tensorbus-sample-") as folder:
         path = Path(folder) / "sample.c"
         path.write_text(source)
@@ -131,13 +142,8 @@ def evaluate(body: Body, arguments: Sequence[Array], dialect: Dialect, cc: Seque
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise RuntimeError(f"{cc[0]} rejected a sample kernel:\n{done.stderr[:2000]}")
-        kernel = ctypes.CDLL(str(library)).tb_sample
-        buffers = (ctypes.c_void_p * (len(columns) + 1))(
-            *(a.ctypes.data for a in columns), out.ctypes.data
-        )
-        meta = (ctypes.c_int64 * 2)(len(out), 0)
-        kernel(buffers, meta, ctypes.c_int64(0), ctypes.c_int64(1))
-    return out
+        # The loaded library outlives its file.
+        return ctypes.CDLL(str(library)).tb_sample
 
 
 @cache
