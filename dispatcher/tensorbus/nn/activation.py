@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable
 
 from tensorbus_backends import dtypes as dt
-from tensorbus_backends import ir, mathlib, scalar
+from tensorbus_backends import ir, mathlib
 from tensorbus_backends.ir import Expr
 from tensorbus_backends.scalar import f
 
@@ -20,7 +20,7 @@ from .._op import function
 from .._tensor import Tensor
 from ..ops import _dtype_rules as rules
 from ..ops._elementwise import Elementwise, unary
-from ..ops.elementwise_arithmetic import masked, multiply, square
+from ..ops.elementwise_arithmetic import clip_body, masked, multiply, square
 from ..ops.elementwise_comparison import greater, where
 from ..ops.elementwise_transcendental import exp, tanh
 from ..ops.elementwise_transcendental import sigmoid as _sigmoid
@@ -142,7 +142,7 @@ _hardtanh_backward = masked(
 )
 _hardtanh = Elementwise(
     "hardtanh",
-    lambda x, min_val, max_val: scalar.minimum(scalar.maximum(x, min_val), max_val),
+    lambda x, min_val, max_val: clip_body(x, min_val, max_val),
     rules.floating,
     [lambda c: lambda v: _hardtanh_backward(v, c.input(0), **c.options)],
     params=("min_val", "max_val"),

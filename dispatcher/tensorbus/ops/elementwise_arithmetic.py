@@ -88,8 +88,17 @@ def _half_if_tied(v: Expr, below: Expr, tie: Expr) -> Expr:
     return ir.select(below, _nothing(v), ir.select(tie, v * 0.5, v))
 
 
-def _clip_body(x: Expr, low: Expr, high: Expr) -> Expr:
-    return scalar.minimum(scalar.maximum(x, low), high)
+def clip_body(x: Expr, low: Expr, high: Expr) -> Expr:
+    """``minimum(maximum(x, low), high)``, but a zero of x may stay beside a zero bound.
+
+    Compilers vectorize it: the test of the bounds does not depend on that of x.
+    """
+    if not x.dtype.is_float:
+        return scalar.minimum(scalar.maximum(x, low), high)
+    above = ir.select(x < low, low, x)
+    inside = ir.select(above > high, high, above)
+    undefined = scalar.is_nan(low) | scalar.is_nan(high)
+    return ir.select(undefined, scalar.nan(x.dtype), inside)
 
 
 def _flip(v: Expr, x1: Expr, x2: Expr) -> Expr:
@@ -389,7 +398,7 @@ _minimum = Elementwise(
 )
 _clip = Elementwise(
     "clip",
-    _clip_body,
+    clip_body,
     rules.numeric,
     [
         lambda c: lambda v: _clip_slope(v, c.input(0), c.input(1), c.input(2)),
