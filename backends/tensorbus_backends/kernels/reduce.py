@@ -222,7 +222,7 @@ class Reduce(Kernel):
     def source(self, dialect: Dialect) -> str:
         emitter = Emitter(self._leaf)
         lines, (value,) = emitter.statements([self.expr])
-        finisher = Emitter(lambda n: "reduced" if n.op == "input" else f"p{n.attr}", prefix="f")
+        finisher = Emitter(lambda n: "reduced" if n.op == "input" else f"p{n.attr}", prefix="z")
         finish = self.finish if self.finish is not None else ir.input_(0, self.acc)
         last, (result,) = finisher.statements([finish])
         first_param = self._out_word + 1

@@ -209,7 +209,7 @@ class Rows(Kernel):
         result = "reduced"
         if finish is not None:
             finisher = Emitter(
-                lambda node: "reduced" if node.op == "input" else self._leaf(node), prefix="f"
+                lambda node: "reduced" if node.op == "input" else self._leaf(node), prefix="z"
             )
             last, (result,) = finisher.statements([finish])
             tables |= finisher.tables
