@@ -17,13 +17,15 @@ from .judge.items import Item, properties
 from .report import op_table
 from .runner import Cell
 
-__all__ = ["Progress", "devices", "ops", "summary"]
+__all__ = ["Progress", "devices", "make_console", "ops", "summary"]
 
 _COLOURS = {"pass": "green", "unsupported": "yellow", "not run": "yellow"}
 
 
-def _console() -> Console:
-    return Console(highlight=False, soft_wrap=False)
+def makemake_console() -> Console:
+    """A console; where nobody says how wide it is (a pipe, CI), wide enough for the tables."""
+    wide = Console(highlight=False)
+    return wide if wide.is_terminal else Console(highlight=False, width=140)
 
 
 class Progress:
@@ -38,7 +40,7 @@ class Progress:
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TextColumn("{task.fields[bad]}"),
-            console=_console(),
+            console=make_console(),
             refresh_per_second=4,
         )
         self._tasks: dict[str, Any] = {}
@@ -84,7 +86,7 @@ def devices(found: Sequence[DeviceInfo]) -> None:
         else:
             why = f"{d.cause}. To fix it: {d.fix}"
             table.add_row(names, Text("unavailable", "yellow"), "-", why)
-    _console().print(table)
+    make_console().print(table)
 
 
 def ops(rows: Sequence[dict[str, Any]]) -> None:
@@ -102,12 +104,12 @@ def ops(rows: Sequence[dict[str, Any]]) -> None:
             "yes" if row["differentiable"] else "-",
             *(row["devices"][d] for d in devices_),
         )
-    _console().print(table)
+    make_console().print(table)
 
 
 def summary(data: dict[str, Any]) -> None:
     """The tables of a report: ops by devices, then counts by device."""
-    out = _console()
+    out = make_console()
     names, rows = op_table(data)
     table = Table(box=None, pad_edge=False, title=None)
     table.add_column("op")

@@ -68,7 +68,7 @@ void tb_sweep(uint64_t first, uint64_t last, uint64_t step, double bound, tb_tal
 """
 
 # Values are compared in float64; both windows of doubt are far above the reference's own error.
-# Three passes over a block, so that the compiler vectorizes the second.
+# Three passes over a block; the second is written in selects of float64, which vectorize.
 _DRIVER = """
 #define BIG 0x1p128
 #define MOST 0x1.fffffep127
@@ -80,17 +80,22 @@ static inline f64 tb_error(f64 y, f64 r) {
     u64 e = rb >> 52 & 0x7ff;
     e = e < 1023 - 126 ? 1023 - 126 : e > 1023 + 127 ? 1023 + 127 : e;
     const f64 error = fabs(v - w) * as_f64_u64((2 * 1023 + 23 - e) << 52);
-    const int lost = (r != r) != (y != y) || (y == 0 && (yb ^ rb) >> 63)
-                     || (fabs(r) == INFINITY && fabs(y) != INFINITY);
-    return lost ? INFINITY : r != r ? 0.0 : error;
+    const f64 nan_r = r == r ? 0.0 : 1.0, nan_y = y == y ? 0.0 : 1.0;
+    f64 lost = nan_r == nan_y ? 0.0 : INFINITY;
+    const f64 sign = (i64)(yb ^ rb) < 0 ? INFINITY : 0.0;
+    lost = y == 0.0 ? sign : lost;
+    const f64 pole = fabs(y) == INFINITY ? 0.0 : INFINITY;
+    lost = fabs(r) == INFINITY ? pole : lost;
+    const f64 found = r == r ? error : 0.0;
+    return lost > 0.0 ? INFINITY : found;
 }
 
 void tb_sweep(u64 first, u64 last, u64 step, f64 bound, tb_tally *tally, u32 *doubtful,
               u64 capacity) {
     f32 x[@BLOCK@] LOCAL, y[@BLOCK@] LOCAL;
-    f64 r[@BLOCK@] LOCAL, error[@BLOCK@] LOCAL;
+    f64 r[@BLOCK@] LOCAL;
+    u64 error[@BLOCK@] LOCAL, unclear[@BLOCK@] LOCAL;
     u32 bits[@BLOCK@] LOCAL;
-    u8 unclear[@BLOCK@] LOCAL;
     void *const buffers[2] = {x, y};
     const i64 meta[2] = {0, 0};
     const f64 near = 0x1p-20 * bound;
@@ -104,23 +109,30 @@ void tb_sweep(u64 first, u64 last, u64 step, f64 bound, tb_tally *tally, u32 *do
             const f64 x64 = x[k];
             r[k] = @REFERENCE@;
         }
-        f64 worst = 0.0;
-        u32 wrong = 0, doubts = 0;
+        // Errors are not negative: their bits order as they do, and integers vectorize.
+        u64 worst = 0, wrong = 0, doubts = 0;
         for (i32 k = 0; k < n; ++k) {
-            const f64 e = tb_error((f64)y[k], r[k]);
-            const f32 low = (f32)(r[k] * (1 - 0x1p-48)), high = (f32)(r[k] * (1 + 0x1p-48));
-            const u32 doubt = (fabs(e - bound) < near) | ((low < high) | (low > high));
-            wrong += !doubt & (y[k] == y[k]) & (y[k] != (f32)r[k]);
-            doubts += doubt;
-            unclear[k] = (u8)doubt;
-            error[k] = e;
-            worst = e > worst ? e : worst;
+            const f64 y64 = y[k], e = tb_error(y64, r[k]);
+            const f64 low = (f32)(r[k] * (1 - 0x1p-48)), high = (f32)(r[k] * (1 + 0x1p-48));
+            const f64 close = fabs(e - bound) < near ? 1.0 : 0.0;
+            const f64 unsure = low == high ? close : 1.0;
+            const f64 doubt = r[k] == r[k] ? unsure : close;
+            const f64 differs = y64 == (f64)(f32)r[k] ? 0.0 : 1.0;
+            const f64 counted = y64 == y64 ? differs : 0.0;
+            const f64 certain = doubt > 0.0 ? 0.0 : counted;
+            const u64 bits_of_error = as_u64_f64(e);
+            wrong += as_u64_f64(certain) >> 52 & 1;
+            doubts += as_u64_f64(doubt) >> 52 & 1;
+            unclear[k] = as_u64_f64(doubt);
+            error[k] = bits_of_error;
+            worst = bits_of_error > worst ? bits_of_error : worst;
         }
-        for (i32 k = 0; worst > tally->worst; ++k)
-            if (error[k] == worst) {
-                tally->worst = worst; tally->witness = bits[k];
-                tally->result = as_u32_f32(y[k]);
-            }
+        if (as_f64_u64(worst) > tally->worst)
+            for (i32 k = 0; k < n; ++k)
+                if (error[k] == worst) {
+                    tally->worst = as_f64_u64(worst); tally->witness = bits[k];
+                    tally->result = as_u32_f32(y[k]);
+                }
         for (i32 k = 0; doubts && k < n; ++k)
             if (unclear[k]) {
                 if (tally->doubtful < capacity) {

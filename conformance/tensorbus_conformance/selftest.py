@@ -23,6 +23,7 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
+from .console import make_console
 from .faults import FAULTS, Fault
 from .judge.items import Item
 from .report import write
@@ -74,7 +75,7 @@ def self_test(
             "tensorbus: the self-test changes C kernels and needs the cpu device", file=sys.stderr
         )
         return 1
-    console = Console(highlight=False)
+    console = make_console()
     faults = list(FAULTS.values())
     start = time.perf_counter()
     items = list(dict.fromkeys(i for f in faults for i in _items(f, device)))

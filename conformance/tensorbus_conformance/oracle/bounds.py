@@ -152,8 +152,18 @@ class RoundedJudge(ExactJudge):
     rounded once more: for p = 24 >= 2 * 11 + 2 the second rounding is innocuous (Figueroa, When is
     double rounding innocuous?, 1995) except among bfloat16's subnormals, whose range is that of
     float32; there the double rounding is accepted beside the direct one.
-    A device that declares a division or square root in ulps is held to `UlpJudge` instead.
+    A device that declares a division or square root of more `ulps`, or that it flushes
+    subnormals, is held to `UlpJudge` instead.
     """
+
+    ulps: float = 0.5
+    subnormals: bool = True
+
+    def check(self, got: Array, ref: Reference) -> Verdict:
+        fmt = ref.format
+        if fmt is None or (self.ulps <= 0.5 and self.subnormals):
+            return super().check(got, ref)
+        return UlpJudge(fmt, fmt.compute, self.ulps, subnormals=self.subnormals).check(got, ref)
 
 
 @dataclass(frozen=True)
@@ -312,7 +322,8 @@ class CoefficientJudge(BoundJudge):
     functions, p ulps each (an ulp is at most 2u).  How they are found: `running`; the formulas
     are in the references' docstrings.  With n = `terms` operations along the longest path the
     terms of second order are covered by the factor 1/(1 - n u), as in gamma(n), except those that
-    a reference names itself in `second`; underflows add n times half the least subnormal.
+    a reference names itself in `second`.  Underflows add half the least subnormal, times the
+    reference's `underflow` or n.
     """
 
     ulps: float = 4.0
@@ -334,7 +345,8 @@ class CoefficientJudge(BoundJudge):
         bound = u * self._coefficient(ref) * (1 + gamma(terms, u))
         if ref.second is not None:
             bound = bound + u * u * ref.second
-        return np.asarray(bound + terms * self.underflow, np.float64)
+        count = terms if ref.underflow is None else ref.underflow
+        return np.asarray(bound + count * self.underflow, np.float64)
 
     def unpredictable(self, ref: Reference) -> Mask:
         return _may_overflow(ref, self.compute)

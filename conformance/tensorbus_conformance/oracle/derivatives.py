@@ -83,12 +83,21 @@ def _gelu(x: Any) -> list[Any]:
 
 
 def gelu_tanh_partial(x: Any) -> list[Any]:
-    """(1 + t)/2 + x/2 (1 - t^2) s (1 + 3 a x^2), t = tanh(s (x + a x^3)), a = 0.044715."""
+    """(1 + t)/2 + x/2 (1 - t^2) s (1 + 3 a x^2), t = tanh(z), z = s (x + a x^3), a = 0.044715.
+
+    The same with (1 + t)/2 = sigmoid(2 z).
+    """
     scale = constant(x, math.sqrt(2 / math.pi), lambda: (2 / arb.pi()).sqrt())
     cube = constant(x, 0.044715)
-    t = r.tanh(scale * (x + cube * (x * x * x)))
+    z = scale * (x + cube * (x * x * x))
     inner = scale * (1 + 3 * cube * (x * x))
-    return [(1 + t) * 0.5 + x * 0.5 * (1 - t * t) * inner]
+    t, half = r.tanh(z), r.sigmoid(2 * z)
+    return [
+        r.either(
+            (1 + t) * 0.5 + x * 0.5 * (1 - t * t) * inner,
+            half * (1 + x * 2 * inner * (1 - half)),
+        )
+    ]
 
 
 def _silu(x: Any) -> list[Any]:
@@ -136,6 +145,11 @@ def hardtanh_partial(x: Any, min_val: float = -1.0, max_val: float = 1.0) -> lis
 def _tanh(x: Any) -> list[Any]:
     y = r.tanh(x)
     return [1 - y * y]
+
+
+def _reciprocal(x: Any) -> list[Any]:
+    y = 1 / x
+    return [-r.either(y / x, y * y)]
 
 
 def _tan(x: Any) -> list[Any]:
@@ -192,7 +206,7 @@ PARTIALS: dict[str, Callable[..., list[Any]]] = {
     "negative": lambda x: [-np.ones(real(x).shape)],
     "positive": lambda x: [np.ones(real(x).shape)],
     "pow": _pow,
-    "reciprocal": lambda x: [-(1 / x / x)],
+    "reciprocal": _reciprocal,
     "relu": lambda x: [(real(x) > 0).astype(np.float64)],
     "remainder": _remainder,
     "round": _zero,

@@ -265,6 +265,7 @@ def _remainder(x1: Any, x2: Any) -> Reference:
         # An infinite divisor of the other sign: the result is the divisor itself (array API).
         hi = np.where(moved & np.isinf(y), y, hi)
         hi = np.where(rest == 0, np.copysign(0.0, y), hi)
+        hi = np.where(np.isnan(rest), np.nan, hi)
     return Reference(hi, a.dtype, low=lo)
 
 

@@ -244,22 +244,21 @@ def _cumulative_prod(xs: list[Any], o: dict[str, Any]) -> Any:
 
 
 def _cumulative_prod_rule(xs: list[Any], o: dict[str, Any], g: Any) -> list[Any]:
-    """dx_j = sum over i >= j of g_i times the product of the x_k, k <= i, k != j."""
+    """dx_j = (product of the x_k before j) a_j with a_j = g_j + x_(j+1) a_(j+1): no division."""
     axis = _scan_axis(xs[0], o)
     matrix, back = _rows(xs[0], axis)
     cotangent, _ = _rows(_without_initial(g, axis, o), axis)
     width = shape_of(matrix)[1]
-    before: Any = np.ones(shape_of(matrix)[:1])
-    columns = []
-    for j in range(width):
-        running: Any = before
-        terms = [cotangent[:, j] * running]
-        for i in range(j + 1, width):
-            running = running * matrix[:, i]
-            terms.append(cotangent[:, i] * running)
-        columns.append(summed(stacked(terms), -1))
-        before = before * matrix[:, j]
-    return [back(stacked(columns))]
+    before: list[Any] = [np.ones(shape_of(matrix)[:1])]
+    for j in range(width - 1):
+        before.append(before[-1] * matrix[:, j])
+    columns: list[Any] = []
+    after: Any = None
+    for j in reversed(range(width)):
+        here = cotangent[:, j]
+        after = here if after is None else here + matrix[:, j + 1] * after
+        columns.append(before[j] * after)
+    return [back(stacked(columns[::-1]))]
 
 
 RULES["cumulative_sum"], FORMULAS["cumulative_sum"] = _cumulative_sum_rule, _cumulative_sum

@@ -57,11 +57,7 @@ def rounded(
     subnormals: bool = True,
 ) -> Judge:
     """Class 2; `portable_bound` is a device's declared ulps, None or 0.5 for exact rounding."""
-    fmt = _format(dtype, options)
-    if fmt is None or ((portable_bound is None or portable_bound <= 0.5) and subnormals):
-        return RoundedJudge()
-    bound = max(portable_bound or 0.5, 0.5)
-    return UlpJudge(fmt, fmt.compute, bound, subnormals=subnormals)
+    return RoundedJudge(True, max(portable_bound or 0.5, 0.5), subnormals)
 
 
 def ulps(name: str, absolute: bool = False) -> JudgeOf:

@@ -86,8 +86,9 @@ def softplus(x: Any, beta: float = 1.0, threshold: float = 20.0) -> Any:
     return running.where(running.real(x) * beta > threshold, x, inner)
 
 
-_FAR = 64.0
-"""Beyond it every activation is 0, alpha or x to float32's precision; coefficients scale with x."""
+_FAR = 61.7
+"""Beyond it every activation is 0, alpha or x to float32's precision; coefficients scale with x.
+No power of two: there products would be exact."""
 
 
 def _activation(formula: Callable[..., Any], at_minus_infinity: float) -> Callable[..., Reference]:

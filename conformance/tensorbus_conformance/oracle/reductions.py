@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from . import ball, judges
 from .contraction import exact_sum, fraction_pair, reshaped
 from .elementwise import extremum
-from .op import JudgeOf, OpReference, as_float64
-from .ulp import format_of
+from .op import JudgeOf, OpReference, Range, as_float64
+from .ulp import format_of, two_product, two_sum
 from .verdict import Reference
 
 __all__ = ["OPS", "rows", "logsumexp_rows", "sum_rows"]
@@ -224,15 +224,36 @@ def _variance_rows(wide: F64, dtype: np.dtype[Any], correction: float, root: boo
 
 
 def _variance_pair(row: list[float], divisor: float, root: bool) -> tuple[float, float, float]:
-    with ball.precision(2400 if max(map(abs, row)) > 1e100 else 400):
-        values = [arb(v) for v in row]
-        mean = sum(values, arb(0)) / len(row)
-        total = sum(((v - mean) ** 2 for v in values), arb(0))
-        exact = total / arb(divisor)
+    top = max(map(abs, row))
+    if 2.0**-300 < top < 2.0**300:
+        exact = _variance_by_pairs(np.array(row), divisor)
+    else:
+        with ball.precision(2400):
+            values = [arb(v) for v in row]
+            mean = sum(values, arb(0)) / len(row)
+            exact = sum(((v - mean) ** 2 for v in values), arb(0)) / arb(divisor)
+    with ball.precision(400):
         if not exact > 0:
             return 0.0, 0.0, 0.0
         hi, lo = ball.pair([exact.sqrt() if root else exact])
-        return float(hi[0]), float(lo[0]), float(exact.mid())
+    return float(hi[0]), float(lo[0]), float(exact.mid())
+
+
+def _variance_by_pairs(row: F64, divisor: float) -> ball.Ball:
+    """The variance to about 2^-100 (A/s)^2 relative, A/s the mean against the deviation.
+
+    With the mean as a pair, sum (x - m')^2 exceeds sum (x - m)^2 by n (m - m')^2 only.
+    """
+    hi, lo = exact_sum(row.tolist())
+    mean_hi, mean_lo = fraction_pair((Fraction(hi) + Fraction(lo)) / row.size)
+    d, rest = two_sum(row, np.full(row.shape, -mean_hi))
+    rest = rest - mean_lo
+    square, error = two_product(d, d)
+    cross, cross_error = two_product(2 * d, rest)
+    terms = np.concatenate([square, error, cross, cross_error, rest * rest])
+    total, low = exact_sum(terms.tolist())
+    with ball.precision(400):
+        return (arb(total) + arb(low)) / arb(divisor)
 
 
 def _scan_sum(
@@ -433,16 +454,22 @@ def _count_nonzero(x: Any, *, axis: Axis = None, keepdims: bool = False) -> Refe
 
 
 def _register(
-    name: str, family: str, forward: Callable[..., Reference], judge: JudgeOf, kinds: str
+    name: str,
+    family: str,
+    forward: Callable[..., Reference],
+    judge: JudgeOf,
+    kinds: str,
+    domain: Range = (-4.0, 4.0),
 ) -> None:
-    OPS[name] = OpReference(name, family, forward, judge, (1, 1), kinds, ((-4.0, 4.0),))
+    OPS[name] = OpReference(name, family, forward, judge, (1, 1), kinds, (domain,))
 
 
 _register("sum", "accumulation", _sum, judges.accumulation(), "bif")
 _register("mean", "accumulation", _mean, judges.accumulation(1), "f")
 _register("cumulative_sum", "accumulation", _scan_sum, judges.accumulation(), "bif")
-_register("prod", "product", _prod, judges.product, "bif")
-_register("cumulative_prod", "product", _scan_product, judges.product, "bif")
+# Factors near 1, so that products of thousands stay in range and can be judged.
+_register("prod", "product", _prod, judges.product, "bif", (0.97, 1.03))
+_register("cumulative_prod", "product", _scan_product, judges.product, "bif", (0.97, 1.03))
 _register("max", "exact", _extreme(True), judges.exact, "if")
 _register("min", "exact", _extreme(False), judges.exact, "if")
 _register("any", "exact", _logical(np.any), judges.exact, "bif")

@@ -53,35 +53,37 @@ class Running:
         v: Value: float64 array or object array of balls.
         e: Coefficient of u from basic operations.
         q: Coefficient of 2 p u from elementary functions of p ulps.
+        h: Coefficient of the error of one underflow (half the least subnormal number): products,
+            quotients and roots count 1, elementary functions of up to 4 ulps count 8.
         n: Operations on the longest path to here.
     """
 
     __array_ufunc__ = None
-    __slots__ = ("e", "n", "q", "v")
+    __slots__ = ("e", "h", "n", "q", "v")
 
-    def __init__(self, v: Any, e: Any = 0.0, q: Any = 0.0, n: int = 0) -> None:
+    def __init__(self, v: Any, e: Any = 0.0, q: Any = 0.0, h: Any = 0.0, n: int = 0) -> None:
         self.v = np.asarray(v)
         self.e = np.broadcast_to(np.asarray(e, np.float64), self.v.shape)
         self.q = np.broadcast_to(np.asarray(q, np.float64), self.v.shape)
+        self.h = np.broadcast_to(np.asarray(h, np.float64), self.v.shape)
         self.n = n
 
     @property
     def shape(self) -> tuple[int, ...]:
         return self.v.shape
 
-    def _rounded(self, v: Any, e: Any, q: Any, n: int) -> Running:
-        return Running(v, e + size(v), q, n + 1)
-
     def __add__(self, other: Any) -> Running:
         if isinstance(other, Dual):
             return NotImplemented
         b = lift(other)
-        return self._rounded(self.v + b.v, self.e + b.e, self.q + b.q, max(self.n, b.n))
+        v = self.v + b.v
+        e = self.e + b.e + size(v)
+        return Running(v, e, self.q + b.q, self.h + b.h, max(self.n, b.n) + 1)
 
     __radd__ = __add__
 
     def __neg__(self) -> Running:
-        return Running(-self.v, self.e, self.q, self.n)
+        return Running(-self.v, self.e, self.q, self.h, self.n)
 
     def __sub__(self, other: Any) -> Running:
         if isinstance(other, Dual):
@@ -96,10 +98,16 @@ class Running:
             return NotImplemented
         b = lift(other)
         x, y = size(self.v), size(b.v)
-        e, q = _times(x, b.e) + _times(y, self.e), _times(x, b.q) + _times(y, self.q)
-        v, n = self.v * b.v, max(self.n, b.n) + 1
+        v = self.v * b.v
         exact = _scales_exactly(self, x) | _scales_exactly(b, y)
-        return Running(v, e + np.where(exact, 0.0, size(v)), q, n)
+        whole = exact & ((x == 0) | (y == 0) | (x == 1) | (y == 1))
+        return Running(
+            v,
+            _times(x, b.e) + _times(y, self.e) + np.where(exact, 0.0, size(v)),
+            _times(x, b.q) + _times(y, self.q),
+            _times(x, b.h) + _times(y, self.h) + np.where(whole, 0.0, 1.0),
+            max(self.n, b.n) + 1,
+        )
 
     __rmul__ = __mul__
 
@@ -108,17 +116,23 @@ class Running:
             return NotImplemented
         b = lift(other)
         inverse = 1 / size(b.v)
-        ratio = size(self.v) * inverse
-        e = _times(inverse, self.e) + _times(ratio * inverse, b.e)
-        q = _times(inverse, self.q) + _times(ratio * inverse, b.q)
-        v, n = self.v / b.v, max(self.n, b.n) + 1
-        return Running(v, e + np.where(_scales_exactly(b, size(b.v)), 0.0, size(v)), q, n)
+        ratio = size(self.v) * inverse * inverse
+        v = self.v / b.v
+        return Running(
+            v,
+            _times(inverse, self.e)
+            + _times(ratio, b.e)
+            + np.where(_scales_exactly(b, size(b.v)), 0.0, size(v)),
+            _times(inverse, self.q) + _times(ratio, b.q),
+            _times(inverse, self.h) + _times(ratio, b.h) + np.where(size(b.v) == 1, 0.0, 1.0),
+            max(self.n, b.n) + 1,
+        )
 
     def __rtruediv__(self, other: Any) -> Running:
         return lift(other) / self
 
     def __getitem__(self, index: Any) -> Running:
-        return Running(self.v[index], self.e[index], self.q[index], self.n)
+        return Running(self.v[index], self.e[index], self.q[index], self.h[index], self.n)
 
 
 class Dual:
@@ -186,7 +200,7 @@ def structural(function: Callable[[Array], Any], x: Any) -> Any:
     if isinstance(x, Dual):
         return Dual(structural(function, x.v), structural(function, x.t))
     if isinstance(x, Running):
-        return Running(function(x.v), function(x.e), function(x.q), x.n)
+        return Running(function(x.v), function(x.e), function(x.q), function(x.h), x.n)
     return function(np.asarray(x))
 
 
@@ -197,9 +211,9 @@ def stacked(parts: list[Any]) -> Any:
         return Dual(stacked([p.v for p in duals]), stacked([p.t for p in duals]))
     if any(isinstance(p, Running) for p in parts):
         lifted = [lift(p) for p in parts]
-        arrays = ([p.v for p in lifted], [p.e for p in lifted], [p.q for p in lifted])
-        v, e, q = (np.stack(np.broadcast_arrays(*a), axis=-1) for a in arrays)
-        return Running(v, e, q, max(p.n for p in lifted))
+        columns = zip(*((p.v, p.e, p.q, p.h) for p in lifted), strict=True)
+        v, e, q, h = (np.stack(np.broadcast_arrays(*c), axis=-1) for c in columns)
+        return Running(v, e, q, h, max(p.n for p in lifted))
     return np.stack(np.broadcast_arrays(*parts), axis=-1)
 
 
@@ -225,7 +239,7 @@ def constant(like: Any, value: float, exact: Callable[[], Any] | None = None) ->
     if isinstance(like, Dual):
         return constant(like.v, value, exact)
     if isinstance(like, Running):
-        return Running(np.float64(value), abs(value), 0.0, 1)
+        return Running(np.float64(value), abs(value), n=1)
     if exact is not None and np.asarray(like).dtype == object:
         return exact()
     return value
@@ -243,8 +257,8 @@ def _elementary(name: str, slope: Callable[[Any, Any], Any]) -> Callable[[Any], 
             y = function(x.v)
             value = real(y)
             tangent = np.abs(slope(real(x.v), value))
-            e, q = _times(tangent, x.e), _times(tangent, x.q)
-            return Running(y, e, q + np.abs(value), x.n + 1)
+            e, q, h = (_times(tangent, c) for c in (x.e, x.q, x.h))
+            return Running(y, e, q + np.abs(value), h + 8, x.n + 1)
         array = np.asarray(x)
         if array.dtype == object:
             return _each(of_ball, array)
@@ -303,8 +317,9 @@ def power(x: Any, y: Any) -> Any:
         by_x = np.abs(exponent * np.power(base, exponent - 1))
         by_y = np.abs(value) * np.abs(np.log(np.abs(base)))
         e = _times(by_x, a.e) + _times(by_y, b.e)
-        q = _times(by_x, a.q) + _times(by_y, b.q)
-        return Running(z, e, q + np.abs(value), max(a.n, b.n) + 1)
+        q = _times(by_x, a.q) + _times(by_y, b.q) + np.abs(value)
+        h = _times(by_x, a.h) + _times(by_y, b.h) + 8
+        return Running(z, e, q, h, max(a.n, b.n) + 1)
     if np.asarray(x).dtype == object or np.asarray(y).dtype == object:
         return _each(lambda a, b: a**b, x, y)
     return np.power(x, y)
@@ -318,7 +333,8 @@ def sqrt(x: Any) -> Any:
     if isinstance(x, Running):
         y = sqrt(x.v)
         slope = 0.5 / size(y)
-        return Running(y, _times(slope, x.e) + size(y), _times(slope, x.q), x.n + 1)
+        e, q, h = (_times(slope, c) for c in (x.e, x.q, x.h))
+        return Running(y, e + size(y), q, h, x.n + 1)
     array = np.asarray(x)
     if array.dtype == object:
         out = np.empty(array.shape, object)
@@ -334,12 +350,8 @@ def where(condition: Any, a: Any, b: Any) -> Any:
         return Dual(where(condition, p.v, q.v), where(condition, p.t, q.t))
     if isinstance(a, Running) or isinstance(b, Running):
         x, y = lift(a), lift(b)
-        return Running(
-            np.where(condition, x.v, y.v),
-            np.where(condition, x.e, y.e),
-            np.where(condition, x.q, y.q),
-            max(x.n, y.n),
-        )
+        parts = ((x.v, y.v), (x.e, y.e), (x.q, y.q), (x.h, y.h))
+        return Running(*(np.where(condition, c, d) for c, d in parts), max(x.n, y.n))
     return np.where(condition, a, b)
 
 
@@ -348,7 +360,7 @@ def absolute(x: Any) -> Any:
     if isinstance(x, Dual):
         return Dual(absolute(x.v), x.t * np.sign(real(x.v)))
     if isinstance(x, Running):
-        return Running(absolute(x.v), x.e, x.q, x.n)
+        return Running(absolute(x.v), x.e, x.q, x.h, x.n)
     array = np.asarray(x)
     if array.dtype.kind == "c":
         return np.where(array.real < 0, -array, array)
@@ -364,7 +376,17 @@ def summed(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
     v = np.asarray(np.sum(x.v, axis=axis, keepdims=keepdims))
     count = max(x.v.size // max(v.size, 1), 1) - 1
     e = np.sum(x.e + count * size(x.v), axis=axis, keepdims=keepdims)
-    return Running(v, e, np.sum(x.q, axis=axis, keepdims=keepdims), x.n + count)
+    q, h = (np.sum(c, axis=axis, keepdims=keepdims) for c in (x.q, x.h))
+    return Running(v, e, q, h, x.n + count)
+
+
+def either(a: Any, b: Any) -> Any:
+    """One value from two formulas, with the larger of their bounds: both are common."""
+    if not isinstance(a, Running):
+        return a
+    other = lift(b)
+    parts = ((a.e, other.e), (a.q, other.q), (a.h, other.h))
+    return Running(a.v, *(np.maximum(x, y) for x, y in parts), max(a.n, other.n))
 
 
 def contracted(a: Any, b: Any) -> Any:
@@ -379,8 +401,9 @@ def contracted(a: Any, b: Any) -> Any:
     sa, sb = size(x.v), size(y.v)
     e = np.matmul(sa, y.e) + np.matmul(x.e, sb) + terms * np.matmul(sa, sb)
     q = np.matmul(sa, y.q) + np.matmul(x.q, sb)
+    h = np.matmul(sa, y.h) + np.matmul(x.h, sb) + terms
     v = np.matmul(x.v, y.v) if terms else np.zeros(np.matmul(sa, sb).shape)
-    return Running(v, e, q, max(x.n, y.n) + terms)
+    return Running(v, e, q, h, max(x.n, y.n) + terms)
 
 
 def reference(formula: Callable[..., Any], arrays: list[Any], dtype: Any) -> Reference:
@@ -435,7 +458,9 @@ def _reference(plain: Running, exact: Any, dtype: np.dtype[Any]) -> Reference:
             value, low = _with_balls(lift(exact).v, value)
         slack = size_of * (2.0**-52 if low is None else 2.0**-98)
         slack = np.where(np.isfinite(slack), slack, 0.0)
-    return Reference(value, dtype, low, slack, np.array(e), np.array(q), terms=plain.n)
+    return Reference(
+        value, dtype, low, slack, np.array(e), np.array(q), terms=plain.n, underflow=plain.h.copy()
+    )
 
 
 def _with_balls(exact: Array, value: F64) -> tuple[F64, F64]:

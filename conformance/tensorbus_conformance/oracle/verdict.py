@@ -39,6 +39,8 @@ class Reference:
         per_ulp: Error coefficient that each ulp of the elementary functions used adds, in units
             of u times two (one ulp is at most 2u); None means zeros.
         second: Error coefficient in units of u squared, for the two-pass variance.
+        underflow: How many times the error of one underflow reaches the result, at most; None
+            means `terms` times.
         terms: Number of terms K of an accumulation or factors of a product, of operations on
             the longest path for the other classes.
         independent: Elements whose rounding errors are independent of each other's, where not
@@ -57,6 +59,7 @@ class Reference:
     magnitude: F64 | None = None
     per_ulp: F64 | None = None
     second: F64 | None = None
+    underflow: F64 | None = None
     terms: Any = 1
     independent: Mask | None = None
     exact: Callable[[int], ball.Ball] | None = None
