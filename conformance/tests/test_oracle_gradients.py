@@ -121,7 +121,7 @@ CASES: dict[str, tuple[Callable[..., Any], list[tuple[float, float]], dict[str, 
     "log_softmax": (lambda x: np.log(softmax(x)), [(-3, 3)], {}),
     "layer_norm": (norm, [(-3, 3)], {}),
     "rms_norm": (
-        lambda x: x / np.sqrt((x * x).mean(axis=-1, keepdims=True) + 1e-6), [(-3, 3)], {}
+        lambda x: x / np.sqrt((x * x).mean(axis=-1, keepdims=True) + 1e-6), [(-3, 3)], {"eps": 1e-6}
     ),
     "mse_loss": (lambda x, y: ((x - y) ** 2).mean(), [(-3, 3), (-3, 3)], {}),
 }  # fmt: skip

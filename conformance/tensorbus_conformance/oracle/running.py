@@ -351,7 +351,8 @@ def where(condition: Any, a: Any, b: Any) -> Any:
     if isinstance(a, Running) or isinstance(b, Running):
         x, y = lift(a), lift(b)
         parts = ((x.v, y.v), (x.e, y.e), (x.q, y.q), (x.h, y.h))
-        return Running(*(np.where(condition, c, d) for c, d in parts), max(x.n, y.n))
+        v, e, q, h = (np.where(condition, c, d) for c, d in parts)
+        return Running(v, e, q, h, max(x.n, y.n))
     return np.where(condition, a, b)
 
 
@@ -386,7 +387,8 @@ def either(a: Any, b: Any) -> Any:
         return a
     other = lift(b)
     parts = ((a.e, other.e), (a.q, other.q), (a.h, other.h))
-    return Running(a.v, *(np.maximum(x, y) for x, y in parts), max(a.n, other.n))
+    e, q, h = (np.maximum(x, y) for x, y in parts)
+    return Running(a.v, e, q, h, max(a.n, other.n))
 
 
 def contracted(a: Any, b: Any) -> Any:
