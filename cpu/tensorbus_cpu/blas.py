@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, cast
 
 import numpy as np
 from tensorbus_backends import dtypes as dt
@@ -29,6 +29,12 @@ _ONE_THREAD = 1 << 18
 
 # Its idle threads poll for 2^n cycles; the default of 2^26 would keep cores from our kernels.
 _POLL = "16"
+
+
+class HostBuffer(Protocol):
+    """What every buffer of the cpu device has."""
+
+    address: int
 
 
 @dataclass(frozen=True)
@@ -218,11 +224,9 @@ def native_table(runtime: Runtime, blas: Blas) -> NativeTable:
     def matmul(case: NativeCase, buffers: Sequence[Buffer], offsets: Sequence[int]) -> None:
         dtype = case.dtypes[0]
         job, _ = plan(dtype, case.shapes, case.strides)
-        size = dtype.itemsize
-        a, b, c = (
-            buffer.device.address(buffer) + offset * size
-            for buffer, offset in zip(buffers, offsets, strict=True)
-        )
-        gemm(job, a, b, c)
+        size = dtype.bits >> 3
+        a, b, c = cast("Sequence[HostBuffer]", buffers)
+        i, j, k = offsets
+        gemm(job, a.address + i * size, b.address + j * size, c.address + k * size)
 
     return table
