@@ -119,7 +119,8 @@ class Tensor:
     @property
     def mT(self) -> Tensor:  # noqa: N802
         """Transpose of the last two dimensions."""
-        return ops.matrix_transpose(self)
+        result: Tensor = ops.matrix_transpose(self)
+        return result
 
     # -- moving and converting ------------------------------------------------------------------
 

@@ -54,8 +54,6 @@ def _generate(
 ) -> Tensor:
     """Allocate, fill, and tell the trace."""
     start = time.perf_counter()
-    if not isinstance(dtype, DType):
-        raise TypeError(f"{name}: dtype is a tensorbus dtype, not {dtype!r}")
     out = allocate(get_device(device), dtype, shape)
     if fill_in is not None and out.size:
         fill_in(out)
@@ -96,6 +94,12 @@ def _indexed(
     launch((out._buffer, out._offset))
 
 
+def _dtype(name: str, dtype: DType | None, default: DType) -> DType:
+    if dtype is not None and not isinstance(dtype, DType):
+        raise TypeError(f"{name}: dtype is a tensorbus dtype such as float32, not {dtype!r}")
+    return dtype or default
+
+
 def _check_fill(name: str, value: Scalar, dtype: DType) -> None:
     if not isinstance(value, bool | int | float):
         raise TypeError(f"{name}: fill_value is a Python number, not {type(value).__name__}")
@@ -118,7 +122,9 @@ def empty(
     device: str | Device | None = None,
 ) -> Tensor:
     """A tensor whose elements are undefined."""
-    return _generate("empty", dtype or DEFAULT_FLOAT, as_shape("empty", shape), device, None)
+    return _generate(
+        "empty", _dtype("empty", dtype, DEFAULT_FLOAT), as_shape("empty", shape), device, None
+    )
 
 
 @function("creation")
@@ -151,7 +157,7 @@ def full(
         TypeError: A fraction for an integer dtype, or no Python number.
     """
     sizes = as_shape("full", shape)
-    kind = dtype or scalar_dtype(fill_value)
+    kind = _dtype("full", dtype, scalar_dtype(fill_value))
     _check_fill("full", fill_value, kind)
     return _generate("full", kind, sizes, device, lambda out: _fill_launch(out, fill_value))
 
@@ -263,10 +269,10 @@ def arange(
     if step == 0:
         raise ValueError("arange: step must not be 0")
     if isinstance(start, int) and isinstance(stop, int) and isinstance(step, int):
-        kind = dtype or DEFAULT_INT
+        kind = _dtype("arange", dtype, DEFAULT_INT)
         count = max(0, -(-(stop - start) // step))
     else:
-        kind = dtype or DEFAULT_FLOAT
+        kind = _dtype("arange", dtype, DEFAULT_FLOAT)
         count = max(0, math.ceil((stop - start) / step))
     if not kind.is_integer and not kind.is_float:
         raise TypeError(f"arange: dtype must be numeric, not {kind.name}")
@@ -335,7 +341,7 @@ def linspace(
     count = operator.index(num)
     if count < 0:
         raise ValueError(f"linspace: num must not be negative, not {count}")
-    kind = dtype or DEFAULT_FLOAT
+    kind = _dtype("linspace", dtype, DEFAULT_FLOAT)
     if not kind.is_integer and not kind.is_float:
         raise TypeError(f"linspace: dtype must be numeric, not {kind.name}")
     first, last = float(start), float(stop)
@@ -380,7 +386,7 @@ def eye(
 ) -> Tensor:
     """Ones on diagonal `k` of a matrix (0 the main one, above it positive), zeros elsewhere."""
     shape = as_shape("eye", (n_rows, n_rows if n_cols is None else n_cols))
-    kind = dtype or DEFAULT_FLOAT
+    kind = _dtype("eye", dtype, DEFAULT_FLOAT)
     diagonal = operator.index(k)
     one, zero = ir.const(1, kind.compute), ir.const(0, kind.compute)
     index, width = ir.index(), ir.param(0, dt.int64)
