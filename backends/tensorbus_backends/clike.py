@@ -360,7 +360,8 @@ class Emitter:
         if op == "not":
             return f"!{a[0]}" if node.dtype is dt.bool_ else f"({t})~{a[0]}"
         if op in ("lt", "le", "eq"):
-            return f"{a[0]} {dict(lt='<', le='<=', eq='==')[op]} {a[1]}"
+            sign = {"lt": "<", "le": "<=", "eq": "=="}[op]
+            return f"{a[0]} {sign} {a[1]}"
         if op == "select":
             return f"{a[0]} ? {a[1]} : {a[2]}"
         if op == "cast":

@@ -26,7 +26,7 @@ Array = NDArray[Any]
 def widen(stored: Array, storage: DType) -> Array:
     """Storage values as compute values."""
     if storage is dt.bool_:
-        return stored.view(np.uint8) != 0
+        return np.asarray(stored.view(np.uint8) != 0)
     return stored.astype(storage.compute.numpy, copy=False)
 
 
@@ -55,7 +55,7 @@ def _to_odd32(x: Array) -> Array:
         kept = size >> shift
         kept = kept | ((kept << shift) != size).astype(np.uint64)
         result = kept.astype(np.float32) * np.exp2(shift.astype(np.float32))
-        return np.where(negative, -result, result).astype(np.float32)
+        return np.asarray(np.where(negative, -result, result).astype(np.float32))
     y = x.astype(np.float32)
     bits = y.view(np.uint32).copy()
     back = y.astype(np.float64)
@@ -97,7 +97,7 @@ def _libm_fma() -> Callable[[float, float, float], float]:
     function = library.fma
     function.restype = ctypes.c_double
     function.argtypes = [ctypes.c_double] * 3
-    return function  # type: ignore[no-any-return]
+    return function
 
 
 def _split(a: Array) -> tuple[Array, Array]:
@@ -142,7 +142,7 @@ def fma64(a: Array, b: Array, c: Array) -> Array:
 
 def _cast(x: Array, to: DType) -> Array:
     if to is dt.bool_:
-        return x != 0
+        return np.asarray(x != 0)
     if x.dtype.kind == "f" and to.is_integer:
         lowest, above = float(to.min), float(to.max + 1)
         whole = np.trunc(x)
@@ -180,7 +180,7 @@ def _mulhi(a: Array, b: Array) -> Array:
     high = xh * yh + (middle >> half) + (other >> half)
     if a.dtype.kind == "i":
         high = high - np.where(a < 0, y, np.uint64(0)) - np.where(b < 0, x, np.uint64(0))
-    return high.astype(a.dtype)
+    return np.asarray(high.astype(a.dtype))
 
 
 def _shift(op: str, a: Array, n: Array) -> Array:
@@ -188,7 +188,7 @@ def _shift(op: str, a: Array, n: Array) -> Array:
     inside = (n >= 0) & (n < bits)
     amount = np.where(inside, n, 0).astype(a.dtype)
     if op == "shl":
-        return np.where(inside, np.left_shift(a, amount), a.dtype.type(0))
+        return np.asarray(np.where(inside, np.left_shift(a, amount), a.dtype.type(0)))
     gone = np.where(a < 0, a.dtype.type(-1), a.dtype.type(0)) if a.dtype.kind == "i" else 0
     return np.where(inside, np.right_shift(a, amount), gone).astype(a.dtype)
 

@@ -32,6 +32,8 @@ class RefBuffer(Buffer):
 
     __slots__ = ("array", "keep")
 
+    device: RefDevice
+
     def __init__(self, device: RefDevice, array: Any, keep: object = None) -> None:
         self.device, self.array, self.keep = device, array, keep
         self.nbytes = array.nbytes
@@ -134,7 +136,7 @@ class RefDevice(Device):
         import ctypes
 
         block = (ctypes.c_uint8 * nbytes).from_address(address)
-        return RefBuffer(self, np.frombuffer(block, np.uint8), owner)
+        return RefBuffer(self, np.ctypeslib.as_array(block), owner)
 
 
 def _array(buffer: Buffer) -> Any:

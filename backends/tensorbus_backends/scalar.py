@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from . import dtypes as dt
-from . import ir
+from . import dtypes as dt, ir
 from .dtypes import DType
 from .ir import Expr, Operand
 

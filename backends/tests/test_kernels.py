@@ -8,8 +8,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
-from tensorbus_backends import dtypes as dt
-from tensorbus_backends import ir
+from tensorbus_backends import dtypes as dt, ir
 from tensorbus_backends.kernels import MONOIDS, Map, Matmul, Operand, Reduce, Rows, Scan, Stage
 from tensorbus_backends.kernels.base import Strided
 from tensorbus_cpu.dialect import C

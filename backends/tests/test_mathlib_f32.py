@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from flint import arb, ctx
-from tensorbus_backends import dtypes as dt
-from tensorbus_backends import interp, ir, mathlib
+from tensorbus_backends import dtypes as dt, interp, ir, mathlib
 from tensorbus_backends.clike import Argument, Emitter, assemble
 from tensorbus_backends.mathlib.bounds import BOUNDS_F32
 from tensorbus_cpu.dialect import C

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from tensorbus_backends import dtypes as dt
-from tensorbus_backends import ir, mathlib
+from tensorbus_backends import dtypes as dt, ir, mathlib
 from tensorbus_backends.interp import evaluate as interpret
 from tensorbus_backends.mathlib import f64
 from tensorbus_backends.mathlib.bounds import BOUNDS_F64

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from tensorbus_backends import dtypes as dt
-from tensorbus_backends import ir
+from tensorbus_backends import dtypes as dt, ir
 from tensorbus_backends.interp import evaluate as interpret
 from tensorbus_backends.mathlib import integer, two
 from tensorbus_backends.mathlib.bounds import BOUNDS_TWO

@@ -8,6 +8,7 @@ as in a program that goes on.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import statistics
@@ -129,36 +130,103 @@ def _elementwise(peers: _Peers, n: int, rng: np.random.Generator) -> list[Case]:
         pa, pb, pc = (t.from_numpy(x) for x in (a, b, c))
         f = t.nn.functional
     j = peers.jax
-    jn = j.numpy if j is not None else None
+    jn: Any = j.numpy if j is not None else None
     half = np.float32(0.5)
     root = np.float32(2**-0.5)
-    add("add", 1.0, 3 * size, lambda: ta + tbb, lambda: a + b,
-        lambda: lambda: pa + pb, lambda: peers.jitted(lambda x, y: x + y, a, b))  # fmt: skip
-    add("mul-add", 1.0, 4 * size, lambda: ta * tbb + tc, lambda: a * b + c,
-        lambda: lambda: pa * pb + pc, lambda: peers.jitted(lambda x, y, z: x * y + z, a, b, c))  # fmt: skip
-    add("exp", 1.0, 2 * size, lambda: tb.exp(ta), lambda: np.exp(a),
-        lambda: lambda: t.exp(pa), lambda: peers.jitted(jn.exp, a))  # fmt: skip
-    add("tanh", 1.3, 2 * size, lambda: tb.tanh(ta), lambda: np.tanh(a),
-        lambda: lambda: t.tanh(pa), lambda: peers.jitted(jn.tanh, a))  # fmt: skip
-    add("gelu", 1.0, 2 * size, lambda: tb.nn.gelu(ta), lambda: half * a * (1 + _erf(a * root)),
+    add(
+        "add",
+        1.0,
+        3 * size,
+        lambda: ta + tbb,
+        lambda: a + b,
+        lambda: lambda: pa + pb,
+        lambda: peers.jitted(lambda x, y: x + y, a, b),
+    )
+    add(
+        "mul-add",
+        1.0,
+        4 * size,
+        lambda: ta * tbb + tc,
+        lambda: a * b + c,
+        lambda: lambda: pa * pb + pc,
+        lambda: peers.jitted(lambda x, y, z: x * y + z, a, b, c),
+    )
+    add(
+        "exp",
+        1.0,
+        2 * size,
+        lambda: tb.exp(ta),
+        lambda: np.exp(a),
+        lambda: lambda: t.exp(pa),
+        lambda: peers.jitted(jn.exp, a),
+    )
+    add(
+        "tanh",
+        1.3,
+        2 * size,
+        lambda: tb.tanh(ta),
+        lambda: np.tanh(a),
+        lambda: lambda: t.tanh(pa),
+        lambda: peers.jitted(jn.tanh, a),
+    )
+    add(
+        "gelu",
+        1.0,
+        2 * size,
+        lambda: tb.nn.gelu(ta),
+        lambda: half * a * (1 + _erf(a * root)),
         lambda: lambda: f.gelu(pa),
-        lambda: peers.jitted(lambda x: j.nn.gelu(x, approximate=False), a))  # fmt: skip
-    add("sum", 1.0, size, lambda: tb.sum(ta), lambda: a.sum(),
-        lambda: lambda: t.sum(pa), lambda: peers.jitted(jn.sum, a))  # fmt: skip
+        lambda: peers.jitted(lambda x: j.nn.gelu(x, approximate=False), a),
+    )
+    add(
+        "sum",
+        1.0,
+        size,
+        lambda: tb.sum(ta),
+        lambda: a.sum(),
+        lambda: lambda: t.sum(pa),
+        lambda: peers.jitted(jn.sum, a),
+    )
     columns = 10 if n < 10**5 else 1000
     shape = (n // columns, columns)
     m, tm = a[: n // columns * columns].reshape(shape), tb.reshape(ta, shape)
     pm = pa.reshape(shape) if t is not None else None
-    add("sum rows", 1.3, size, lambda: tb.sum(tm, axis=1), lambda: m.sum(axis=1),
-        lambda: lambda: t.sum(pm, dim=1), lambda: peers.jitted(lambda x: x.sum(axis=1), m))  # fmt: skip
-    add("sum columns", 1.3, size, lambda: tb.sum(tm, axis=0), lambda: m.sum(axis=0),
-        lambda: lambda: t.sum(pm, dim=0), lambda: peers.jitted(lambda x: x.sum(axis=0), m))  # fmt: skip
-    add("softmax", 1.3, 2 * size, lambda: tb.nn.softmax(tm, axis=-1), lambda: _softmax(m),
+    add(
+        "sum rows",
+        1.3,
+        size,
+        lambda: tb.sum(tm, axis=1),
+        lambda: m.sum(axis=1),
+        lambda: lambda: t.sum(pm, dim=1),
+        lambda: peers.jitted(lambda x: x.sum(axis=1), m),
+    )
+    add(
+        "sum columns",
+        1.3,
+        size,
+        lambda: tb.sum(tm, axis=0),
+        lambda: m.sum(axis=0),
+        lambda: lambda: t.sum(pm, dim=0),
+        lambda: peers.jitted(lambda x: x.sum(axis=0), m),
+    )
+    add(
+        "softmax",
+        1.3,
+        2 * size,
+        lambda: tb.nn.softmax(tm, axis=-1),
+        lambda: _softmax(m),
         lambda: lambda: t.softmax(pm, dim=-1),
-        lambda: peers.jitted(lambda x: j.nn.softmax(x, axis=-1), m))  # fmt: skip
-    add("layer_norm", 1.3, 2 * size, lambda: tb.nn.layer_norm(tm, axis=-1), lambda: _layer_norm(m),
+        lambda: peers.jitted(lambda x: j.nn.softmax(x, axis=-1), m),
+    )
+    add(
+        "layer_norm",
+        1.3,
+        2 * size,
+        lambda: tb.nn.layer_norm(tm, axis=-1),
+        lambda: _layer_norm(m),
         lambda: lambda: f.layer_norm(pm, (columns,)),
-        lambda: peers.jitted(lambda x: j.nn.standardize(x, axis=-1, epsilon=1e-5), m))  # fmt: skip
+        lambda: peers.jitted(lambda x: j.nn.standardize(x, axis=-1, epsilon=1e-5), m),
+    )
     return cases
 
 
@@ -181,7 +249,7 @@ def _mlp(peers: _Peers, rng: np.random.Generator) -> Case:
     y = rng.integers(0, sizes[-1], batch)
     w = [
         (rng.standard_normal((o, i)) / np.sqrt(i)).astype(np.float32)
-        for i, o in zip(sizes, sizes[1:], strict=False)
+        for i, o in itertools.pairwise(sizes)
     ]
     tx, ty, tw = tb.asarray(x), tb.asarray(y), [tb.asarray(v) for v in w]
     for v in tw:

@@ -6,8 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as RichProgress
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress as RichProgress,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.table import Table
 from rich.text import Text
 from tensorbus_backends import dtypes as dt
@@ -22,7 +27,7 @@ __all__ = ["Progress", "devices", "make_console", "ops", "summary"]
 _COLOURS = {"pass": "green", "unsupported": "yellow", "not run": "yellow"}
 
 
-def makemake_console() -> Console:
+def make_console() -> Console:
     """A console; where nobody says how wide it is (a pipe, CI), wide enough for the tables."""
     wide = Console(highlight=False)
     return wide if wide.is_terminal else Console(highlight=False, width=140)

@@ -27,8 +27,7 @@ from typing import Any
 import numpy as np
 from cffi import FFI
 from flint import arb
-from tensorbus_backends import dtypes as dt
-from tensorbus_backends import ir, mathlib
+from tensorbus_backends import dtypes as dt, ir, mathlib
 from tensorbus_backends.clike import Argument, Emitter, assemble
 from tensorbus_backends.dialect import Dialect
 from tensorbus_backends.mathlib.bounds import BOUNDS_F32

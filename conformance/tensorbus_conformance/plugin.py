@@ -8,7 +8,6 @@ that nothing is compiled twice.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -19,12 +18,13 @@ __all__ = ["pytest_addoption", "pytest_generate_tests"]
 def pytest_addoption(parser: pytest.Parser) -> None:
     """The options of the conformance suite."""
     group = parser.getgroup("tensorbus conformance")
-    for name, settings in {
+    options: dict[str, dict[str, Any]] = {
         "--device": {"default": None, "help": "devices to judge, separated by commas"},
         "--ops": {"default": None, "help": "ops to judge, separated by commas"},
         "--level": {"default": "smoke", "help": "smoke, standard or exhaustive"},
         "--data-seed": {"type": int, "default": 0, "help": "seed of all data"},
-    }.items():
+    }
+    for name, settings in options.items():
         # Another plugin may own the name; its meaning is then ours to read, not to change.
         with contextlib.suppress(ValueError):
             group.addoption(name, **settings)
@@ -60,7 +60,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture
 def conformance_cells(
     conformance_item: Any, request: pytest.FixtureRequest, record_property: Any
-) -> Iterator[list[dict[str, Any]]]:
+) -> list[dict[str, Any]]:
     """Outcomes of the item's cells, also recorded as properties of the test (JUnit)."""
     from .worker import judge_item
 
@@ -77,4 +77,4 @@ def conformance_cells(
     cells = [a["outcome"] for a in answers if "outcome" in a]
     for cell in cells:
         record_property(cell["property"], cell["state"])
-    yield cells
+    return cells

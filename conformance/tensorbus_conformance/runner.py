@@ -7,6 +7,7 @@ stay together, so that kernels are compiled once.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -136,10 +137,8 @@ class _Worker:
 
     def stop(self) -> None:
         if self.process.stdin is not None:
-            try:
+            with contextlib.suppress(OSError):
                 self.process.stdin.close()
-            except OSError:
-                pass
         try:
             self.process.wait(timeout=10)
         except subprocess.TimeoutExpired:

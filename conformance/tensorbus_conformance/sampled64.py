@@ -27,8 +27,7 @@ from typing import Any
 import numpy as np
 from flint import arb
 from numpy.typing import NDArray
-from tensorbus_backends import dtypes as dt
-from tensorbus_backends import ir
+from tensorbus_backends import dtypes as dt, ir
 from tensorbus_backends.clike import Argument, Emitter, assemble
 from tensorbus_backends.dialect import Dialect
 from tensorbus_backends.mathlib import f64, two

@@ -7,8 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tensorbus_backends import dtypes as dt
-from tensorbus_backends import ir, mathlib
+from tensorbus_backends import dtypes as dt, ir, mathlib
 from tensorbus_conformance import exhaustive
 from tensorbus_conformance.exhaustive import FUNCTIONS, Sweep, sweep, table_markdown
 from tensorbus_cpu.dialect import C

@@ -285,13 +285,13 @@ def _run(
             alive.append(node)
         slots[track.index] = _sum(slots[track.index], value)
 
-    for out, g in zip(outputs, gradients, strict=True):
+    for out, given in zip(outputs, gradients, strict=True):
         if out._track is None or out._track.node is None:
             raise RuntimeError(
                 "this tensor has no recorded history: no operand had requires_grad set, or it "
                 "was made under no_grad"
             )
-        give(out._track, g)
+        give(out._track, given)
     while queue:
         node = heapq.heappop(queue)
         slots = pending.pop(id(node))

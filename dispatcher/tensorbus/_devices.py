@@ -8,8 +8,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from tensorbus_backends.contract import Capabilities, Compiled, DeviceInfo, KernelSpec
-from tensorbus_backends.contract import Device as Backend
+from tensorbus_backends.contract import (
+    Capabilities,
+    Compiled,
+    Device as Backend,
+    DeviceInfo,
+    KernelSpec,
+)
 from tensorbus_backends.discovery import Registry
 
 from ._state import state

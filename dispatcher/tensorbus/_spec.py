@@ -51,7 +51,7 @@ class Spec:
                     )
                 )
             if strides is None or strides == default:
-                canonical = (device, dtype, shape, None)
+                canonical: tuple[object, ...] = (device, dtype, shape, None)
                 strides = default
             else:
                 canonical = (device, dtype, shape, strides)

@@ -17,8 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from tensorbus_backends import dtypes as dt
-from tensorbus_backends import ir, mathlib
+from tensorbus_backends import dtypes as dt, ir, mathlib
 from tensorbus_backends.dtypes import DType
 from tensorbus_backends.ir import Expr
 

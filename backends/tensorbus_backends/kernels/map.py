@@ -209,7 +209,7 @@ class Map(Kernel):
             return leaf
 
         def load(slot: int, storage: DType, at: NDArray[Any]) -> NDArray[Any]:
-            return arrays[slot][bases[slot] + at]
+            return np.asarray(arrays[slot][bases[slot] + at])
 
         for start in range(0, size, 1 << 16):
             part = slice(start, min(start + (1 << 16), size))

@@ -145,7 +145,7 @@ const i32 columns = (i32)(M({_N}) - left < {width} ? M({_N}) - left : {width});
     def _loop(
         self, t: str, zero: str, width: int, a: int, b_text: str, c: int
     ) -> tuple[str, list[tuple[str, str, int]]]:
-        """Regions over columns: the accumulators of a tile live in registers or first-level cache."""
+        """Regions over columns: a tile's accumulators live in registers or first-level cache."""
         steps = "\n".join(
             f"        {self._accumulate(t, f'acc[{r * width} + l]', f'a{r}', 'right')}"
             for r in range(_ROWS)
@@ -242,7 +242,9 @@ LANES(l, columns) {{
                 step = np.arange(size, dtype=np.int64) * meta[base + 3 + d]
                 at = (at[:, None] + step).reshape(-1)
             down = np.arange(rows, dtype=np.int64)[:, None] * meta[base + 1]
-            return at[:, None, None] + down + np.arange(columns, dtype=np.int64) * meta[base + 2]
+            return np.asarray(
+                at[:, None, None] + down + np.arange(columns, dtype=np.int64) * meta[base + 2]
+            )
 
         a = interp.widen(arrays[0][places(0, m, k)], self.dtype)
         b = interp.widen(arrays[1][places(1, k, n)], self.dtype)
@@ -260,7 +262,7 @@ LANES(l, columns) {{
     def _step(self, a: NDArray[Any], b: NDArray[Any], acc: NDArray[Any]) -> NDArray[Any]:
         with np.errstate(all="ignore"):
             if not self.dtype.is_float:
-                return acc + a * b
+                return np.asarray(acc + a * b)
             left, right = np.broadcast_to(a, acc.shape), np.broadcast_to(b, acc.shape)
             exact = interp.fma64 if acc.dtype == np.float64 else interp.fma32
             return exact(left, right, acc).reshape(acc.shape)

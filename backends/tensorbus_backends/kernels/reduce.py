@@ -409,4 +409,4 @@ def reduce_lanes(monoid: Monoid, values: NDArray[Any], acc: DType) -> NDArray[An
     while len(lanes) > 1:
         half = len(lanes) // 2
         lanes = combine(lanes[:half], lanes[half:])
-    return lanes[0]
+    return np.asarray(lanes[0])

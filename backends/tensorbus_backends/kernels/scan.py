@@ -91,7 +91,8 @@ class Scan(Kernel):
 
     def groups(self, dialect: Dialect | None, n: int, rows: int) -> int:
         """Number of groups to launch."""
-        return rows * -(-(-(-n // BLOCK)) // _GROUP)
+        blocks = -(-n // BLOCK)
+        return rows * -(-blocks // _GROUP)
 
     def source(self, dialect: Dialect) -> str:
         strided = Strided("x0", self.operand, _OPERAND)
@@ -155,7 +156,11 @@ LANES(l, count) {{
         local = np.empty_like(padded)
         for i in range(BLOCK):
             both = (running, padded[:, :, i])
-            (running,) = interp.evaluate([pair], lambda node, both=both: both[node.attr])
+
+            def leaf(node: Expr, both: Any = both) -> NDArray[Any]:
+                return np.asarray(both[node.attr])
+
+            (running,) = interp.evaluate([pair], leaf)
             local[:, :, i] = running
         out = local.reshape(rows, blocks * BLOCK)[:, :n]
         first, second = int(meta[_OUT]), int(meta[_OUT + 1])

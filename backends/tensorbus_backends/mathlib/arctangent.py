@@ -13,8 +13,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-from .. import dtypes as dt
-from .. import ir
+from .. import dtypes as dt, ir
 from ..dtypes import DType
 from ..ir import Expr
 from ..scalar import f

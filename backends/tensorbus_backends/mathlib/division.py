@@ -8,8 +8,7 @@ last bit and smaller than the divisor, hence exact; a negative one has the divis
 
 from __future__ import annotations
 
-from .. import dtypes as dt
-from .. import ir
+from .. import dtypes as dt, ir
 from ..ir import Expr
 from ..scalar import copysign, f, inf, is_nan, nan, sign_bit, unsigned_type
 from .exact import exponent_field, power_of_two, scale

@@ -14,8 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .. import dtypes as dt
-from .. import ir
+from .. import dtypes as dt, ir
 from ..dtypes import DType
 from ..ir import Expr
 from ..scalar import f

@@ -13,8 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .. import dtypes as dt
-from .. import ir, scalar
+from .. import dtypes as dt, ir, scalar
 from ..ir import Expr, Operand
 
 __all__ = [

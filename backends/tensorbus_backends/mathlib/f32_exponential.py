@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .. import dtypes as dt
-from .. import ir
+from .. import dtypes as dt, ir
 from ..ir import Expr
 from .f32_common import INF, LN2_HI, LN2_LO, c, fast_two_sum, polynomial
 

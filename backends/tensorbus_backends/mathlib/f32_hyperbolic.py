@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from .. import dtypes as dt
-from .. import ir, scalar
+from .. import dtypes as dt, ir, scalar
 from ..ir import Expr
 from .f32_common import (
     INF,

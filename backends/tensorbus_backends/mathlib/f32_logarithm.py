@@ -11,8 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .. import dtypes as dt
-from .. import ir
+from .. import dtypes as dt, ir
 from ..ir import Expr
 from .f32_common import INF, NAN, c, fast_two_sum, polynomial, power_of_two, two_product, two_sum
 from .f32_exponential import at_most, exp_two, reduce

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import itertools
 
-from .. import dtypes as dt
-from .. import ir, scalar
+from .. import dtypes as dt, ir, scalar
 from ..ir import Expr
 from .f32_common import INF, NAN, c, fast_two_sum, polynomial, root_two, two_product
 

@@ -9,8 +9,7 @@ quotient is reduced (see `arctangent`).  All below 1.
 
 from __future__ import annotations
 
-from .. import dtypes as dt
-from .. import ir
+from .. import dtypes as dt, ir
 from ..ir import Expr
 from ..scalar import copysign, f, nan
 from .arctangent import HALF_PI, atan_ratio

@@ -13,8 +13,7 @@ approximation.  All below 1.5.
 
 from __future__ import annotations
 
-from .. import dtypes as dt
-from .. import ir
+from .. import dtypes as dt, ir
 from ..ir import Expr
 from ..scalar import copysign, f
 from .exact import fast_two_sum, floats, horner, power_of_two

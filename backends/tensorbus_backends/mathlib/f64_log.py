@@ -7,8 +7,7 @@ softplus) add less than 0.25 ulp, so that all stay below 1 ulp.
 
 from __future__ import annotations
 
-from .. import dtypes as dt
-from .. import ir
+from .. import dtypes as dt, ir
 from ..ir import Expr
 from ..scalar import copysign, f, inf, nan
 from .constants import LN2, LN10

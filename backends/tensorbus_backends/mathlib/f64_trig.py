@@ -10,8 +10,7 @@ instead of 1) and 0.15 for the cosine: below 1.25.
 
 from __future__ import annotations
 
-from .. import dtypes as dt
-from .. import ir
+from .. import dtypes as dt, ir
 from ..ir import Expr
 from ..scalar import f
 from .exact import Pair, choose, fast_two_sum, floats, horner

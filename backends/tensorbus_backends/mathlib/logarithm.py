@@ -11,8 +11,7 @@ for float64 (2**-59 after the factor ``s**3``), degree 3 with error 2**-25.6 for
 
 from __future__ import annotations
 
-from .. import dtypes as dt
-from .. import ir
+from .. import dtypes as dt, ir
 from ..dtypes import DType
 from ..ir import Expr
 from ..scalar import f, integer_type, unsigned_type

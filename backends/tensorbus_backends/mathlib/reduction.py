@@ -15,8 +15,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-from .. import dtypes as dt
-from .. import ir
+from .. import dtypes as dt, ir
 from ..ir import Expr
 from ..scalar import f
 from .constants import PI, TWO_OVER_PI

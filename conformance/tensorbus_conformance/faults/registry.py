@@ -7,8 +7,7 @@ from typing import Any
 
 import tensorbus as tb
 from tensorbus import _op
-from tensorbus_backends import dtypes as dt
-from tensorbus_backends import ir
+from tensorbus_backends import dtypes as dt, ir
 
 from .base import FAULTS, Fault, Planted
 
@@ -93,7 +92,7 @@ def _function(name: str, make: Callable[[Any], Any]) -> Callable[[Planted], None
     return install
 
 
-# -- gradients ----------------------------------------------------------------------------------
+# -- gradients --
 
 _register(
     "gradient-tripled-relu",
@@ -190,7 +189,7 @@ _register(
     family="normalization",
 )
 
-# -- values ---------------------------------------------------------------------------------------
+# -- values --
 
 _register(
     "minus-zero-lost",
@@ -378,7 +377,7 @@ def _once(x: Any, index: Any, source: Any, axis: int) -> Any:
     return out
 
 
-# -- dtypes, errors, routing ------------------------------------------------------------------------
+# -- dtypes, errors, routing --
 
 
 def _wrong_promotion(planted: Planted) -> None:

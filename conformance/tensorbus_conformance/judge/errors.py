@@ -28,7 +28,7 @@ def _bad_calls(session: Session, case: Case) -> list[tuple[str, type[Exception],
     """(what is wrong, exception, call) for one op."""
     function = tb.FUNCTIONS[session.item.op].call
     reference = REFERENCES[session.op]
-    tensors, arrays = session.tensors(case)
+    tensors, _ = session.tensors(case)
     _, rebuild = split(case)
     args, options = rebuild(tensors)
     found: list[tuple[str, type[Exception], Any]] = []

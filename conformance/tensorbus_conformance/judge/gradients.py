@@ -193,7 +193,7 @@ def _duality(
     pulled = _pull(session, case, rng)
     if pulled is None:
         return
-    arrays, grads, cotangent, _ = pulled
+    _, grads, cotangent, _ = pulled
     left = cotangent.astype(np.float64) * moved.astype(np.float64)
     right = 0.0
     weight = float(np.abs(left).sum())

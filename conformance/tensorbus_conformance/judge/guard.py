@@ -66,7 +66,7 @@ class _Pages:
     def intact(self) -> bool:
         """Whether the band before the buffer is untouched."""
         size = self.address - self._base
-        return ctypes.string_at(self._base, size) == bytes([self._poison]) * size
+        return bool(ctypes.string_at(self._base, size) == bytes([self._poison]) * size)
 
     def __del__(self) -> None:
         if getattr(self, "_base", None):

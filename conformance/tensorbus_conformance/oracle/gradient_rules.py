@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import nn
-from . import running as r
+from . import nn, running as r
 from .running import constant, contracted, real, stacked, structural, summed
 
 __all__ = ["FORMULAS", "RULES", "unbroadcast"]

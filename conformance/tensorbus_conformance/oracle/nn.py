@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 
 from . import ball, judges, running
 from .contraction import matmul_reference, reshaped
-from .elementwise import OPS as ELEMENTWISE
-from .elementwise import reference_of
+from .elementwise import OPS as ELEMENTWISE, reference_of
 from .op import OpReference, Range, as_float64, common_dtype
 from .reductions import sum_rows
 from .running import constant

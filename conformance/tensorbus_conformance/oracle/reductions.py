@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from . import ball, judges
 from .contraction import exact_sum, fraction_pair, reshaped
-from .elementwise import extremum
 from .op import JudgeOf, OpReference, Range, as_float64
 from .ulp import format_of, two_product, two_sum
 from .verdict import Reference
@@ -164,9 +163,13 @@ def _extreme(greatest: bool) -> Callable[..., Reference]:
             result = matrix.max(axis=1) if greatest else matrix.min(axis=1)
             return Reference(result.reshape(shape), array.dtype)
         wide = as_float64(matrix)
-        best = wide[:, 0]
-        for column in range(1, wide.shape[1]):
-            best = extremum(best, wide[:, column], greatest)
+        best = wide.max(axis=1) if greatest else wide.min(axis=1)
+        negative = np.signbit(wide)
+        # -0 < +0: a zero of the winning sign decides.
+        plus = ((wide == 0) & ~negative).any(axis=1)
+        minus = ((wide == 0) & negative).any(axis=1)
+        sign = np.where(plus, 0.0, -0.0) if greatest else np.where(minus, -0.0, 0.0)
+        best = np.where(best == 0, sign, best)
         return Reference(best.reshape(shape), array.dtype)
 
     return forward

@@ -346,8 +346,8 @@ def sqrt(x: Any) -> Any:
 def where(condition: Any, a: Any, b: Any) -> Any:
     """Selection: exact."""
     if isinstance(a, Dual) or isinstance(b, Dual):
-        p, q = (v if isinstance(v, Dual) else Dual(v, zeros_of(v)) for v in (a, b))
-        return Dual(where(condition, p.v, q.v), where(condition, p.t, q.t))
+        one, two = (v if isinstance(v, Dual) else Dual(v, zeros_of(v)) for v in (a, b))
+        return Dual(where(condition, one.v, two.v), where(condition, one.t, two.t))
     if isinstance(a, Running) or isinstance(b, Running):
         x, y = lift(a), lift(b)
         parts = ((x.v, y.v), (x.e, y.e), (x.q, y.q), (x.h, y.h))

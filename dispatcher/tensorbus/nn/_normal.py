@@ -16,8 +16,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from tensorbus_backends import dtypes as dt
-from tensorbus_backends import ir, mathlib
+from tensorbus_backends import dtypes as dt, ir, mathlib
 from tensorbus_backends.dtypes import DType
 from tensorbus_backends.ir import Expr
 from tensorbus_backends.mathlib.exact import floats, horner

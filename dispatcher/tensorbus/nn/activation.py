@@ -10,8 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from tensorbus_backends import dtypes as dt
-from tensorbus_backends import ir, mathlib
+from tensorbus_backends import dtypes as dt, ir, mathlib
 from tensorbus_backends.ir import Expr
 from tensorbus_backends.scalar import f
 
@@ -22,8 +21,7 @@ from ..ops import _dtype_rules as rules
 from ..ops._elementwise import Elementwise, unary
 from ..ops.elementwise_arithmetic import clip_body, masked, multiply, square
 from ..ops.elementwise_comparison import greater, where
-from ..ops.elementwise_transcendental import exp, tanh
-from ..ops.elementwise_transcendental import sigmoid as _sigmoid
+from ..ops.elementwise_transcendental import exp, sigmoid as _sigmoid, tanh
 from . import _normal
 from ._normal import limited
 

@@ -4,8 +4,8 @@ from .arrangement import *  # noqa: F403
 from .constants import *  # noqa: F403
 from .conversion import *  # noqa: F403
 from .creation import *  # noqa: F403
-from .data_types import *  # noqa: F403
 from .cumulative import *  # noqa: F403
+from .data_types import *  # noqa: F403
 from .elementwise_arithmetic import *  # noqa: F403
 from .elementwise_comparison import *  # noqa: F403
 from .elementwise_rounding import *  # noqa: F403

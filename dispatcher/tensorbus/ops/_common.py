@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from tensorbus_backends import dtypes as dt
@@ -60,7 +60,7 @@ def from_host(device: Device, array: np.ndarray[Any, Any], dtype: DType) -> Tens
     array = np.ascontiguousarray(array)
     out = allocate(device, dtype, shape)
     if array.size:
-        device.backend.copy_in(out._buffer, 0, memoryview(array.reshape(-1).view(np.uint8)))
+        device.backend.copy_in(out._buffer, 0, memoryview(array.reshape(-1).view(np.uint8).data))
     return out
 
 
@@ -129,7 +129,7 @@ def normalize_axes(name: str, axis: int | Sequence[int] | None, ndim: int) -> tu
     if axis is None:
         return tuple(range(ndim))
     given = axis if isinstance(axis, Sequence) else (axis,)
-    axes = [normalize_axis(name, cast(int, a), ndim) for a in given]
+    axes = [normalize_axis(name, a, ndim) for a in given]
     if len(set(axes)) != len(axes):
         raise ValueError(f"{name}: axis {axis} names a dimension twice")
     return tuple(sorted(axes))

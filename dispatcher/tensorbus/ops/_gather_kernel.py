@@ -12,8 +12,7 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from tensorbus_backends import dtypes as dt
-from tensorbus_backends import ir
+from tensorbus_backends import dtypes as dt, ir
 from tensorbus_backends.dtypes import DType
 from tensorbus_backends.ir import Expr
 from tensorbus_backends.kernels import MONOIDS

@@ -15,8 +15,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tensorbus_backends import dtypes as dt
-from tensorbus_backends import ir
+from tensorbus_backends import dtypes as dt, ir
 from tensorbus_backends.dtypes import DType
 from tensorbus_backends.ir import Expr
 

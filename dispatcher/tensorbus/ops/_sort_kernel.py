@@ -9,8 +9,7 @@ scatters, and the result does not depend on the device.
 
 from __future__ import annotations
 
-from tensorbus_backends import dtypes as dt
-from tensorbus_backends import ir
+from tensorbus_backends import dtypes as dt, ir
 from tensorbus_backends.contract import Buffer
 from tensorbus_backends.dtypes import DType
 from tensorbus_backends.ir import Expr

@@ -9,8 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from tensorbus_backends import dtypes as dt
-from tensorbus_backends import ir, scalar
+from tensorbus_backends import dtypes as dt, ir, scalar
 from tensorbus_backends.dtypes import DType
 from tensorbus_backends.ir import Expr
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tensorbus_backends.dtypes import FLOATING, INTEGER, SIGNED, UNSIGNED, DType
-from tensorbus_backends.dtypes import bool_ as _bool
+from tensorbus_backends.dtypes import FLOATING, INTEGER, SIGNED, UNSIGNED, DType, bool_ as _bool
 
 from .._promotion import promote, result_of_scalar
 from .._tensor import Tensor

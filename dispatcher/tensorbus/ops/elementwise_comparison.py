@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from tensorbus_backends import dtypes as dt
-from tensorbus_backends import ir, scalar
+from tensorbus_backends import dtypes as dt, ir, scalar
 from tensorbus_backends.ir import Expr
 
 from .._op import apply, function

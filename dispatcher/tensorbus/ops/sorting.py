@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from tensorbus_backends import dtypes as dt
-from tensorbus_backends import ir, scalar
+from tensorbus_backends import dtypes as dt, ir, scalar
 from tensorbus_backends.dtypes import DType
 from tensorbus_backends.ir import Expr
 

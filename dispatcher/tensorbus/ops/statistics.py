@@ -6,8 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from tensorbus_backends import dtypes as dt
-from tensorbus_backends import ir, mathlib, scalar
+from tensorbus_backends import dtypes as dt, ir, mathlib, scalar
 from tensorbus_backends.dtypes import DType
 from tensorbus_backends.ir import Expr
 from tensorbus_backends.kernels import MONOIDS, Stage
@@ -28,9 +27,9 @@ from .reduction import (
     need_numeric,
     reduce_plan,
     reduced_shape,
+    sum as sum_,
     widened,
 )
-from .reduction import sum as sum_
 
 __all__ = ["argmax", "argmin", "logsumexp", "max", "mean", "min", "std", "var"]
 
