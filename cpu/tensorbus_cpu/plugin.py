@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tensorbus_backends import clike
-from tensorbus_backends import dtypes as dt
+from tensorbus_backends import clike, dtypes as dt
 from tensorbus_backends.cache import DiskCache
 from tensorbus_backends.contract import (
     BackendError,

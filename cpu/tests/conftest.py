@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tensorbus_backends import clike
-from tensorbus_backends import dtypes as dt
+from tensorbus_backends import clike, dtypes as dt
 from tensorbus_backends.cache import DiskCache
 from tensorbus_backends.contract import Buffer, Device, DeviceInfo
 from tensorbus_backends.dialect import Dialect
