@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tensorbus_backends import clike, interp
-from tensorbus_backends import dtypes as dt
+from tensorbus_backends import clike, dtypes as dt, interp
 from tensorbus_backends.contract import Device
 from tensorbus_backends.dialect import Dialect
 

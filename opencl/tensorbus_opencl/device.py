@@ -282,11 +282,11 @@ class OpenCLDevice(Device):
         return buffer
 
     def part(self, buffer: Buffer, offset: int, nbytes: int) -> Buffer:
-        whole = buffer
         self._span(buffer, offset, nbytes, "a part")
-        if isinstance(whole, OpenCLPart):
+        whole = buffer
+        if isinstance(buffer, OpenCLPart):
             # OpenCL has no sub-buffer of a sub-buffer.
-            whole, offset = whole.whole, whole.offset + offset
+            whole, offset = buffer.whole, buffer.offset + offset
         mem = self._own(whole).mem
         try:
             # Nor one of nothing.

@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from tensorbus_backends import clike
-from tensorbus_backends import dtypes as dt
+from tensorbus_backends import clike, dtypes as dt
 from tensorbus_backends.contract import (
     BackendError,
     Buffer,

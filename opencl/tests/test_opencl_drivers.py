@@ -18,8 +18,7 @@ from tensorbus_backends.contract import (
     LaunchError,
     OutOfMemoryError,
 )
-from tensorbus_opencl import inventory as numbering
-from tensorbus_opencl import loader, plugin
+from tensorbus_opencl import inventory as numbering, loader, plugin
 from tensorbus_opencl.errors import translate
 from tensorbus_opencl.inventory import Entry, Found, inventory, short_name
 from tensorbus_opencl.loader import Drivers, icd_entries

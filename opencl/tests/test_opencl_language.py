@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from tensorbus_backends import dtypes as dt
-from tensorbus_backends import ir
+from tensorbus_backends import dtypes as dt, ir
 from tensorbus_backends.contract import Device
 from tensorbus_backends.dtypes import DType
 from tensorbus_backends.ir import Expr
