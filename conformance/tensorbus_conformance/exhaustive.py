@@ -236,7 +236,7 @@ def render(function: str, dialect: Dialect, body: Body | None = None) -> str:
         .replace("@KERNEL@", f"tb_{function}")
         .replace("@BLOCK@", str(_BLOCK))
     )
-    return f"{dialect.prelude}\n{kernel}\n#include <math.h>\n{_TYPES}{driver}"
+    return f"{dialect.prelude}\n{kernel}\n#include <math.h>\n#include <stdint.h>\n{_TYPES}{driver}"
 
 
 def _build(source: str, cc: Sequence[str], folder: Path) -> tuple[FFI, Any]:
