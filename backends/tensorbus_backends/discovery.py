@@ -84,7 +84,7 @@ class _Source:
         with self.lock:
             child, self._child = self._child, None
             if child is not None:
-                child.kill()
+                child.close()
 
     def device(self, info: DeviceInfo) -> Device:
         """The one open device of an available line; opened at the first call."""

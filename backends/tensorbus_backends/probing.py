@@ -6,6 +6,7 @@ asks in a process of its own, which also survives crashes, hangs and exits.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -207,7 +208,7 @@ class Child:
         self._process: subprocess.Popen[bytes] | None = None
         self._failure = ""
         command = [sys.executable, "-P", "-X", "faulthandler", "-m", f"{__package__}.probe_child"]
-        command += [plugin.name, plugin.value, plugin.package, str(timeout_s)]
+        command += [plugin.name, plugin.value, plugin.package]
         # The plugin must be found there as it was found here.
         paths = [p or os.getcwd() for p in sys.path]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
@@ -220,7 +221,7 @@ class Child:
                 env=environment,
                 start_new_session=True,
             )
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, TypeError) as error:
             self._failure = f"the process that probes it could not be started: {_words(error)}"
 
     def result(self) -> list[DeviceInfo]:
@@ -228,7 +229,7 @@ class Child:
         try:
             return self._result()
         finally:
-            self.kill()
+            self.close()
 
     def _result(self) -> list[DeviceInfo]:
         who = self.plugin.who
@@ -237,7 +238,8 @@ class Child:
         try:
             code = self._process.wait(max(0.0, self._deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
-            self.kill()
+            self._ask_where()
+            self._kill()
             return [
                 absent(
                     self.plugin,
@@ -268,7 +270,20 @@ class Child:
         lines = self._err.read().decode(errors="replace").strip().splitlines()
         return {"stderr": "\n".join(lines[-20:])} if lines else {}
 
-    def kill(self) -> None:
+    def _ask_where(self) -> None:
+        """Let the process write to standard error where it hangs: faulthandler does on SIGABRT."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGABRT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(2.0)
+
+    def close(self) -> None:
+        """End the probe, whether or not it has an answer."""
+        self._kill()
+        self._out.close()
+        self._err.close()
+
+    def _kill(self) -> None:
         """End the process and those that it started, if they are still there."""
         process, self._process = self._process, None
         if process is None:
