@@ -279,13 +279,16 @@ API void tb_copy(u target, u source, int64_t nbytes) {
 /* -- memory --------------------------------------------------------------------------------- */
 
 #define HUGE ((size_t)2 << 20)
+#define PAGE ((size_t)64 << 10) /* a multiple of every system's page size */
+
+static inline size_t mapped(uint64_t nbytes) { return ((size_t)nbytes + PAGE - 1) / PAGE * PAGE; }
 
 /* 64-byte aligned, or 0; blocks of HUGE and more are mapped so that huge pages can back them. */
 API u tb_allocate(uint64_t nbytes) {
     void *block = NULL;
     if (nbytes < HUGE) return posix_memalign(&block, 64, nbytes) == 0 ? (u)block : 0;
     if (nbytes > SIZE_MAX - 2 * HUGE) return 0;
-    const size_t size = ((size_t)nbytes + HUGE - 1) / HUGE * HUGE;
+    const size_t size = mapped(nbytes);
     char *base = mmap(NULL, size + HUGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANON, -1, 0);
     if (base == MAP_FAILED) return 0;
     char *start = (char *)(((u)base + HUGE - 1) / HUGE * HUGE);
@@ -301,7 +304,7 @@ API void tb_release(u block, uint64_t nbytes) {
     if (nbytes < HUGE)
         free((void *)block);
     else
-        munmap((void *)block, ((size_t)nbytes + HUGE - 1) / HUGE * HUGE);
+        munmap((void *)block, mapped(nbytes));
 }
 
 /* -- loader --------------------------------------------------------------------------------- */
