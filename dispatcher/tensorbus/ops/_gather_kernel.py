@@ -22,7 +22,7 @@ from .._plan import Launch, map_launch
 from .._spec import Shape, Spec, broadcast_strides, collapse
 from .._tensor import Tensor
 
-__all__ = ["check_bounds", "gather_runner", "iota", "linear_index", "offsets", "true_places"]
+__all__ = ["check_bounds", "gather_runner", "iota", "linear_index", "offsets"]
 
 _K = TypeVar("_K")
 _V = TypeVar("_V")
@@ -228,44 +228,6 @@ def linear_index(indices: Sequence[Tensor], shape: Shape, sizes: Sequence[int]) 
     buffer = device.backend.allocate(out.nbytes)
     launch(*((i._buffer, i._offset) for i in indices), (buffer, 0))
     return Tensor(buffer, out)
-
-
-def true_places(mask: Tensor) -> tuple[Tensor, ...]:
-    """Coordinates of the true elements in C order: one int64 vector for each dimension."""
-    from ._sort_kernel import stable_argsort_rows
-    from .manipulation import contiguous, reshape
-    from .reduction import sum as sum_
-
-    device, shape = mask.device, mask.shape
-    flat = reshape(contiguous(mask.detach()), (mask.size,))
-    count = int(sum_(flat).item()) if mask.size else 0
-    order = stable_argsort_rows(flat, descending=True)
-    places = Tensor(order._buffer, Spec.of(device, dt.int64, (count,)))
-    result = []
-    step = mask.size
-    for n in shape:
-        step //= max(n, 1)
-        result.append(_coordinate(places, step, n))
-    return tuple(result)
-
-
-def _coordinate(places: Tensor, step: int, size: int) -> Tensor:
-    """``places // step % size``."""
-    device, spec = places.device, places._spec
-    out = Tensor(device.backend.allocate(spec.nbytes), spec)
-    if spec.size:
-        at = ir.irem(ir.idiv(ir.input_(0, dt.int64), ir.param(0, dt.int64)), ir.param(1, dt.int64))
-        launch = map_launch(
-            device,
-            "coordinate",
-            [at],
-            spec.shape,
-            [(dt.int64, spec.shape, spec.strides)],
-            [(dt.int64, spec.strides)],
-            [(dt.int64, step), (dt.int64, size)],
-        )
-        launch((places._buffer, places._offset), (out._buffer, 0))
-    return out
 
 
 def broadcast_index(index: Spec, shape: Shape, trailing: int) -> tuple[Shape, Shape]:

@@ -1,13 +1,16 @@
 """Stable argsort along the last axis, as maps: the kernels that sorting and scattering share.
 
 Elements become unsigned keys whose integer order is the wanted one, so only two widths of merge
-kernel exist.  Sorted runs of 1, 2, 4, ... keys are then merged pass by pass.  Every output position
-of a pass finds its element by a binary search along its diagonal of the merge path (Odeh, Green,
+kernel exist.  Rows are padded to a multiple of `BLOCK` with the greatest key; blocks are sorted by
+a network in registers, and runs of 4, 8, 16, ... keys are then merged pass by pass.  Every block of
+output finds where it begins by a binary search along its diagonal of the merge path (Odeh, Green,
 Mwassi, Shmueli, Birk, "Merge Path - Parallel Merging Made Simple", IPDPS 2012), so no pass
 scatters, and the result does not depend on the device.
 """
 
 from __future__ import annotations
+
+import math
 
 from tensorbus_backends import dtypes as dt, ir
 from tensorbus_backends.contract import Buffer
@@ -21,8 +24,9 @@ from .._tensor import Tensor
 
 __all__ = ["stable_argsort_rows"]
 
+BLOCK = 4
 _KEPT = 1024
-_launches: dict[object, list[Launch]] = {}
+_sorts: dict[object, _Sort] = {}
 
 
 def _key_dtype(dtype: DType) -> DType:
@@ -55,26 +59,42 @@ def _key(dtype: DType, descending: bool) -> Expr:
     return ~ordered if descending else ordered
 
 
-def _merge(key: DType) -> list[Expr]:
-    """Key and place at output position ``index``; launch scalars: row length, run width, steps."""
+def _sort_block(key: DType, place: DType) -> list[Expr]:
+    """Keys and places of one sorted block; launch scalar: row length.
+
+    A network is not stable, so equal keys are told apart by their place.
+    """
+    first = ir.index() * BLOCK
+    begin = ir.irem(first, ir.param(0, dt.int64))
+    pairs = [(ir.load(0, key, first + k), ir.cast(begin + k, place)) for k in range(BLOCK)]
+    for low, high in ((0, 1), (2, 3), (0, 2), (1, 3), (1, 2)):
+        (a, p), (b, q) = pairs[low], pairs[high]
+        swap = (b < a) | (b.eq(a) & (q < p))
+        pairs[low] = (ir.select(swap, b, a), ir.select(swap, q, p))
+        pairs[high] = (ir.select(swap, a, b), ir.select(swap, p, q))
+    return [k for k, _ in pairs] + [p for _, p in pairs]
+
+
+def _merge(key: DType, place: DType) -> list[Expr]:
+    """Keys and places of one block of output; launch scalars: row length, run width, steps."""
     n, width = ir.param(0, dt.int64), ir.param(1, dt.int64)
     steps = ir.param(2, dt.int32)
-    index = ir.index()
-    row = ir.idiv(index, n) * n
-    position = index - row
+    first = ir.index() * BLOCK
+    row = ir.idiv(first, n) * n
+    position = first - row
     diagonal = position & (width * 2 - 1)
     left = row + position - diagonal
     end = row + n
     middle = _least(left + width, end)
     in_left, in_right = middle - left, _least(middle + width, end) - middle
 
-    def before(right: Expr, other: Expr) -> Expr:
-        """Whether the right run's element goes first: only if less, which makes the sort stable."""
-        return ir.load(0, key, _least(right, end - 1)) < ir.load(0, key, _least(other, end - 1))
+    def at(places: Expr) -> Expr:
+        return ir.load(0, key, _least(places, end - 1))
 
     def halve(_: Expr, low: Expr, high: Expr) -> list[Expr]:
         half = (low + high) >> 1
-        right_first = before(_most(middle + diagonal - 1 - half, left), left + half)
+        # The right run goes first only if it is less, which makes the sort stable.
+        right_first = at(_most(middle + diagonal - 1 - half, left)) < at(left + half)
         going = low < high
         return [
             ir.select(going & ~right_first, half + 1, low),
@@ -82,11 +102,16 @@ def _merge(key: DType) -> list[Expr]:
         ]
 
     low = _most(diagonal - in_right, ir.const(0, dt.int64))
-    taken, _ = ir.repeat(steps, [low, _least(diagonal, in_left)], halve)
-    other = diagonal - taken
-    from_right = (other < in_right) & ((taken >= in_left) | before(middle + other, left + taken))
-    at = ir.select(from_right, middle + other, left + taken)
-    return [ir.load(0, key, at), ir.load(1, dt.int64, at)]
+    i, _ = ir.repeat(steps, [low, _least(diagonal, in_left)], halve)
+    j = diagonal - i
+    keys, places = [], []
+    for _k in range(BLOCK):
+        a, b = at(left + i), at(middle + j)
+        right = (j < in_right) & ((i >= in_left) | (b < a))
+        keys.append(ir.select(right, b, a))
+        places.append(ir.load(1, place, ir.select(right, middle + j, left + i)))
+        i, j = ir.select(right, i, i + 1), ir.select(right, j + 1, j)
+    return keys + places
 
 
 def _least(a: Expr, b: Expr) -> Expr:
@@ -97,38 +122,68 @@ def _most(a: Expr, b: Expr) -> Expr:
     return ir.select(a < b, b, a)
 
 
-def _plan(device: Device, spec: Spec, descending: bool) -> list[Launch]:
-    """The launch that makes keys and places, then one for each merge pass."""
-    size, n = spec.size, spec.shape[-1]
-    key = _key_dtype(spec.dtype)
-    flat = ((size,), (1,))
-    place = ir.irem(ir.index(), ir.param(0, dt.int64))
-    launches = [
-        map_launch(
+class _Sort:
+    """The launches for one spec and direction."""
+
+    def __init__(self, device: Device, spec: Spec, descending: bool) -> None:
+        shape = spec.shape
+        n = shape[-1]
+        padded = -(-n // BLOCK) * BLOCK
+        wide = (*shape[:-1], padded)
+        key, place = _key_dtype(spec.dtype), dt.int32 if padded < 1 << 31 else dt.int64
+        strides = contiguous_strides(wide)
+        size = math.prod(wide)
+        blocks, steps = (size // BLOCK,), (BLOCK,)
+        self.places = Spec.of(device, place, shape, strides)
+        self.bytes = size * key.itemsize, size * place.itemsize
+        self.keys = map_launch(
             device,
             "sort_keys",
-            [_key(spec.dtype, descending), place],
-            spec.shape,
-            [(_storage(spec.dtype), spec.shape, spec.strides)],
-            [(key, contiguous_strides(spec.shape)), (dt.int64, contiguous_strides(spec.shape))],
-            [(dt.int64, n)],
+            [_key(spec.dtype, descending)],
+            shape,
+            [(_storage(spec.dtype), shape, spec.strides)],
+            [(key, strides)],
         )
-    ]
-    width = 1
-    while width < n:
-        launches.append(
-            map_launch(
-                device,
-                "sort_merge",
-                _merge(key),
-                flat[0],
-                [key, dt.int64],
-                [(key, flat[1]), (dt.int64, flat[1])],
-                [(dt.int64, n), (dt.int64, width), (dt.int32, width.bit_length())],
+        self.pad: Launch | None = None
+        if padded > n:
+            greatest, rest = ir.const(key.max, key), (*shape[:-1], padded - n)
+            self.pad = map_launch(device, "sort_pad", [greatest], rest, [], [(key, strides)])
+            self.pad_at = n
+        outputs = [(key, steps)] * BLOCK + [(place, steps)] * BLOCK
+        length = (dt.int64, padded)
+        self.block = map_launch(
+            device, "sort_block", _sort_block(key, place), blocks, [key], outputs, [length]
+        )
+        self.merges = []
+        width = BLOCK
+        while width < padded:
+            scalars = [length, (dt.int64, width), (dt.int32, width.bit_length())]
+            body = _merge(key, place)
+            self.merges.append(
+                map_launch(device, "sort_merge", body, blocks, [key, place], outputs, scalars)
             )
-        )
-        width *= 2
-    return launches
+            width *= 2
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Places, in rows that are longer in memory."""
+        allocate = x.device.backend.allocate
+        keys, places = allocate(self.bytes[0]), allocate(self.bytes[1])
+        source = allocate(self.bytes[0])
+        self.keys((x._buffer, x._offset), (source, 0))
+        if self.pad is not None:
+            self.pad((source, self.pad_at))
+        self.block((source, 0), *_blocks(keys), *_blocks(places))
+        if self.merges:
+            other_keys, other_places = source, allocate(self.bytes[1])
+            for merge in self.merges:
+                merge((keys, 0), (places, 0), *_blocks(other_keys), *_blocks(other_places))
+                keys, other_keys = other_keys, keys
+                places, other_places = other_places, places
+        return Tensor(places, self.places)
+
+
+def _blocks(buffer: Buffer) -> list[tuple[Buffer, int]]:
+    return [(buffer, k) for k in range(BLOCK)]
 
 
 def stable_argsort_rows(x: Tensor, *, descending: bool = False) -> Tensor:
@@ -143,26 +198,17 @@ def stable_argsort_rows(x: Tensor, *, descending: bool = False) -> Tensor:
     Returns:
         int64, shape of `x`, contiguous: the element for position p of a row is at ``out[..., p]``.
     """
-    spec, device = x._spec, x.device
-    out = Spec.of(device, dt.int64, spec.shape)
-    allocate = device.backend.allocate
-    places = allocate(out.nbytes)
+    from .manipulation import astype, contiguous
+
+    spec = x._spec
     if not spec.size:
-        return Tensor(places, out)
-    cached = (spec, descending)
-    launches = _launches.get(cached)
-    if launches is None:
-        if len(_launches) >= _KEPT:
-            _launches.clear()
-        launches = _launches[cached] = _plan(device, spec, descending)
-    first, *passes = launches
-    nbytes = spec.size * _key_dtype(spec.dtype).itemsize
-    keys: Buffer = allocate(nbytes)
-    first((x._buffer, x._offset), (keys, 0), (places, 0))
-    if passes:
-        other_keys, other_places = allocate(nbytes), allocate(out.nbytes)
-        for launch in passes:
-            launch((keys, 0), (places, 0), (other_keys, 0), (other_places, 0))
-            keys, other_keys = other_keys, keys
-            places, other_places = other_places, places
-    return Tensor(places, out)
+        out = Spec.of(x.device, dt.int64, spec.shape)
+        return Tensor(x.device.backend.allocate(0), out)
+    key = (spec, descending)
+    sort = _sorts.get(key)
+    if sort is None:
+        if len(_sorts) >= _KEPT:
+            _sorts.clear()
+        sort = _sorts[key] = _Sort(x.device, spec, descending)
+    places = sort(x)
+    return contiguous(astype(places, dt.int64, copy=False))

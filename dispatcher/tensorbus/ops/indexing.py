@@ -21,7 +21,7 @@ from .._promotion import promote, result_of_scalar
 from .._spec import Shape, Spec, broadcast_shapes
 from .._tensor import Tensor
 from ._common import scalar_tensor
-from ._gather_kernel import check_bounds, linear_index, true_places
+from ._gather_kernel import check_bounds, linear_index
 from ._segment_kernel import put_segments, zeros_of
 from .inplace import adopt, check_writable, write_into
 from .manipulation import (
@@ -266,9 +266,8 @@ def _read(x: Tensor, key: Any) -> _Key:
             else:
                 items.append(_whole_number(part, x.shape[axis], axis))
                 axis += 1
-    dropped = np.cumsum([isinstance(i, int) for i in items]).tolist() if items else []
     found.items = tuple(items)
-    found.axes = [w - dropped[w] for w in where]
+    found.axes = [w - sum(isinstance(i, int) for i in items[:w]) for w in where]
     found.at = 0 if split or not groups else groups[0]
     return found
 
@@ -299,15 +298,7 @@ def _read_mask(
     x: Tensor, mask: Tensor, axis: int, items: list[Item], found: _Key, where: list[int]
 ) -> int:
     """Turn a mask into coordinates; returns how many dimensions it covers."""
-    if mask.device is not x.device:
-        raise ValueError(
-            f"the mask is on {mask.device}, the tensor on {x.device}; move one with to_device"
-        )
-    shape = x.shape[axis : axis + mask.ndim]
-    if mask.shape != shape:
-        raise IndexError(
-            f"a mask of shape {mask.shape} does not match the dimensions {shape} from axis {axis}"
-        )
+    shape = _check_mask(x, mask, axis)
     if not mask.ndim:
         from .creation import zeros
 
@@ -317,12 +308,28 @@ def _read_mask(
         found.tensors.append(zeros((count,), dtype=dt.int64, device=x.device))
         found.known.append(True)
         return 0
-    for n, places in zip(shape, true_places(mask), strict=True):
+    from .sorting import nonzero
+
+    for n, places in zip(shape, nonzero(mask), strict=True):
         where.append(len(items))
         items.append((0, 1, n))
         found.tensors.append(places)
         found.known.append(True)
     return mask.ndim
+
+
+def _check_mask(x: Tensor, mask: Tensor, axis: int) -> Shape:
+    """The part of the shape that a mask covers."""
+    if mask.device is not x.device:
+        raise ValueError(
+            f"the mask is on {mask.device}, the tensor on {x.device}; move one with to_device"
+        )
+    shape = x.shape[axis : axis + mask.ndim]
+    if mask.shape != shape:
+        raise IndexError(
+            f"a mask of shape {mask.shape} does not match the dimensions {shape} from axis {axis}"
+        )
+    return shape
 
 
 def _check(found: _Key, x: Tensor, view: Tensor) -> None:
@@ -348,6 +355,10 @@ def getitem(x: Tensor, key: Any) -> Tensor:
     Raises:
         IndexError: A key of another type, too many indices, or one out of range.
     """
+    if type(key) is int and x.ndim:
+        shape = x.shape
+        whole = [(0, 1, n) for n in shape[1:]]
+        return _slice.view(x, {"items": (_whole_number(key, shape[0], 0), *whole)})
     found = _read(x, key)
     view = slices(x, found.items)
     if not found.tensors:
@@ -372,9 +383,12 @@ def setitem(x: Tensor, key: Any, value: Any) -> None:
         TypeError: Its dtype does not fit.
         RuntimeError: `x` is a leaf that requires a gradient.
     """
-    found = _read(x, key)
     check_writable(x)
     given = _value(x, value)
+    if isinstance(key, Tensor) and key.dtype.kind == "b" and given.ndim <= x.ndim - key.ndim:
+        _set_where(x, key, given)
+        return
+    found = _read(x, key)
     bare = _slice_of(x, found.items)
     if found.tensors:
         _check(found, x, bare)
@@ -383,6 +397,17 @@ def setitem(x: Tensor, key: Any, value: Any) -> None:
         _write(x, found.items, bare, new)
         return
     _write(x, found.items, bare, _fit(given, bare.shape))
+
+
+def _set_where(x: Tensor, mask: Tensor, value: Tensor) -> None:
+    """``x[mask] = value`` for a value that does not depend on the element: no search is needed."""
+    from .elementwise import where
+
+    _check_mask(x, mask, 0)
+    wide = reshape(mask, (*mask.shape, *(1,) * (x.ndim - mask.ndim)))
+    rest = _fit(value, x.shape[mask.ndim :])
+    whole: tuple[Item, ...] = tuple((0, 1, n) for n in x.shape)
+    _write(x, whole, x, where(wide, rest, x))
 
 
 def _write(x: Tensor, items: tuple[Item, ...], view: Tensor, value: Tensor) -> None:

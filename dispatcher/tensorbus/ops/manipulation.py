@@ -97,10 +97,11 @@ def unplanned(
     op: Op, tensors: Sequence[Tensor], options: dict[str, Any], make: Callable[[], Tensor]
 ) -> Tensor:
     """Serve a call of `op` by `make`, with history and trace but without a kept plan."""
-    start = time.perf_counter()
+    trace = state.trace
+    start = time.perf_counter() if trace is not None else 0.0
     out = make()
-    if state.trace is not None:
-        state.trace.records.append(
+    if trace is not None:
+        trace.records.append(
             Record(
                 op.name,
                 str(out.device),
