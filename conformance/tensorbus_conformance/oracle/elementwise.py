@@ -470,16 +470,19 @@ SLACK = 2.0**-49
 def _refined(value: F64, exact: Callable[[int], Any]) -> tuple[F64, F64]:
     """The float64 values replaced by Arb's, as pairs, wherever the exact value is a number."""
     hi, lo = value.copy(), np.zeros(value.shape)
-    for i in range(value.size):
-        rough = value.flat[i]
-        if np.isnan(rough) or (rough == 0 and _certainly(exact, i)):
+    places, exacts = [], []
+    for i, rough in enumerate(value.reshape(-1).tolist()):
+        if math.isnan(rough) or (rough == 0 and _certainly(exact, i)):
             continue
         precise = exact(i)
-        if not precise.is_finite() or precise.rel_accuracy_bits() < 100:
-            continue
-        h, rest = ball.pair([precise])
-        hi.flat[i] = h[0] if h[0] != 0 else np.copysign(0.0, rough)
-        lo.flat[i] = rest[0]
+        if precise.is_finite() and precise.rel_accuracy_bits() >= 100:
+            places.append(i)
+            exacts.append(precise)
+    if places:
+        high, low = ball.pair(exacts)
+        rough_signs = value.reshape(-1)[places]
+        hi.flat[places] = np.where(high == 0, np.copysign(0.0, rough_signs), high)
+        lo.flat[places] = low
     return hi, lo
 
 

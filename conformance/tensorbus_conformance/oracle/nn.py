@@ -85,8 +85,8 @@ def softplus(x: Any, beta: float = 1.0, threshold: float = 20.0) -> Any:
     return running.where(running.real(x) * beta > threshold, x, inner)
 
 
-_FAR = 61.7
-"""Beyond it every activation is 0, alpha or x to float32's precision; coefficients scale with x.
+_FAR = 801.3
+"""Beyond it every activation is 0, alpha or x in every format; coefficients scale with x.
 No power of two: there products would be exact."""
 
 
@@ -287,10 +287,12 @@ def _softmax(x: Any, *, axis: int = -1) -> Reference:
 def _exponential(hi: F64, lo: F64) -> tuple[F64, F64]:
     """exp(hi + lo) as a pair."""
     value, low = np.exp(hi), np.zeros(hi.shape)
-    with ball.precision(200):
-        for i in np.flatnonzero(np.isfinite(hi)):
-            h, rest = ball.pair([(arb(float(hi.flat[i])) + arb(float(lo.flat[i]))).exp()])
-            value.flat[i], low.flat[i] = h[0], rest[0]
+    places = np.flatnonzero(np.isfinite(hi))
+    if places.size:
+        logs = zip(hi.flat[places].tolist(), lo.flat[places].tolist(), strict=True)
+        with ball.precision(200):
+            high, rest = ball.pair([(arb(h) + arb(r)).exp() for h, r in logs])
+        value.flat[places], low.flat[places] = high, rest
     return value, low
 
 

@@ -46,6 +46,12 @@ def real(v: Any) -> F64:
     return np.asarray(array.real, np.float64)
 
 
+def _shaped(coefficient: Any, shape: tuple[int, ...]) -> F64:
+    if isinstance(coefficient, np.ndarray) and coefficient.shape == shape:
+        return coefficient
+    return np.broadcast_to(np.asarray(coefficient, np.float64), shape)
+
+
 class Running:
     """A value with its error coefficients.
 
@@ -63,9 +69,7 @@ class Running:
 
     def __init__(self, v: Any, e: Any = 0.0, q: Any = 0.0, h: Any = 0.0, n: int = 0) -> None:
         self.v = np.asarray(v)
-        self.e = np.broadcast_to(np.asarray(e, np.float64), self.v.shape)
-        self.q = np.broadcast_to(np.asarray(q, np.float64), self.v.shape)
-        self.h = np.broadcast_to(np.asarray(h, np.float64), self.v.shape)
+        self.e, self.q, self.h = (_shaped(c, self.v.shape) for c in (e, q, h))
         self.n = n
 
     @property
@@ -224,7 +228,8 @@ def _times(a: Any, b: Any) -> Any:
 
 def _scales_exactly(x: Running, magnitude: F64) -> NDArray[np.bool_]:
     """Where x is 0 or a power of two without error, a product with it is exact."""
-    return np.asarray((np.isin(np.frexp(magnitude)[0], (0.0, 0.5))) & (x.e == 0) & (x.q == 0))
+    fraction = np.frexp(magnitude)[0]
+    return np.asarray(((fraction == 0) | (fraction == 0.5)) & (x.e == 0) & (x.q == 0))
 
 
 def lift(value: Any) -> Running:
@@ -467,10 +472,13 @@ def _reference(plain: Running, exact: Any, dtype: np.dtype[Any]) -> Reference:
 
 def _with_balls(exact: Array, value: F64) -> tuple[F64, F64]:
     hi, lo = value.copy().reshape(-1), np.zeros(value.size)
-    for i, v in enumerate(np.broadcast_to(exact, value.shape).reshape(-1)):
-        if np.isfinite(hi[i]) and isinstance(v, arb) and v.is_finite():
-            h, rest = ball.pair([v])
-            hi[i], lo[i] = h[0] if h[0] else hi[i] * 0.0, rest[0]
-        elif np.isfinite(hi[i]) and not isinstance(v, arb):
-            hi[i] = float(v)
+    flat = np.broadcast_to(exact, value.shape).reshape(-1)
+    finite = np.isfinite(hi)
+    known = [i for i in np.flatnonzero(finite) if isinstance(flat[i], arb) and flat[i].is_finite()]
+    plain = [i for i in np.flatnonzero(finite) if not isinstance(flat[i], arb)]
+    hi[plain] = [float(flat[i]) for i in plain]
+    if known:
+        high, rest = ball.pair([flat[i] for i in known])
+        hi[known] = np.where(high == 0, hi[known] * 0.0, high)
+        lo[known] = rest
     return hi.reshape(value.shape), lo.reshape(value.shape)
