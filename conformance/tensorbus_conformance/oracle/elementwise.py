@@ -149,7 +149,7 @@ def _shift(left: bool) -> Callable[..., Reference]:
         amount = np.where(inside, b, 0).astype(a.dtype)
         if left:
             return _exact(np.where(inside, a << amount, 0).astype(a.dtype))
-        return _exact(np.where(inside, a >> amount, np.where(a < 0, -1, 0)).astype(a.dtype))
+        return _exact(np.where(inside, a >> amount, np.where(a < 0, -1, 0).astype(a.dtype)))
 
     return forward
 
