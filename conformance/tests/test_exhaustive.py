@@ -101,6 +101,25 @@ def test_arb_decides_what_float64_cannot() -> None:
     assert not sweep("exp", C, CC, first=first, last=last, bound=worst.max_ulp * 0.999).passed
 
 
+def worse_below_zero(x: ir.Expr) -> ir.Expr:
+    y = mathlib.tan(x)
+    return ir.select(x < 0.0, ir.fma(y, ir.const(2.0**-23, dt.float32), y), y)
+
+
+@needs_cc
+@pytest.mark.parametrize("body", [None, worse_below_zero], ids=["symmetric", "worse below 0"])
+def test_a_mirrored_sweep_gives_the_same_verdict(body: exhaustive.Body | None) -> None:
+    first, last = bits(0.7), bits(0.7) + 5000
+    sign = 0x80000000
+    up = sweep("tan", C, CC, first=first, last=last, body=body)
+    down = sweep("tan", C, CC, first=first + sign, last=last + sign, body=body)
+    both = sweep("tan", C, CC, first=first, last=last, body=body, mirror=True)
+    assert both.checked == up.checked + down.checked == 10000
+    assert both.wrong == up.wrong + down.wrong
+    assert both.max_ulp == max(up.max_ulp, down.max_ulp)
+    assert both.passed == (body is None)
+
+
 @needs_cc
 def test_wrong_results_are_counted() -> None:
     first, last = bits(2.0), bits(2.0) + 1000
