@@ -398,6 +398,7 @@ _MAKERS: dict[str, Maker] = {
     "empty_like": _like(),
     "full_like": _like(1),
     "meshgrid": lambda b: [Case((b.array(3), b.array(5)), {"indexing": "xy"})],
+    "from_dlpack": lambda b: [Case((b.array(3, 5),), {})],
     "asarray": lambda b: [Case((b.array(3, 5),), {})],
 }
 

@@ -152,6 +152,10 @@ def _reciprocal(x: Any) -> list[Any]:
     return [-r.either(y / x, y * y)]
 
 
+def _rsqrt(x: Any) -> list[Any]:
+    return [-1 / (r.sqrt(x) * x * 2)]
+
+
 def _tan(x: Any) -> list[Any]:
     y = r.tan(x)
     return [1 + y * y]
@@ -206,9 +210,11 @@ PARTIALS: dict[str, Callable[..., list[Any]]] = {
     "negative": lambda x: [-np.ones(real(x).shape)],
     "positive": lambda x: [np.ones(real(x).shape)],
     "pow": _pow,
+    "real": lambda x: [np.ones(real(x).shape)],
     "reciprocal": _reciprocal,
     "relu": lambda x: [(real(x) > 0).astype(np.float64)],
     "remainder": _remainder,
+    "rsqrt": _rsqrt,
     "round": _zero,
     "sigmoid": _sigmoid,
     "sign": _zero,

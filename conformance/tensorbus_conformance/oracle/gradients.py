@@ -26,7 +26,7 @@ from .gradient_rules import FORMULAS, RULES, unbroadcast
 from .indexing import stable_order
 from .op import OpReference
 from .running import Dual, Running, as_input, real, references
-from .ulp import format_of
+from .ulp import format_of, round_to
 from .verdict import Reference
 
 __all__ = [
@@ -341,6 +341,9 @@ def _movement_jvp(op: OpReference, arrays: list[Any], options: Options, tangents
     dtype = np.result_type(*_float_dtypes(arrays))
     if op.name in ("astype", "asarray") and options.get("dtype") is not None:
         dtype = np.dtype(options["dtype"])
+    fmt = format_of(dtype)
+    if op.name in ("astype", "asarray") and fmt is not None:
+        source = round_to(source, fmt).astype(np.float64)  # converting is part of the tangent
     refs = tuple(Reference(source[x], dtype, magnitude=np.zeros(x.shape)) for x in labels)
     several = op.name in ("unstack", "meshgrid", "broadcast_arrays")
     return refs if several else refs[0]
