@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,11 +70,22 @@ def device() -> Device:
     return PLUGIN.open(0)
 
 
+@pytest.fixture(scope="session")
+def runtime_only(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache that holds the runtime and no kernel, which saves each test compiling it."""
+    directory = tmp_path_factory.mktemp("runtime")
+    cache = DiskCache(directory)
+    Runtime(find_toolchain(cache), cache)
+    return directory
+
+
 @pytest.fixture
-def fresh_device(tmp_path: Path) -> Callable[..., CpuDevice]:
-    """Open a device of its own over a cache directory."""
+def fresh_device(tmp_path: Path, runtime_only: Path) -> Callable[..., CpuDevice]:
+    """Open a device of its own over a cache directory, by default one without kernels."""
 
     def make(directory: Path = tmp_path / "cache") -> CpuDevice:
+        if not directory.exists() and directory.parent.is_dir():
+            shutil.copytree(runtime_only, directory)
         cache = DiskCache(directory)
         toolchain = find_toolchain(cache)
         return CpuDevice(DeviceInfo("cpu", "cpu", 0), toolchain, Runtime(toolchain, cache), cache)
