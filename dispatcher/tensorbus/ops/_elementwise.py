@@ -18,6 +18,7 @@ from .._devices import Device
 from .._op import Op, apply
 from .._plan import Plan, map_launch, permuted_strides
 from .._spec import Shape, Spec, broadcast_shapes
+from .._state import state
 from .._tensor import Tensor
 from ._common import Scalar, operands, tensor_of
 from ._dtype_rules import DtypeRule
@@ -221,15 +222,47 @@ def unbroadcast(g: Tensor, spec: Spec) -> Tensor:
 
 def unary(op: Op, x: Tensor, **options: Any) -> Tensor:
     """Call an op of one operand, which has to be a tensor."""
-    out: Tensor = apply(op, (tensor_of(op.name, x),), options)
+    out: Tensor
+    if x.__class__ is Tensor and x._track is None and not options:
+        run = state.fast.get((op.name, x._spec))
+        if run is not None:
+            out = run(x)
+            return out
+    out = apply(op, (tensor_of(op.name, x),), options)
     return out
+
+
+_PYTHON = (float, int, bool)
+_partners: dict[Any, Tensor] = {}
+
+
+def _partner(op: Op, x: Tensor, value: Tensor | Scalar) -> Tensor:
+    """A Python scalar as the tensor that meets `x`; remembered, since loops repeat them."""
+    # 0.0 equals -0.0, so zeros are told apart by their text.
+    key = (x._spec.device, x._spec.dtype, value.__class__, value or repr(value))
+    found = _partners.get(key)
+    if found is None:
+        found = operands(op.name, x, value)[1]
+        if len(_partners) >= 1024:
+            _partners.clear()
+        _partners[key] = found
+    return found
 
 
 def binary(op: Op, x1: Tensor | Scalar, x2: Tensor | Scalar) -> Tensor:
     """Call an op of two operands, one of which may be a Python scalar."""
+    if not isinstance(x2, Tensor):
+        if not isinstance(x1, Tensor) or x2.__class__ not in _PYTHON:
+            x1, x2 = operands(op.name, x1, x2)
+        else:
+            x2 = _partner(op, x1, x2)
+    elif not isinstance(x1, Tensor):
+        x1 = operands(op.name, x1, x2)[0] if x1.__class__ not in _PYTHON else _partner(op, x2, x1)
     out: Tensor
-    if isinstance(x1, Tensor) and isinstance(x2, Tensor):
-        out = apply(op, (x1, x2))
-    else:
-        out = apply(op, operands(op.name, x1, x2))
+    if x1._track is None and x2._track is None:
+        run = state.fast.get((op.name, x1._spec, x2._spec))
+        if run is not None:
+            out = run(x1, x2)
+            return out
+    out = apply(op, (x1, x2))
     return out
