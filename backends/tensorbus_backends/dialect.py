@@ -46,6 +46,7 @@ class Dialect:
         group: Expression for the group number (style "simt").
         block: Elements of a row that one group of a map handles.
         columns: Outputs that one group of a column reduction handles.
+        serial: Style "simt" with one thread in a group: its regions are loops after all.
         fp64: Whether float64 exists.
         spell: Helper functions (see `clike.HELPERS`) that this device spells better, by name.
         hooks: Text put at ``enter`` and ``leave`` of every kernel (floating-point modes, say).
@@ -60,9 +61,15 @@ class Dialect:
     group: str = ""
     block: int = 1024
     columns: int = 32
+    serial: bool = False
     fp64: bool = True
     spell: Mapping[str, str] = field(default_factory=dict, hash=False)
     hooks: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+    @property
+    def loops(self) -> bool:
+        """Whether a region is a loop, so that state between regions belongs in arrays."""
+        return self.serial or self.style == "loop"
 
 
 LOOP_DEFAULTS = {

@@ -119,5 +119,6 @@ class Spelling:
             group="(i64)get_group_id(0)",
             block=self.block,
             columns=self.columns,
+            serial=self.loops,
             fp64=self.fp64,
         )

@@ -86,7 +86,7 @@ class Matmul(Kernel):
 
     def local_bytes(self, dialect: Dialect) -> int:
         size = _ROWS * _COLUMNS["loop"] * self.dtype.compute.itemsize
-        return 2 * size if dialect.style == "loop" else 0
+        return 2 * size if dialect.loops else 0
 
     def source(self, dialect: Dialect) -> str:
         t, width = ctype(self.dtype.compute), _COLUMNS[dialect.style]
@@ -116,7 +116,7 @@ const i64 top = (pass_row - pass * down) * {_ROWS}, left = tile * {width};
 const i32 rows = (i32)(M({_M}) - top < {_ROWS} ? M({_M}) - top : {_ROWS});
 const i32 columns = (i32)(M({_N}) - left < {width} ? M({_N}) - left : {width});
 {walk}"""
-        if dialect.style == "loop":
+        if dialect.loops:
             body, local = self._loop(t, zero, width, a, b_text, c)
         else:
             body, local = self._simt(t, zero, a, b_text, c)
