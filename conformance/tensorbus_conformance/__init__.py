@@ -1,0 +1,1 @@
+"""The judge: conformance suite, reports, and the command ``tensorbus``."""

@@ -409,7 +409,7 @@ def _sqrt(x: Any) -> Reference:
 
 _add("square", _square, "rounded", 1, "if")
 _add("reciprocal", _reciprocal, "rounded", 1, "f", ((0.25, 4.0),))
-_add("sqrt", _sqrt, "rounded", 1, "f", ((0.0, 8.0),))
+_add("sqrt", _sqrt, "rounded", 1, "f", ((0.05, 8.0),))
 
 # -- class 3: transcendental ----------------------------------------------------------------------
 
@@ -432,13 +432,13 @@ def _logaddexp_ball(x: Any, y: Any) -> Any:
 
 TRANSCENDENTAL: dict[str, tuple[Callable[..., Any], Callable[..., Any], tuple[Range, ...]]] = {
     # name: float64 function (a few ulp of float64), Arb function, where to sample
-    "acos": (np.arccos, lambda x: x.acos(), ((-1.0, 1.0),)),
-    "acosh": (np.arccosh, lambda x: x.acosh(), ((1.0, 50.0),)),
-    "asin": (np.arcsin, lambda x: x.asin(), ((-1.0, 1.0),)),
+    "acos": (np.arccos, lambda x: x.acos(), ((-0.99, 0.99),)),
+    "acosh": (np.arccosh, lambda x: x.acosh(), ((1.05, 50.0),)),
+    "asin": (np.arcsin, lambda x: x.asin(), ((-0.99, 0.99),)),
     "asinh": (np.arcsinh, lambda x: x.asinh(), ((-20.0, 20.0),)),
     "atan": (np.arctan, lambda x: x.atan(), ((-20.0, 20.0),)),
     "atan2": (np.arctan2, arb.atan2, ((-4.0, 4.0), (-4.0, 4.0))),
-    "atanh": (np.arctanh, lambda x: x.atanh(), ((-1.0, 1.0),)),
+    "atanh": (np.arctanh, lambda x: x.atanh(), ((-0.98, 0.98),)),
     "cos": (np.cos, lambda x: x.cos(), ((-20.0, 20.0),)),
     "cosh": (np.cosh, lambda x: x.cosh(), ((-8.0, 8.0),)),
     "erf": (_erf, lambda x: x.erf(), ((-3.0, 3.0),)),
@@ -446,12 +446,12 @@ TRANSCENDENTAL: dict[str, tuple[Callable[..., Any], Callable[..., Any], tuple[Ra
     "exp2": (np.exp2, lambda x: (x * arb(2).log()).exp(), ((-8.0, 8.0),)),
     "expm1": (np.expm1, lambda x: x.expm1(), ((-4.0, 4.0),)),
     "hypot": (np.hypot, _hypot_ball, ((-4.0, 4.0), (-4.0, 4.0))),
-    "log": (np.log, lambda x: x.log(), ((0.0, 20.0),)),
-    "log10": (np.log10, lambda x: x.log_base(10), ((0.0, 20.0),)),
-    "log1p": (np.log1p, lambda x: x.log1p(), ((-1.0, 8.0),)),
-    "log2": (np.log2, lambda x: x.log_base(2), ((0.0, 20.0),)),
+    "log": (np.log, lambda x: x.log(), ((0.05, 20.0),)),
+    "log10": (np.log10, lambda x: x.log_base(10), ((0.05, 20.0),)),
+    "log1p": (np.log1p, lambda x: x.log1p(), ((-0.95, 8.0),)),
+    "log2": (np.log2, lambda x: x.log_base(2), ((0.05, 20.0),)),
     "logaddexp": (np.logaddexp, _logaddexp_ball, ((-8.0, 8.0), (-8.0, 8.0))),
-    "pow": (np.power, lambda x, y: x**y, ((0.0, 4.0), (-4.0, 4.0))),
+    "pow": (np.power, lambda x, y: x**y, ((0.1, 4.0), (-4.0, 4.0))),
     "rsqrt": (lambda x: 1 / np.sqrt(x), lambda x: x.rsqrt(), ((0.0, 8.0),)),
     "sigmoid": (_sigmoid64, lambda x: 1 / (1 + (-x).exp()), ((-8.0, 8.0),)),
     "sin": (np.sin, lambda x: x.sin(), ((-20.0, 20.0),)),

@@ -301,11 +301,17 @@ def _movement_vjp(
 ) -> list[Reference | None]:
     """Each element's cotangent is the exact sum of those of the results that it reached.
 
-    k terms in any order: |error| <= (k - 1) u sum |g|.
+    k terms in any order: |error| <= (k - 1) u sum |g|, and one rounding where the cotangent is of
+    a wider dtype (astype).
     """
     labels, firsts = _labels(op, arrays, options)
     ids = np.concatenate([x.reshape(-1) for x in labels]) if labels else np.zeros(0, np.int64)
     g = _flat(cotangent, isinstance(cotangent, (list, tuple)))
+    formats = [
+        format_of(np.asarray(p).dtype)
+        for p in (cotangent if isinstance(cotangent, (list, tuple)) else [cotangent])
+    ]
+    wide = max((f.p for f in formats if f is not None), default=0)
     reached: dict[int, list[float]] = {}
     for label, value in zip(ids.tolist(), g.tolist(), strict=True):
         reached.setdefault(label, []).append(value)
@@ -317,7 +323,9 @@ def _movement_vjp(
         array = np.asarray(a)
         groups = [reached.get(i, []) for i in range(first, first + array.size)]
         pairs = [exact_sum(t) if t else (0.0, 0.0) for t in groups]
-        extra = [max(len(t) - 1, 0) * sum(map(abs, t)) for t in groups]
+        fmt = format_of(array.dtype)
+        narrows = fmt is not None and fmt.p < wide
+        extra = [(max(len(t) - 1, 0) + narrows) * sum(map(abs, t)) for t in groups]
         results.append(
             Reference(
                 np.array([p[0] for p in pairs]).reshape(array.shape),
