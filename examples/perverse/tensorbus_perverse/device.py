@@ -1,0 +1,211 @@
+"""The perverse device: memory is dirty, launches are late, groups and lanes run in any order."""
+
+import ctypes
+import platform
+import re
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from subprocess import run
+from typing import Any
+
+import numpy as np
+from tensorbus_backends import contract, dtypes
+from tensorbus_backends.cache import DiskCache, cache_key
+from tensorbus_backends.contract import Buffer, Compiled, DeviceInfo, Event, KernelSpec
+
+from .dialect import DIALECT, ORDERS
+
+__all__ = ["PerverseDevice"]
+
+TOTAL = 2 << 30
+QUEUE = 64
+CHECKS = "float-cast-overflow,signed-integer-overflow,integer-divide-by-zero,shift,bounds"
+RUN = """
+int tb_run(void *const *b, const i64 *meta, const i64 *groups, i64 count,
+           const i32 *orders, i64 size) {{
+    tb_undefined = 0;
+    for (i64 k = 0; k < count; ++k) {name}({buffers}, meta, groups[k], orders, (i32)size);
+    return tb_undefined;
+}}
+"""
+
+
+class _Buffer(Buffer):
+    """Bytes at an odd multiple of 64, which is all that the contract promises."""
+
+    __slots__ = ("array", "whole")
+    device: "PerverseDevice"
+
+    def __init__(self, device: "PerverseDevice", array: Any, whole: Buffer | None = None) -> None:
+        self.device, self.array, self.whole, self.nbytes = device, array, whole, array.size
+        device.used += 0 if whole else self.nbytes
+        device.peak = max(device.peak, device.used)
+
+    def __del__(self) -> None:
+        self.device.used -= 0 if self.whole else self.nbytes
+
+
+class _Kernel:
+    """A loaded kernel; `floats` has, for each buffer, the size of floats written there or 0."""
+
+    def __init__(self, spec: KernelSpec, path: Path, text: str) -> None:
+        self.spec = spec
+        self.run = ctypes.CDLL(str(path)).tb_run
+        found = re.findall(r"(const )?(\w+) \*\w+_base[,)]", text)
+        self.floats = [0 if const else {"f32": 4, "f64": 8}.get(t, 0) for const, t in found]
+
+
+class _Event:
+    def __init__(self, device: "PerverseDevice") -> None:
+        self.device, self.position = device, device.passed + len(device.queue)
+
+    def wait(self) -> None:
+        self.device.advance(self.position)
+
+    def done(self) -> bool:
+        """Asking executes one piece of work, so that asking again and again comes to an end."""
+        self.device.advance(min(self.position, self.device.passed + 1))
+        return self.device.passed >= self.position
+
+
+class PerverseDevice(contract.Device):
+    """Compiles with `compiler`; all that is random follows from `seed`."""
+
+    def __init__(self, info: DeviceInfo, compiler: str, seed: int = 0) -> None:
+        self.info, self.compiler, self.dialect = info, compiler, DIALECT
+        self.capabilities = contract.Capabilities(frozenset(d.name for d in dtypes.ALL))
+        version = run([compiler, "--version"], capture_output=True, text=True).stdout
+        contraction = "fast-honor-pragmas" if "clang" in version else "fast"
+        native = "-march=native" if platform.machine() in ("x86_64", "AMD64") else "-mcpu=native"
+        self.flags = ["-O2", native, f"-ffp-contract={contraction}", "-fPIC", "-w"]
+        self.identity = f"{version}{self.flags}{CHECKS}{platform.node()}"
+        self.random = np.random.default_rng(seed)
+        self.cache = DiskCache()
+        self.kernels: dict[KernelSpec, Compiled] = {}
+        self.queue: deque[Callable[[], None]] = deque()
+        self.used = self.peak = self.passed = 0
+        self.lock = threading.RLock()
+
+    def allocate(self, nbytes: int) -> Buffer:
+        with self.lock:
+            if self.used + nbytes > TOTAL:
+                self.synchronize()
+            if nbytes < 0 or self.used + nbytes > TOTAL:
+                used = f"{self.used:,} of {TOTAL:,} bytes are in use"
+                raise contract.OutOfMemoryError(
+                    f"perverse: no room for {nbytes:,} bytes, {used}; drop some tensors"
+                )
+            dirty = self.random.integers(0, 256, nbytes + 128, np.uint8)
+        start = (64 - dirty.ctypes.data) % 128
+        return _Buffer(self, dirty[start : start + nbytes])
+
+    def part(self, buffer: Buffer, offset: int, nbytes: int) -> Buffer:
+        return _Buffer(self, self.span(buffer, offset, nbytes), buffer)
+
+    def span(self, buffer: Buffer, offset: int, nbytes: int) -> Any:
+        """The bytes ``buffer[offset : offset + nbytes]``, or the contract's error."""
+        if not isinstance(buffer, _Buffer) or buffer.device is not self:
+            raise contract.LaunchError(f"perverse was given a buffer of {buffer.device.info.name}")
+        if offset < 0 or nbytes < 0 or offset + nbytes > buffer.nbytes:
+            what = f"{nbytes} bytes at {offset} do not fit {buffer.nbytes} bytes"
+            raise contract.BackendError(f"perverse: {what}")
+        return buffer.array[offset : offset + nbytes]
+
+    def copy_in(self, target: Buffer, offset: int, source: memoryview) -> None:
+        to, data = self.span(target, offset, source.nbytes), np.frombuffer(bytes(source), np.uint8)
+        self.later(lambda: np.copyto(to, data))
+
+    def copy_out(self, source: Buffer, offset: int, target: memoryview) -> None:
+        data = self.span(source, offset, target.nbytes)
+        self.synchronize()
+        np.copyto(np.frombuffer(target, np.uint8), data)
+
+    def copy(self, target: Buffer, to: int, source: Buffer, start: int, nbytes: int) -> None:
+        into, data = self.span(target, to, nbytes), self.span(source, start, nbytes)
+        self.later(lambda: np.copyto(into, data))
+
+    def compile(self, kernels: Sequence[KernelSpec]) -> list[Compiled]:
+        with self.lock:
+            for spec in kernels:
+                if spec not in self.kernels:
+                    text = spec.source(DIALECT)
+                    buffers = ", ".join(f"b[{k}]" for k in range(spec.buffers))
+                    tail = RUN.format(name=spec.name, buffers=buffers)
+                    path = self.build(DIALECT.prelude + text + tail)
+                    self.kernels[spec] = _Kernel(spec, path, text)
+            return [self.kernels[spec] for spec in kernels]
+
+    def build(self, source: str) -> Path:
+        """The shared library made of a C text."""
+
+        def write(path: Path) -> None:
+            half = path.with_suffix(".o")
+            checked = [f"-fsanitize={CHECKS}", "-x", "c", "-c", "-", "-o", str(half)]
+            for step in (checked, ["-shared", str(half), "-lm", "-o", str(path)]):
+                line = [self.compiler, *self.flags, *step]
+                done = run(line, input=source, capture_output=True, text=True)
+                if done.returncode:
+                    message = f"perverse: {self.compiler} rejects a kernel"
+                    raise contract.CompileError(message, done.stderr, source)
+            half.unlink()
+
+        return self.cache.get_or_build(cache_key(self.identity, source), ".so", write)
+
+    def launch(self, kernel: Compiled, groups: int, buffers: Sequence[Buffer], meta: bytes) -> None:
+        spec, spans = kernel.spec, [self.span(b, 0, b.nbytes) for b in buffers]
+        fits = len(spans) == spec.buffers and len(meta) == 8 * spec.words and groups > 0
+        if not isinstance(kernel, _Kernel) or not fits:
+            raise contract.LaunchError(f"perverse: the arguments do not fit kernel {spec.name}")
+        held = list(zip(spans, buffers, strict=True))
+        self.later(lambda: self.execute(kernel, groups, held, meta))
+
+    def execute(self, kernel: _Kernel, groups: int, buffers: list[Any], meta: bytes) -> None:
+        """Run a kernel now: groups and threads in random order, a random number of threads."""
+        size = int(self.random.integers(1, 257))
+        orders = np.concatenate([self.random.permutation(size) for _ in range(ORDERS)])
+        orders, order = orders.astype(np.int32), self.random.permutation(groups).astype(np.int64)
+        sized = zip((array for array, _ in buffers), kernel.floats, strict=True)
+        results = [a[: a.size // n * n].view(f"u{n}") for a, n in sized if n]
+        before = [bits.copy() for bits in results]
+        pointers = (ctypes.c_void_p * len(buffers))(*(a.ctypes.data for a, _ in buffers))
+        rest = (order.ctypes.data, groups, orders.ctypes.data, size)
+        if kernel.run(pointers, meta, *map(ctypes.c_int64, rest)):
+            what = "did what C leaves undefined"
+            raise contract.LaunchError(f"perverse: kernel {kernel.spec.name} {what}")
+        for bits, old in zip(results, before, strict=True):
+            self.spoil(bits, np.flatnonzero(bits != old))
+
+    def spoil(self, bits: Any, fresh: Any) -> None:
+        """Give NaNs among the `fresh` numbers another sign and payload; they stay quiet."""
+        kind, n = bits.dtype.type, bits.itemsize
+        quiet, free = (1 << 22, 0x803FFFFF) if n == 4 else (1 << 51, 0x8007FFFFFFFFFFFF)
+        nan = fresh[np.isnan(bits.view(f"f{n}")[fresh])]
+        noise = self.random.integers(0, free, nan.size, bits.dtype) & kind(free)
+        bits[nan] = (bits[nan] ^ noise) | kind(quiet)
+
+    def later(self, work: Callable[[], None]) -> None:
+        """Put work at the end of the queue, which is finite."""
+        with self.lock:
+            self.queue.append(work)
+            self.advance(self.passed + len(self.queue) - QUEUE)
+
+    def advance(self, position: int) -> None:
+        """Execute what lies before `position` in the queue."""
+        with self.lock:
+            while self.passed < position and self.queue:
+                self.passed += 1
+                self.queue.popleft()()
+
+    def synchronize(self) -> None:
+        self.advance(self.passed + len(self.queue))
+
+    def record(self) -> Event:
+        return _Event(self)
+
+    def memory(self) -> contract.MemoryFigures:
+        return contract.MemoryFigures(self.used, 0, self.peak, TOTAL)
+
+    def empty_cache(self) -> None:
+        """Nothing is kept."""

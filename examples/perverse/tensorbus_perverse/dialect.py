@@ -1,0 +1,81 @@
+"""How the perverse device spells the kernel language: C whose lanes run in a shuffled order."""
+
+from tensorbus_backends.clike import helper_text
+from tensorbus_backends.dialect import Dialect
+
+__all__ = ["DIALECT", "ORDERS"]
+
+ORDERS = 8
+"""Orders of a group's threads that one launch uses in turn, one for each region (see LANES)."""
+
+# The first pragmas forbid contraction; the compiler is told to contract wherever it may.  The
+# handlers are called where C leaves the behaviour undefined.  Local memory keeps old contents.
+_PRELUDE = r"""
+#ifdef __clang__
+#pragma STDC FP_CONTRACT OFF
+#else
+#pragma GCC optimize ("fp-contract=off")
+#endif
+static int tb_undefined;
+#define HANDLER(name) void __ubsan_handle_##name(void) { tb_undefined = 1; }
+HANDLER(float_cast_overflow) HANDLER(shift_out_of_bounds) HANDLER(out_of_bounds)
+HANDLER(add_overflow) HANDLER(sub_overflow) HANDLER(mul_overflow) HANDLER(negate_overflow)
+HANDLER(divrem_overflow)
+#define INTEGERS(n) typedef __INT##n##_TYPE__ i##n; typedef __UINT##n##_TYPE__ u##n;
+INTEGERS(8) INTEGERS(16) INTEGERS(32) INTEGERS(64)
+typedef float f32; typedef double f64; typedef _Bool b8;
+#define INLINE static inline __attribute__((unused))
+#define CONSTANT static const
+#define LOCAL static
+#define M(k) tb_meta[k]
+static u32 tb_turn;
+#define LANES(l, n) \
+    for (const i32 *tb_t = tb_orders + tb_size * (i32)(tb_turn++ % 8), *tb_end = tb_t + tb_size; \
+         tb_t < tb_end; ++tb_t) \
+        for (i32 l = *tb_t; l < (i32)(n); l += tb_size)
+#define SYNC
+#define CAST(T, S) INLINE T as_##T##_##S(S x) \
+    { union { S from; T to; } u; u.from = x; return u.to; }
+CAST(u32, f32) CAST(i32, f32) CAST(f32, u32) CAST(f32, i32)
+CAST(u64, f64) CAST(i64, f64) CAST(f64, u64) CAST(f64, i64)
+#define OTHER_NAN(T, U, flip, quiet) INLINE T nan_##T(T x) \
+    { return x == x ? x : as_##T##_##U((as_##U##_##T(x) ^ flip) | quiet); }
+OTHER_NAN(f32, u32, 0x80012345u, 0x400000u)
+OTHER_NAN(f64, u64, 0x8000000123456789u, 0x8000000000000u)
+#define FUNCTION(name) \
+    INLINE f32 name##_f32(f32 x) { return nan_f32(__builtin_##name##f(x)); } \
+    INLINE f64 name##_f64(f64 x) { return nan_f64(__builtin_##name(x)); }
+FUNCTION(sqrt) FUNCTION(floor) FUNCTION(ceil) FUNCTION(trunc) FUNCTION(rint)
+#define fma_f32(a, b, c) nan_f32(__builtin_fmaf(a, b, c))
+#define fma_f64(a, b, c) nan_f64(__builtin_fma(a, b, c))
+#define abs_f32 __builtin_fabsf
+#define abs_f64 __builtin_fabs
+#define MULHI(T, W, n) INLINE T mulhi_##T(T a, T b) { return (T)(((W)a * b) >> n); }
+MULHI(i32, i64, 32) MULHI(u32, u64, 32) MULHI(i64, __int128, 64) MULHI(u64, unsigned __int128, 64)
+"""
+
+
+def _usual(name: str) -> str:
+    """The renderer's own conversion under another name."""
+    return str(helper_text(name, Dialect("usual", ""))).replace(name, f"usual_{name}") + "\n"
+
+
+def _other_nan(name: str, nan: str) -> str:
+    """A conversion to a 16-bit float whose NaN differs from everyone else's."""
+    return f"INLINE u16 {name}(f32 x) {{ return x == x ? usual_{name}(x) : {nan}; }}"
+
+
+DIALECT = Dialect(
+    name="perverse",
+    prelude=_PRELUDE + _usual("f32_to_f16") + _usual("f32_to_bf16"),
+    kernel="static void {name}({args})",
+    pointer="{const}{type} *{name}",
+    meta="const i64 *tb_meta, i64 tb_group, const i32 *tb_orders, i32 tb_size",
+    group="tb_group",
+    block=331,
+    columns=7,
+    spell={
+        "f32_to_f16": _other_nan("f32_to_f16", "0xfd5bu"),
+        "f32_to_bf16": _other_nan("f32_to_bf16", "0xffd3u"),
+    },
+)
