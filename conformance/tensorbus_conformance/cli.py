@@ -120,19 +120,22 @@ def _ops(options: argparse.Namespace) -> int:
 def choose_devices(text: str | None) -> list[Any]:
     """Device records for ``--device``; UsageError for an unknown name."""
     import tensorbus as tb
+    from tensorbus._devices import registry
 
-    found = tb.devices()
     if text is None:
-        return [d for d in found if d.available]
+        return [d for d in tb.devices() if d.available]
+    plugins = {a.name for a in registry.plugins()}
     chosen: list[Any] = []
-    names = {n: d for d in found for n in (d.name, *d.aliases)}
     for wanted in filter(None, (part.strip() for part in text.split(","))):
-        matches = [names[wanted]] if wanted in names else []
+        plugin = wanted.split(":")[0]
+        # Only the plugin that is named is probed: others may be slow to answer.
+        lines = registry.devices(plugin=plugin) if plugin in plugins else []
+        matches = [d for d in lines if wanted in (d.name, *d.aliases)]
+        if not matches and wanted == plugin:
+            matches = [d for d in lines if d.available] or lines
         if not matches:
-            matches = [d for d in found if d.plugin == wanted]
-            matches = [d for d in matches if d.available] or matches
-        if not matches:
-            raise _suggest("device", wanted, sorted({*names, *(d.plugin for d in found)}))
+            known = [n for d in tb.devices() for n in (d.name, *d.aliases)]
+            raise _suggest("device", wanted, sorted({*known, *plugins}))
         chosen += [d for d in matches if d not in chosen]
     if not chosen:
         raise UsageError("--device names no device")
