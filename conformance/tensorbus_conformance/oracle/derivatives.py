@@ -121,7 +121,7 @@ def elu_partial(x: Any, alpha: float = 1.0) -> list[Any]:
 def _hardswish(x: Any) -> list[Any]:
     at = real(x)
     middle = x / 3 + 0.5
-    flat = np.where(at > 3, 1.0, 0.0)
+    flat = np.where(at >= 3, 1.0, 0.0)
     return [r.where((at > -3) & (at < 3), middle, flat)]
 
 
