@@ -154,6 +154,10 @@ def apply(
     run = state.plans.get(key)
     if run is None:
         plan = _make(op, specs, options or {}, device)
+        if len(state.plans) >= _KEPT_PLANS:
+            for old in state.plans.values():
+                _details.pop(old, None)
+            state.plans.clear()
         run = state.plans[key] = plan.run
         _details[run] = plan
     if state.trace is None:
@@ -167,6 +171,7 @@ def apply(
     return out
 
 
+_KEPT_PLANS = 1 << 15
 _details: dict[Callable[..., Any], Plan] = {}
 
 

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorbus as tb
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 sys.path.insert(0, str(Path(__file__).parent))
 from gradcheck import check_gradients, same_bits

@@ -33,8 +33,8 @@ _checks: dict[Spec, Callable[[Tensor], Tensor]] = {}
 _linears: dict[object, Launch] = {}
 
 
-def _remember(store: dict[_K, _V], key: _K, value: _V) -> _V:
-    if len(store) >= _KEPT:
+def _remember(store: dict[_K, _V], key: _K, value: _V, limit: int = _KEPT) -> _V:
+    if len(store) >= limit:
         store.clear()
     store[key] = value
     return value
@@ -122,7 +122,8 @@ def offsets(device: Device, shape: Shape, strides: Shape) -> Tensor:
         flat = [(dt.int64, (1,))]
         launch = map_launch(device, "offsets", [total], (spec.size,), [], flat, params)
         launch((out._buffer, 0))
-    return _remember(_tables, key, out) if spec.size <= _SMALL else out
+    # A large table is built for each call: kept, it would outweigh the data.
+    return _remember(_tables, key, out, 64) if spec.size <= _SMALL else out
 
 
 def iota(device: Device, n: int) -> Tensor:
@@ -158,7 +159,6 @@ def gather_runner(
     bits = bits_dtype(x.dtype)
     kept = tuple(1 if s == 0 else n for n, s in zip(shape, rest, strict=True))
     tabled = math.prod(kept) > 1
-    small = math.prod(kept) <= _SMALL
     first = 1 + tabled
     at: Expr | None = ir.input_(1, dt.int64) if tabled else None
     params: list[tuple[DType, int]] = []
@@ -183,16 +183,13 @@ def gather_runner(
         [(bits, out.strides)],
         params,
     )
-    table = offsets(device, kept, rest) if tabled and small else None
     allocate = device.backend.allocate
 
     def run(t: Tensor, *index: Tensor) -> Tensor:
         buffer = allocate(out.nbytes)
         given = [(t._buffer, t._offset)]
         if tabled:
-            # A large table is built for each call: kept, it would outweigh the data.
-            used = table if table is not None else offsets(device, kept, rest)
-            given.append((used._buffer, 0))
+            given.append((offsets(device, kept, rest)._buffer, 0))
         launch(*given, *((i._buffer, i._offset) for i in index), (buffer, 0))
         return Tensor(buffer, out)
 

@@ -428,9 +428,9 @@ class _Triangle(Op):
             [(dt.int64, options["k"])],
         )
         allocate = device.backend.allocate
-        row, column = iota(device, rows), iota(device, columns)
 
         def run(t: Tensor) -> Tensor:
+            row, column = iota(device, rows), iota(device, columns)
             buffer = allocate(out.nbytes)
             launch((t._buffer, t._offset), (row._buffer, 0), (column._buffer, 0), (buffer, 0))
             return Tensor(buffer, out)
