@@ -206,7 +206,7 @@ def test_same_bits(dtype: Any) -> None:
         same_bits(lambda a, f=f: f(a, axis=0), x)
 
 
-def test_fused_equals_composed() -> None:
+def test_stage_by_stage_equals_fused() -> None:
     x = RNG.standard_normal((9, 70000)).astype(np.float32)
     many = tb.logsumexp(t(x), axis=1).numpy()
     few = [tb.logsumexp(t(row[None]), axis=1).numpy()[0] for row in x]

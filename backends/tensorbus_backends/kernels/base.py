@@ -119,10 +119,12 @@ def row_text(strided: Sequence[Strided], row: str, start: str, dims: int, shape:
         if s.operand.step == "g":
             lines.append(f"const i64 s_{s.name} = M({s.base + 1});")
     lines.append(f"i64 rest = {row};")
-    lines.append(f"for (i32 d = (i32)M({dims}) - 1; d >= 0; --d) {{")
+    # What is left after the inner dimensions is the place in the first: no division for it.
+    lines.append(f"for (i32 d = (i32)M({dims}) - 1; d > 0; --d) {{")
     lines.append(f"    const i64 q = rest / M({shape} + d), at = rest - q * M({shape} + d);")
     lines += [f"    o_{s.name} += at * M({s.base + 2} + d);" for s in walked]
     lines += ["    rest = q;", "}"]
+    lines += [f"o_{s.name} += rest * M({s.base + 2});" for s in walked]
     return "\n".join(lines)
 
 

@@ -38,10 +38,23 @@ from .base import (
     row_text,
 )
 
-__all__ = ["CHUNK", "LANES", "MONOIDS", "Monoid", "Reduce", "chunk_text", "reduce_lanes"]
+__all__ = [
+    "CHUNK",
+    "LANES",
+    "MONOIDS",
+    "Monoid",
+    "Reduce",
+    "chunk_text",
+    "reduce_lanes",
+]
 
 LANES = 128
 CHUNK = 8192
+
+# Column layout on a "loop" device: elements of a lane that are taken at a time, and the greatest
+# number of statements for which that is worth its code.
+_DEEP = 8
+_SHORT = 6
 
 
 @dataclass(frozen=True)
@@ -99,7 +112,7 @@ def chunk_text(
     """
     t = ctype(acc)
     identity = _identity_text(monoid, acc)
-    if dialect.style == "simt":
+    if not dialect.loops:
         pair, combined = _pair_text(monoid, acc, "sum", "value")
         step = indent("\n".join([*element("i"), *pair, f"sum = {combined};"]), 2)
         gather = (
@@ -109,13 +122,12 @@ def chunk_text(
         )
     else:
         pair, combined = _pair_text(monoid, acc, "acc[l]", "value")
-        step = indent("\n".join([*element("(at + l)"), *pair, f"acc[l] = {combined};"]), 2)
-        tail = step.replace("\n    ", "\n").removeprefix("    ")
+        step = indent("\n".join([*element("(at + l)"), *pair, f"acc[l] = {combined};"]))
         gather = (
             f"LANES(l, {LANES}) acc[l] = {identity};\n"
             f"i32 at = 0;\nfor (; at + {LANES} <= count; at += {LANES}) {{\n"
-            f"    LANES(l, {LANES}) {{\n{step}\n    }}\n}}\n"
-            f"LANES(l, count - at) {{\n{tail}\n}}\n"
+            f"    LANES(l, {LANES}) {{\n{indent(step)}\n    }}\n}}\n"
+            f"LANES(l, count - at) {{\n{step}\n}}\n"
         )
     pair, combined = _pair_text(monoid, acc, "acc[l]", "acc[l + half]")
     tree = "\n".join([*pair, f"acc[l] = {combined};"])
@@ -276,7 +288,8 @@ class Reduce(Kernel):
         body = "\n".join(
             [
                 f"const i64 chunks = (M({_N}) + {CHUNK - 1}) / {CHUNK};",
-                f"const i64 row = g / chunks, start = (g - row * chunks) * {CHUNK};",
+                "const i64 row = chunks == 1 ? g : g / chunks;",
+                f"const i64 start = (g - row * chunks) * {CHUNK};",
                 f"const i64 left = M({_N}) - start;",
                 f"const i32 count = (i32)(left < {CHUNK} ? left : {CHUNK});",
                 row_text(strided, "row", "start", _DIMS, _SHAPE),
@@ -294,8 +307,7 @@ class Reduce(Kernel):
         reads = self._reads(lambda s: s.read("l"))
         value_lines = [*index, *reads, *lines, f"const {t} value = {value};"]
         pair, combined = _pair_text(self.monoid, self.acc, f"acc[lane * {width} + l]", "value")
-        head = indent("\n".join(value_lines), 2)
-        more = indent("\n".join([*pair, f"acc[lane * {width} + l] = {combined};"]), 2)
+        more = indent("\n".join([*value_lines, *pair, f"acc[lane * {width} + l] = {combined};"]), 2)
         up, joined = _pair_text(
             self.monoid, self.acc, f"acc[k * {width} + l]", f"acc[(k + half) * {width} + l]"
         )
@@ -309,6 +321,7 @@ class Reduce(Kernel):
         )
         advance = " ".join(f"o_{s.name} += M({s.base + Strided.WORDS});" for s in strided)
         skip = "\n".join(f"o_{s.name} += start * M({s.base + Strided.WORDS});" for s in strided)
+        several = self._several(width, lines, value) if dialect.loops else ""
         body = f"""\
 const i64 chunks = (M({_N}) + {CHUNK - 1}) / {CHUNK}, blocks = (M({_COLS}) + {width - 1}) / {width};
 const i64 block = g % blocks, pass = g / blocks, chunk = pass % chunks, row = pass / chunks;
@@ -318,18 +331,12 @@ const i32 columns = (i32)(M({_COLS}) - column < {width} ? M({_COLS}) - column : 
 {row_text(strided, "row", "column", _DIMS, _SHAPE)}
 {skip}
 const i32 lanes = count < {LANES} ? count : {LANES};
-for (i32 i = 0; i < lanes; ++i) {{
-    const i32 lane = i;
-    LANES(l, columns) {{
-{head}
-        acc[lane * {width} + l] = value;
-    }}
-    {advance}
-}}
-for (i32 i = lanes; i < count; ++i) {{
+for (i32 k = 0; k < lanes; ++k)
+    LANES(l, columns) acc[k * {width} + l] = {_identity_text(self.monoid, self.acc)};
+i32 i = 0;
+{several}for (; i < count; ++i) {{
     const i32 lane = i & {LANES - 1};
     LANES(l, columns) {{
-{head}
 {more}
     }}
     {advance}
@@ -344,6 +351,51 @@ LANES(l, columns) {{
 {indent(store)}
 }}"""
         return body, LANES * width
+
+    def _several(self, width: int, lines: list[str], value: str) -> str:
+        """Statements of a "loop" device that take `_DEEP` elements of a lane at a time.
+
+        A lane's elements are `LANES` rows apart, so its accumulators are read and written once for
+        all of them, in the same order.
+        """
+        if len(lines) > _SHORT or self._indexed:
+            return ""
+        strided = self._strided()
+        pair, combined = _pair_text(self.monoid, self.acc, "sum", "value")
+        far = {s.name: f"deep * {LANES} * d_{s.name}" for s in strided}
+        reads = self._reads(
+            lambda s: s.read("l").replace(f"o_{s.name}", f"o_{s.name} + {far[s.name]}")
+        )
+        t = ctype(self.acc)
+        one = [*reads, *lines, f"const {t} value = {value};", *pair, f"sum = {combined};"]
+        inner = indent("\n".join(one), 4)
+        steps = "\n".join(f"const i64 d_{s.name} = M({s.base + Strided.WORDS});" for s in strided)
+        advance = " ".join(f"o_{s.name} += d_{s.name};" for s in strided)
+        jump = " ".join(f"o_{s.name} += {(_DEEP - 1) * LANES} * d_{s.name};" for s in strided)
+
+        def over(count: str) -> str:
+            return f"""\
+        LANES(l, {count}) {{
+            {t} sum = acc[lane * {width} + l];
+            for (i32 deep = 0; deep < {_DEEP}; ++deep) {{
+{inner}
+            }}
+            acc[lane * {width} + l] = sum;
+        }}"""
+
+        return f"""\
+{steps}
+for (; i + {_DEEP * LANES} <= count; i += {_DEEP * LANES}) {{
+    for (i32 lane = 0; lane < {LANES}; ++lane) {{
+        if (columns == {width})
+{over(str(width))}
+        else
+{over("columns")}
+        {advance}
+    }}
+    {jump}
+}}
+"""
 
     def interpret(
         self, arrays: Sequence[NDArray[Any]], meta: NDArray[np.int64], groups: int

@@ -215,23 +215,25 @@ class Rows(Kernel):
             tables |= finisher.tables
         chunk = chunk_text(dialect, stage.monoid, acc, element).replace("acc[", f"acc{k}[")
         join, joined = _pair_text(stage.monoid, acc, f"top{k}[lane]", f"acc{k}[0]")
-        tree, treed = _pair_text(stage.monoid, acc, f"top{k}[l]", f"top{k}[l + half]")
+        pair, treed = _pair_text(stage.monoid, acc, f"top{k}[l]", f"top{k}[l + half]")
+        tree = indent("\n".join([*pair, f"top{k}[l] = {treed};"]), 3)
         return f"""\
-LANES(l, {LANES}) top{k}[l] = {_identity_text(stage.monoid, acc)};
+if (n > {CHUNK}) LANES(l, {LANES}) top{k}[l] = {_identity_text(stage.monoid, acc)};
 SYNC;
 for (i64 start = 0; start < n; start += {CHUNK}) {{
     const i32 count = (i32)(n - start < {CHUNK} ? n - start : {CHUNK});
 {indent(chunk)}
     LANES(l, 1) {{
         const i32 lane = (i32)((start / {CHUNK}) & {LANES - 1});
-{indent(chr(10).join([*join, f"top{k}[lane] = {joined};"]), 2)}
+{indent(chr(10).join(join), 2)}
+        top{k}[lane] = start < {LANES * CHUNK} ? acc{k}[0] : {joined};
     }}
     SYNC;
 }}
 if (n > {CHUNK})
     for (i32 half = {LANES // 2}; half > 0; half >>= 1) {{
         LANES(l, half) {{
-{indent(chr(10).join([*tree, f"top{k}[l] = {treed};"]), 3)}
+{tree}
         }}
         SYNC;
     }}

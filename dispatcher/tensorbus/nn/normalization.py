@@ -53,13 +53,6 @@ def _softmax_body(dtype: DType, count: int, **options: Any) -> Body:
     return (Stage(x, _MAX), Stage(power, _SUM)), (power / ir.param(1, acc),), ()
 
 
-def _softmax_composed(x: Tensor, *, axes: Axes) -> Tensor:
-    wide = widened(x)
-    power = ops.exp(ops.subtract(wide, ops.max(wide, axis=axes, keepdims=True)))
-    out = ops.divide(power, ops.sum(power, axis=axes, keepdims=True))
-    return ops.astype(out, x.dtype, copy=False)
-
-
 def _softmax_gradient_body(dtype: DType, count: int, **options: Any) -> Body:
     g, y = ir.input_(0, dtype), ir.input_(1, dtype)
     return (Stage(g * y, _SUM),), (y * (g - ir.param(0, dtype.compute)),), ()
@@ -84,7 +77,7 @@ def _softmax_jvp(c: Context, tangents: Sequence[Tensor | None]) -> Tensor | None
     return None if t is None else apply(_softmax_gradient, [t, c.output()], c.options)
 
 
-_softmax = Fused("softmax", _softmax_body, _softmax_composed, vjp=_softmax_vjp, jvp=_softmax_jvp)
+_softmax = Fused("softmax", _softmax_body, vjp=_softmax_vjp, jvp=_softmax_jvp)
 
 
 def softmax_over(x: Tensor, axes: Axes) -> Tensor:
@@ -134,13 +127,6 @@ def _log_softmax_body(dtype: DType, count: int, **options: Any) -> Body:
     return stages, (shifted - ir.param(1, acc),), ()
 
 
-def _log_softmax_composed(x: Tensor, *, axes: Axes) -> Tensor:
-    wide = widened(x)
-    shifted = ops.subtract(wide, ops.max(wide, axis=axes, keepdims=True))
-    total = ops.log(ops.sum(ops.exp(shifted), axis=axes, keepdims=True))
-    return ops.astype(ops.subtract(shifted, total), x.dtype, copy=False)
-
-
 def _log_softmax_gradient_body(dtype: DType, count: int, **options: Any) -> Body:
     g, y = ir.input_(0, dtype), ir.input_(1, dtype)
     return (Stage(g, _SUM),), (g - mathlib.exp(y) * ir.param(0, dtype.compute),), ()
@@ -175,7 +161,6 @@ def _log_softmax_jvp(c: Context, tangents: Sequence[Tensor | None]) -> Tensor | 
 _log_softmax = Fused(
     "log_softmax",
     _log_softmax_body,
-    _log_softmax_composed,
     vjp=_log_softmax_vjp,
     jvp=_log_softmax_jvp,
 )
@@ -233,17 +218,6 @@ def _standardized(x: Tensor, axes: Axes, eps: float, centre: bool) -> tuple[Tens
     square = ops.divide(ops.sum(ops.multiply(x, x), axis=axes, keepdims=True), n)
     inverse = ops.divide(1.0, ops.sqrt(ops.add(square, eps)))
     return ops.multiply(x, inverse), inverse
-
-
-def _norm_composed(
-    x: Tensor, *affine: Tensor, axes: Axes, eps: float, centre: bool, bias: bool
-) -> Tensor:
-    y, _ = _standardized(widened(x), axes, eps, centre)
-    if len(affine) > bias:
-        y = ops.multiply(y, widened(affine[0]))
-    if bias:
-        y = ops.add(y, widened(affine[-1]))
-    return ops.astype(y, x.dtype, copy=False)
 
 
 def _norm_gradient_body(
@@ -323,7 +297,7 @@ def _norm_jvp(c: Context, tangents: Sequence[Tensor | None]) -> Tensor | None:
 
 
 _NORMS = {
-    name: Fused(name, _norm_body, _norm_composed, vjp=_norm_vjp, jvp=_norm_jvp)
+    name: Fused(name, _norm_body, vjp=_norm_vjp, jvp=_norm_jvp)
     for name in ("layer_norm", "rms_norm")
 }
 

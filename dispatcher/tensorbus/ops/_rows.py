@@ -1,8 +1,8 @@
 """Fused ops on rows: some reductions over axes and a map that uses them, as one kernel.
 
-`Fused` serves softmax, layer_norm, log-sum-exp and their gradients.  Each comes with the same
-computation written in ops: it takes over for rows that one group should not handle alone, and its
-derivatives serve where the op has no rules of its own.  Both give the same bits.
+`Fused` serves softmax, layer_norm, log-sum-exp and their gradients.  Rows that one group should not
+handle alone are reduced stage by stage instead, with the same bits.  Each op comes with the same
+computation written in ops, whose derivatives serve where it has no rules of its own.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from tensorbus_backends import ir
 from tensorbus_backends.dtypes import DType
 from tensorbus_backends.ir import Expr
 from tensorbus_backends.kernels import DIMS, Operand, Rows, Stage, Strided
@@ -21,16 +22,18 @@ from .. import _autograd, ops
 from .._autograd import Context
 from .._devices import Device
 from .._op import Op
-from .._plan import Launch, Plan, permuted_strides, step_of
+from .._plan import Launch, Plan, map_launch, permuted_strides, step_of
 from .._spec import Shape, Spec, broadcast_strides, collapse
 from .._tensor import Tensor
-from .reduction import reduced_shape
+from ._elementwise import runner
+from .reduction import reduce_plan, reduced_shape
 
 __all__ = ["Fused", "composed_jvp", "composed_vjp"]
 
 Body = tuple[tuple[Stage, ...], tuple[Expr, ...], Sequence[tuple[DType, float]]]
 
 _FEW_ROWS, _LONG_ROW = 8, 1 << 16
+_COLUMNS = 16
 
 
 def composed_vjp(composition: Callable[..., Tensor]) -> Callable[..., list[Tensor | None]]:
@@ -67,7 +70,7 @@ class Fused(Op):
     Args:
         body: ``body(dtype, number of operands, n=row length, **options)`` gives stages,
             expressions and launch scalars.
-        composition: The same in terms of ops, with the same options.
+        composition: The same in terms of ops, with the same options; None if the op has rules.
         reduces: Whether the result has one value for each row; it is -inf for rows of no elements.
     """
 
@@ -75,15 +78,15 @@ class Fused(Op):
         self,
         name: str,
         body: Callable[..., Body],
-        composition: Callable[..., Tensor],
+        composition: Callable[..., Tensor] | None = None,
         *,
         reduces: bool = False,
         **rules: Any,
     ) -> None:
-        rules.setdefault("vjp", composed_vjp(composition))
-        rules.setdefault("jvp", composed_jvp(composition))
+        if composition is not None:
+            rules = {"vjp": composed_vjp(composition), "jvp": composed_jvp(composition)}
         super().__init__(name, **rules)
-        self.body, self.composition, self.reduces = body, composition, reduces
+        self.body, self.reduces = body, reduces
 
     def infer(self, specs: Sequence[Spec], options: dict[str, Any]) -> list[tuple[DType, Shape]]:
         shape = specs[0].shape
@@ -94,21 +97,87 @@ class Fused(Op):
     def plan(self, device: Device, specs: Sequence[Spec], options: dict[str, Any]) -> Plan:
         shape, axes = specs[0].shape, options["axes"]
         n = math.prod(shape[a] for a in axes)
-        rows = math.prod(shape) // n if n else 0
+        ((dtype, final),) = self.infer(specs, options)
         if n == 0:
-            ((dtype, final),) = self.infer(specs, options)
 
             def nothing(*tensors: Tensor) -> Tensor:
                 return ops.full(final, -math.inf, dtype=dtype, device=device)
 
             return Plan(nothing)
-        if n > MAX_ROW or (rows < _FEW_ROWS and n > _LONG_ROW):
-
-            def compose(*tensors: Tensor) -> Tensor:
-                return self.composition(*(t.detach() for t in tensors), **options)
-
-            return Plan(compose, "decomposed")
+        rows = math.prod(shape) // n
+        if n > MAX_ROW or (rows < _FEW_ROWS and n > _LONG_ROW) or self._by_column(specs, axes):
+            return Plan(self._staged(device, specs, axes, options, n))
         return Plan(self._kernel(device, specs, axes, options, n))
+
+    @staticmethod
+    def _by_column(specs: Sequence[Spec], axes: tuple[int, ...]) -> bool:
+        """Whether neighbours in memory belong to different rows."""
+        shape, strides = specs[0].shape, specs[0].strides
+        inner = [strides[a] for a in axes if shape[a] > 1]
+        outer = [strides[k] for k in range(len(shape)) if k not in axes and shape[k] >= _COLUMNS]
+        return bool(inner) and 1 not in inner and 1 in outer
+
+    def _staged(
+        self,
+        device: Device,
+        specs: Sequence[Spec],
+        axes: tuple[int, ...],
+        options: dict[str, Any],
+        n: int,
+    ) -> Callable[..., Tensor]:
+        """The stages as reductions of their own and the map as one: more passes, the same bits."""
+        shape, dtype = specs[0].shape, specs[0].dtype
+        stages, (expr,), params = self.body(dtype, len(specs), n=n, **options)
+        small = reduced_shape(shape, axes, True)
+        given = list(specs)
+
+        def with_results(root: Expr, first: int) -> Expr:
+            """Results of stages as operands from `first` on, not launch scalars."""
+
+            def replace(node: Expr) -> Expr | None:
+                k = node.attr - len(params) if node.op == "param" else -1
+                return ir.input_(first + k, node.dtype) if k >= 0 else None
+
+            return ir.substitute(root, replace)
+
+        reductions = []
+        for stage in stages:
+            out = Spec.of(device, stage.result, small)
+            value = with_results(stage.expr, len(specs))
+            reductions.append(
+                reduce_plan(
+                    device, self.name, given, axes, value, stage.monoid, out, stage.finish, params
+                )
+            )
+            given.append(out)
+        if self.reduces:
+            walked, target = given[len(specs) :], small
+            result = Spec.of(device, dtype, reduced_shape(shape, axes, options["keepdims"]))
+            strides = Spec.of(device, dtype, small).strides
+        else:
+            walked, target = given, shape
+            strides = permuted_strides(shape, [(shape, specs[0].strides)])
+            result = Spec.of(device, dtype, shape, strides)
+            strides = result.strides
+        launch = map_launch(
+            device,
+            self.name,
+            [with_results(expr, len(walked) - len(stages))],
+            target,
+            [(s.dtype, s.shape, s.strides) for s in walked],
+            [(dtype, strides)],
+            params,
+        )
+        finish = runner(device, launch, result, len(walked))
+        skip = len(given) - len(walked)
+
+        def run(*tensors: Tensor) -> Tensor:
+            known = list(tensors)
+            for reduction in reductions:
+                known.append(reduction(*known))
+            return finish(*known[skip:])
+
+        return run
 
     def _kernel(
         self,

@@ -398,15 +398,6 @@ def _logsumexp_kernel(dtype: DType, count: int, **options: Any) -> Body:
     return stages, (mathlib.log(ir.param(1, acc)) + m,), ()
 
 
-def _logsumexp_composed(x: Tensor, *, axes: tuple[int, ...], keepdims: bool) -> Tensor:
-    wide = widened(x)
-    top = max(wide, axis=axes, keepdims=True)
-    m = ops.where(ops.isinf(top), 0.0, top)
-    total = sum_(ops.exp(ops.subtract(wide, m)), axis=axes, keepdims=True)
-    out = ops.astype(ops.add(ops.log(total), m), x.dtype, copy=False)
-    return ops.reshape(out, reduced_shape(x.shape, axes, keepdims))
-
-
 def _weights(c: Context) -> Tensor:
     from ..nn.normalization import softmax_over
 
@@ -434,7 +425,6 @@ def _logsumexp_jvp(c: Context, tangents: Sequence[Tensor | None]) -> Tensor | No
 _logsumexp = Fused(
     "logsumexp",
     _logsumexp_kernel,
-    _logsumexp_composed,
     reduces=True,
     vjp=_logsumexp_vjp,
     jvp=_logsumexp_jvp,
