@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tensorbus_backends.dtypes import ALL, DType
+from tensorbus_backends.kernels import DIMS
 
 from ._devices import Device, devices, get_device
 from ._promotion import DEFAULT_FLOAT, DEFAULT_INT
@@ -14,8 +15,15 @@ class ArrayNamespaceInfo:
     """Capabilities, devices and dtypes, as the array API 2025.12 names them."""
 
     def capabilities(self) -> dict[str, bool | int | None]:
-        """Optional behaviours: masks and data-dependent shapes work; at most 64 dimensions."""
-        return {"boolean indexing": True, "data-dependent shapes": True, "max dimensions": 64}
+        """Optional behaviours: masks and data-dependent shapes work.
+
+        More dimensions than said here work as long as neighbours merge, so that kernels see fewer.
+        """
+        return {
+            "boolean indexing": True,
+            "data-dependent shapes": True,
+            "max dimensions": DIMS + 1,
+        }
 
     def default_device(self) -> Device:
         """Where new tensors go in this thread."""

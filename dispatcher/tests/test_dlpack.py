@@ -175,6 +175,9 @@ def test_copies() -> None:
     with pytest.raises(ValueError, match="copy"):
         tb.from_dlpack(x, device="ref", copy=False)
     assert (tb.asarray(Old(a)).numpy() == a).all()
+    assert np.shares_memory(np.asarray(tb.asarray(Old(a), copy=False)), a)
+    with tb.device("ref"):
+        assert tb.asarray(Old(a)).device == "ref"
 
 
 def test_errors() -> None:

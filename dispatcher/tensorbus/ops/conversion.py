@@ -31,8 +31,8 @@ def asarray(
     """A tensor of numbers, nested sequences, a NumPy array, a tensor, or any DLPack exporter.
 
     Args:
-        obj: What to convert.  Python floats become float32, ints int64.  NumPy arrays are copied,
-            use `from_dlpack` to share memory.
+        obj: What to convert.  Python floats become float32, ints int64.  NumPy arrays are copied
+            (`from_dlpack` shares their memory), other DLPack exporters share it.
         dtype: Element type; by default that of `obj`.
         device: Where; by default that of `obj`, else the default device.
         copy: True copies always; False raises ValueError where a copy would be needed.
@@ -57,7 +57,7 @@ def asarray(
         return wanted
     where = get_device(device)
     if not isinstance(obj, np.ndarray | np.generic) and hasattr(obj, "__dlpack__"):
-        return asarray(from_dlpack(obj, copy=copy), dtype=dtype, device=device)
+        return asarray(from_dlpack(obj, copy=copy), dtype=dtype, device=where)
     if copy is False:
         raise ValueError(
             "asarray: copy=False, but elements have to be copied to the device; "
