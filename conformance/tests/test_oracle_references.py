@@ -193,10 +193,10 @@ def test_known_values() -> None:
         (
             "remainder",
             [
-                [5.0, -5.0, 5.0, -5.0, 1.0, -1.0, 0.0, 6.0, inf, 1.0],
-                [3.0, 3.0, -3.0, -3.0, inf, inf, -3.0, -3.0, 2.0, 0.0],
+                [5.0, -5.0, 5.0, -5.0, 1.0, -1.0, 0.0, 6.0, inf, 1.0, inf, nan],
+                [3.0, 3.0, -3.0, -3.0, inf, inf, -3.0, -3.0, 2.0, 0.0, -inf, -inf],
             ],
-            [2.0, 1.0, -1.0, -2.0, 1.0, inf, -0.0, -0.0, nan, nan],
+            [2.0, 1.0, -1.0, -2.0, 1.0, inf, -0.0, -0.0, nan, nan, nan, nan],
         ),
         (
             "floor_divide",
@@ -242,6 +242,29 @@ def test_remainder_is_correctly_rounded() -> None:
     assert ref.rounded()[0] == 1.0
     assert ref.low is not None
     assert ref.low[0] < 0
+
+
+def test_activations_far_from_zero() -> None:
+    x = np.array([-88.7, -700.0, -900.0, 900.0, -inf, inf])
+    for name, slope in (("silu", 1.0), ("mish", 1.0)):
+        ref = forward(name, x)
+        want = x[:2] * np.exp(x[:2]) * slope
+        assert np.allclose(ref.value[:2], want, rtol=1e-12)
+        assert same(ref.rounded()[2:], [-0.0, 900.0, -0.0, inf])
+    assert forward("elu", x, alpha=2.0).rounded()[2:].tolist() == [-2.0, 900.0, -2.0, inf]
+    assert forward("leaky_relu", x).rounded()[4] == -inf
+    broken = forward("leaky_relu", x).rounded()
+    broken[4] = nan
+    leaky = REFERENCES["leaky_relu"].judge(np.float64)
+    assert not leaky.check(broken, forward("leaky_relu", x)).ok
+    assert np.isnan(forward("gelu", np.array([nan])).rounded()[0])
+
+
+def test_rms_norm_takes_eps_from_the_dtype() -> None:
+    x = np.full((1, 4), 1e-3, np.float32)
+    want = 1e-3 / math.sqrt(1e-6 + 2.0**-23)
+    assert np.allclose(forward("rms_norm", x).value, want, rtol=1e-4)
+    assert np.allclose(forward("rms_norm", x, eps=0.0).value, 1.0)
 
 
 def test_integers_wrap_and_divide_by_zero_to_zero() -> None:

@@ -60,6 +60,7 @@ NATIVE_ULPS: dict[str, dict[str, float]] = {
         ("log1p", 2, 2),
         ("log2", 3, 3),
         ("pow", 16, 16),
+        ("rsqrt", 2, 2),
         ("sin", 4, 4),
         ("sinh", 4, 4),
         ("tan", 5, 5),
