@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from tensorbus_backends import contract, ir
+from tensorbus_backends.contract import Evidence
 from tensorbus_backends.dtypes import float32
 from tensorbus_backends.kernels import Map, Operand
 from tensorbus_backends.kernels.base import Strided, pack
@@ -45,10 +46,8 @@ class _Plugin:
         found = map(shutil.which, filter(None, [os.environ.get("CC"), "gcc", "clang"]))
         compiler = next(filter(None, found), "")
         details = {"compiler": compiler, "seed": os.environ.get("TENSORBUS_PERVERSE_SEED", "0")}
-        what = f"C by {compiler}, lanes and groups shuffled"
-        simulated = contract.Evidence.SIMULATED
-        line = contract.DeviceInfo("perverse", self.name, 0, True, (), what, evidence=simulated)
-        line = replace(line, details=details)
+        line = contract.DeviceInfo("perverse", "perverse", 0, details=details)
+        line = replace(line, description=f"C by {compiler}, shuffled", evidence=Evidence.SIMULATED)
         cause = _problem(self._device(line)) if compiler else "no C compiler was found"
         return [replace(line, available=False, cause=cause, fix=_FIX) if cause else line]
 

@@ -13,23 +13,14 @@ from typing import Any
 import numpy as np
 from tensorbus_backends import contract, dtypes
 from tensorbus_backends.cache import DiskCache, cache_key
-from tensorbus_backends.contract import Buffer, Compiled, DeviceInfo, Event, KernelSpec
+from tensorbus_backends.contract import Buffer, Compiled, KernelSpec
 
-from .dialect import DIALECT, ORDERS
+from .dialect import DIALECT, ORDERS, RUN
 
 __all__ = ["PerverseDevice"]
 
-TOTAL = 2 << 30
-QUEUE = 64
+TOTAL, QUEUE = 2 << 30, 64
 CHECKS = "float-cast-overflow,signed-integer-overflow,integer-divide-by-zero,shift,bounds"
-RUN = """
-int tb_run(void *const *b, const i64 *meta, const i64 *groups, i64 count,
-           const i32 *orders, i64 size) {{
-    tb_undefined = 0;
-    for (i64 k = 0; k < count; ++k) {name}({buffers}, meta, groups[k], orders, (i32)size);
-    return tb_undefined;
-}}
-"""
 
 
 class _Buffer(Buffer):
@@ -50,9 +41,8 @@ class _Buffer(Buffer):
 class _Kernel:
     """A loaded kernel; `floats` has, for each buffer, the size of floats written there or 0."""
 
-    def __init__(self, spec: KernelSpec, path: Path, text: str) -> None:
-        self.spec = spec
-        self.run = ctypes.CDLL(str(path)).tb_run
+    def __init__(self, spec: KernelSpec, text: str, path: Path) -> None:
+        self.spec, self.run = spec, ctypes.CDLL(str(path)).tb_run
         found = re.findall(r"(const )?(\w+) \*\w+_base[,)]", text)
         self.floats = [0 if const else {"f32": 4, "f64": 8}.get(t, 0) for const, t in found]
 
@@ -73,30 +63,24 @@ class _Event:
 class PerverseDevice(contract.Device):
     """Compiles with `compiler`; all that is random follows from `seed`."""
 
-    def __init__(self, info: DeviceInfo, compiler: str, seed: int = 0) -> None:
-        self.info, self.compiler, self.dialect = info, compiler, DIALECT
+    def __init__(self, info: contract.DeviceInfo, compiler: str, seed: int = 0) -> None:
+        self.info, self.dialect, self.random = info, DIALECT, np.random.default_rng(seed)
         self.capabilities = contract.Capabilities(frozenset(d.name for d in dtypes.ALL))
         version = run([compiler, "--version"], capture_output=True, text=True).stdout
-        contraction = "fast-honor-pragmas" if "clang" in version else "fast"
-        native = "-march=native" if platform.machine() in ("x86_64", "AMD64") else "-mcpu=native"
-        self.flags = ["-O2", native, f"-ffp-contract={contraction}", "-fPIC", "-w"]
-        self.identity = f"{version}{self.flags}{CHECKS}{platform.node()}"
-        self.random = np.random.default_rng(seed)
-        self.cache = DiskCache()
-        self.kernels: dict[KernelSpec, Compiled] = {}
-        self.queue: deque[Callable[[], None]] = deque()
+        contract_all = "fast-honor-pragmas" if "clang" in version else "fast"
+        native = "-march=native" if platform.machine() == "x86_64" else "-mcpu=native"
+        self.command = f"{compiler} -O2 {native} -ffp-contract={contract_all} -w -fPIC -shared"
+        self.command += f" -fsanitize={CHECKS} -x c - -nodefaultlibs -lm -lc -o"
+        self.cache, self.identity = DiskCache(), version + platform.node() + self.command
+        self.queue: deque[Callable[[], object]] = deque()
         self.used = self.peak = self.passed = 0
         self.lock = threading.RLock()
 
     def allocate(self, nbytes: int) -> Buffer:
         with self.lock:
-            if self.used + nbytes > TOTAL:
-                self.synchronize()
-            if nbytes < 0 or self.used + nbytes > TOTAL:
-                used = f"{self.used:,} of {TOTAL:,} bytes are in use"
-                raise contract.OutOfMemoryError(
-                    f"perverse: no room for {nbytes:,} bytes, {used}; drop some tensors"
-                )
+            if not 0 <= nbytes <= TOTAL - self.used:
+                what = f"no room for {nbytes:,} bytes, {self.used:,} of {TOTAL:,} are in use"
+                raise contract.OutOfMemoryError(f"perverse: {what}; drop some tensors")
             dirty = self.random.integers(0, 256, nbytes + 128, np.uint8)
         start = (64 - dirty.ctypes.data) % 128
         return _Buffer(self, dirty[start : start + nbytes])
@@ -127,53 +111,43 @@ class PerverseDevice(contract.Device):
         self.later(lambda: np.copyto(into, data))
 
     def compile(self, kernels: Sequence[KernelSpec]) -> list[Compiled]:
-        with self.lock:
-            for spec in kernels:
-                if spec not in self.kernels:
-                    text = spec.source(DIALECT)
-                    buffers = ", ".join(f"b[{k}]" for k in range(spec.buffers))
-                    tail = RUN.format(name=spec.name, buffers=buffers)
-                    path = self.build(DIALECT.prelude + text + tail)
-                    self.kernels[spec] = _Kernel(spec, path, text)
-            return [self.kernels[spec] for spec in kernels]
+        texts = [spec.source(DIALECT) for spec in kernels]
+        return [_Kernel(k, t, self.build(k, t)) for k, t in zip(kernels, texts, strict=True)]
 
-    def build(self, source: str) -> Path:
-        """The shared library made of a C text."""
+    def build(self, spec: KernelSpec, text: str) -> Path:
+        """The shared library of one kernel, from the cache if it is there."""
+        buffers = ", ".join(f"b[{k}]" for k in range(spec.buffers))
+        source = DIALECT.prelude + text + RUN.format(name=spec.name, buffers=buffers)
 
         def write(path: Path) -> None:
-            half = path.with_suffix(".o")
-            checked = [f"-fsanitize={CHECKS}", "-x", "c", "-c", "-", "-o", str(half)]
-            for step in (checked, ["-shared", str(half), "-lm", "-o", str(path)]):
-                line = [self.compiler, *self.flags, *step]
-                done = run(line, input=source, capture_output=True, text=True)
-                if done.returncode:
-                    message = f"perverse: {self.compiler} rejects a kernel"
-                    raise contract.CompileError(message, done.stderr, source)
-            half.unlink()
+            command = [*self.command.split(), str(path)]
+            done = run(command, input=source, capture_output=True, text=True)
+            if done.returncode:
+                what = f"perverse: {command[0]} rejects kernel {spec.name}"
+                raise contract.CompileError(what, done.stderr, source)
 
         return self.cache.get_or_build(cache_key(self.identity, source), ".so", write)
 
     def launch(self, kernel: Compiled, groups: int, buffers: Sequence[Buffer], meta: bytes) -> None:
-        spec, spans = kernel.spec, [self.span(b, 0, b.nbytes) for b in buffers]
-        fits = len(spans) == spec.buffers and len(meta) == 8 * spec.words and groups > 0
+        spec, arrays = kernel.spec, [self.span(b, 0, b.nbytes) for b in buffers]
+        fits = len(arrays) == spec.buffers and len(meta) == 8 * spec.words and groups > 0
         if not isinstance(kernel, _Kernel) or not fits:
             raise contract.LaunchError(f"perverse: the arguments do not fit kernel {spec.name}")
-        held = list(zip(spans, buffers, strict=True))
-        self.later(lambda: self.execute(kernel, groups, held, meta))
+        self.later(lambda: self.execute(kernel, groups, arrays, meta))
 
-    def execute(self, kernel: _Kernel, groups: int, buffers: list[Any], meta: bytes) -> None:
+    def execute(self, kernel: _Kernel, groups: int, arrays: list[Any], meta: bytes) -> None:
         """Run a kernel now: groups and threads in random order, a random number of threads."""
         size = int(self.random.integers(1, 257))
         orders = np.concatenate([self.random.permutation(size) for _ in range(ORDERS)])
         orders, order = orders.astype(np.int32), self.random.permutation(groups).astype(np.int64)
-        sized = zip((array for array, _ in buffers), kernel.floats, strict=True)
+        sized = zip(arrays, kernel.floats, strict=True)
         results = [a[: a.size // n * n].view(f"u{n}") for a, n in sized if n]
         before = [bits.copy() for bits in results]
-        pointers = (ctypes.c_void_p * len(buffers))(*(a.ctypes.data for a, _ in buffers))
+        pointers = (ctypes.c_void_p * len(arrays))(*(a.ctypes.data for a in arrays))
         rest = (order.ctypes.data, groups, orders.ctypes.data, size)
         if kernel.run(pointers, meta, *map(ctypes.c_int64, rest)):
-            what = "did what C leaves undefined"
-            raise contract.LaunchError(f"perverse: kernel {kernel.spec.name} {what}")
+            what = f"kernel {kernel.spec.name} did what C leaves undefined"
+            raise contract.LaunchError(f"perverse: {what}")
         for bits, old in zip(results, before, strict=True):
             self.spoil(bits, np.flatnonzero(bits != old))
 
@@ -185,7 +159,7 @@ class PerverseDevice(contract.Device):
         noise = self.random.integers(0, free, nan.size, bits.dtype) & kind(free)
         bits[nan] = (bits[nan] ^ noise) | kind(quiet)
 
-    def later(self, work: Callable[[], None]) -> None:
+    def later(self, work: Callable[[], object]) -> None:
         """Put work at the end of the queue, which is finite."""
         with self.lock:
             self.queue.append(work)
@@ -201,7 +175,7 @@ class PerverseDevice(contract.Device):
     def synchronize(self) -> None:
         self.advance(self.passed + len(self.queue))
 
-    def record(self) -> Event:
+    def record(self) -> contract.Event:
         return _Event(self)
 
     def memory(self) -> contract.MemoryFigures:

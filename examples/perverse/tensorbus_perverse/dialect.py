@@ -3,20 +3,17 @@
 from tensorbus_backends.clike import helper_text
 from tensorbus_backends.dialect import Dialect
 
-__all__ = ["DIALECT", "ORDERS"]
+__all__ = ["DIALECT", "ORDERS", "RUN"]
 
 ORDERS = 8
 """Orders of a group's threads that one launch uses in turn, one for each region (see LANES)."""
 
-# The first pragmas forbid contraction; the compiler is told to contract wherever it may.  The
-# handlers are called where C leaves the behaviour undefined.  Local memory keeps old contents.
+# The first lines forbid contraction, to clang and to gcc, which are told to contract all they may.
+# The handlers are called where C leaves the behaviour undefined, and LOCAL keeps old contents.
 _PRELUDE = r"""
-#ifdef __clang__
 #pragma STDC FP_CONTRACT OFF
-#else
 #pragma GCC optimize ("fp-contract=off")
-#endif
-static int tb_undefined;
+static volatile int tb_undefined;
 #define HANDLER(name) void __ubsan_handle_##name(void) { tb_undefined = 1; }
 HANDLER(float_cast_overflow) HANDLER(shift_out_of_bounds) HANDLER(out_of_bounds)
 HANDLER(add_overflow) HANDLER(sub_overflow) HANDLER(mul_overflow) HANDLER(negate_overflow)
@@ -55,27 +52,24 @@ MULHI(i32, i64, 32) MULHI(u32, u64, 32) MULHI(i64, __int128, 64) MULHI(u64, unsi
 """
 
 
-def _usual(name: str) -> str:
-    """The renderer's own conversion under another name."""
-    return str(helper_text(name, Dialect("usual", ""))).replace(name, f"usual_{name}") + "\n"
-
-
-def _other_nan(name: str, nan: str) -> str:
-    """A conversion to a 16-bit float whose NaN differs from everyone else's."""
-    return f"INLINE u16 {name}(f32 x) {{ return x == x ? usual_{name}(x) : {nan}; }}"
-
+RUN = """
+int tb_run(void **b, const i64 *meta, const i64 *groups, i64 n, const i32 *orders, i64 size) {{
+    tb_undefined = 0;
+    for (i64 k = 0; k < n; ++k) {name}({buffers}, meta, groups[k], orders, (i32)size);
+    return tb_undefined;
+}}
+"""
+_NANS = {"f32_to_f16": ("0x7e00u", "0xfd5bu"), "f32_to_bf16": ("0x7fc0u", "0xffd3u")}
+_USUAL = Dialect("usual", "")
 
 DIALECT = Dialect(
     name="perverse",
-    prelude=_PRELUDE + _usual("f32_to_f16") + _usual("f32_to_bf16"),
+    prelude=_PRELUDE,
     kernel="static void {name}({args})",
     pointer="{const}{type} *{name}",
     meta="const i64 *tb_meta, i64 tb_group, const i32 *tb_orders, i32 tb_size",
     group="tb_group",
     block=331,
     columns=7,
-    spell={
-        "f32_to_f16": _other_nan("f32_to_f16", "0xfd5bu"),
-        "f32_to_bf16": _other_nan("f32_to_bf16", "0xffd3u"),
-    },
+    spell={name: str(helper_text(name, _USUAL)).replace(*nan) for name, nan in _NANS.items()},
 )
