@@ -1,8 +1,8 @@
 """Running items in worker processes: parallel, isolated from crashes, watched from outside.
 
 A worker that dies turns the cell it was in into ``crash``, one that is silent too long into
-``timeout``; the other cells of its item go to a fresh worker.  Items of one op on one device
-stay together, so that kernels are compiled once.
+``timeout``; the other cells of its item go to a fresh worker.  Items of one op stay together, so
+that kernels are compiled once and devices share what the oracle and the interpreter computed.
 """
 
 from __future__ import annotations
@@ -176,9 +176,9 @@ def run_items(
         _Job(item, [p for p in _properties(item, level) if wanted is None or p in wanted])
         for item in items
     ]
-    order: dict[tuple[str, str], deque[_Job]] = {}
-    for job in jobs:
-        order.setdefault((job.item.device, job.item.op), deque()).append(job)
+    order: dict[str, deque[_Job]] = {}
+    for job in sorted(jobs, key=lambda j: (j.item.op, j.item.dtype)):
+        order.setdefault(job.item.op, deque()).append(job)
     groups = deque(order.values())
     found: dict[str, Cell] = {}
     lock = threading.Lock()

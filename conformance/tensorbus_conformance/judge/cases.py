@@ -10,6 +10,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -409,7 +410,8 @@ def _dtype_fits(op: str, dtype: DType) -> bool:
     return not (op == "arange" and dtype is dt.bool_)
 
 
-def cases(op: str, dtype: DType, level: str, seed: int) -> list[Case]:
+@lru_cache(maxsize=64)
+def cases(op: str, dtype: DType, level: str, seed: int) -> Sequence[Case]:
     """The calls with ordinary data; empty if the op does not take `dtype`."""
     reference = REFERENCES[op]
     if not takes(reference, dtype):
@@ -447,7 +449,8 @@ def is_unary(op: str) -> bool:
     return op in _ACTIVATIONS or (is_elementwise(op) and REFERENCES[op].tensors == (1, 1))
 
 
-def special_cases(op: str, dtype: DType, level: str, seed: int) -> list[Case]:
+@lru_cache(maxsize=64)
+def special_cases(op: str, dtype: DType, level: str, seed: int) -> Sequence[Case]:
     """The calls with special values: ±0, ±inf, NaN, subnormals, extremes."""
     reference = REFERENCES[op]
     if not takes(reference, dtype):
@@ -498,7 +501,8 @@ def _special_rows(op: str, dtype: DType, seed: int, values: Array) -> list[Case]
     return [Case((np.concatenate([x, zeros]),), {"axis": 1}, "special values", random=False)]
 
 
-def shape_cases(op: str, dtype: DType, seed: int) -> list[Case]:
+@lru_cache(maxsize=64)
+def shape_cases(op: str, dtype: DType, seed: int) -> Sequence[Case]:
     """Empty, zero-dimensional and odd-tailed shapes."""
     if not takes(REFERENCES[op], dtype):
         return []
