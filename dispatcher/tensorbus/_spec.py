@@ -55,6 +55,8 @@ class Spec:
                 strides = default
             else:
                 canonical = (device, dtype, shape, strides)
+            if len(_specs) > _KEPT:
+                _specs.clear()  # equal specs made later are new objects: plans are made again
             found = _specs.get(canonical)
             if found is None:
                 found = Spec()
@@ -70,6 +72,7 @@ class Spec:
         return f"{self.dtype}{list(self.shape)} on {self.device}"
 
 
+_KEPT = 1 << 16
 _specs: dict[object, Spec] = {}
 
 
