@@ -187,7 +187,8 @@ class OpenCLDevice(Device):
         processor = entry.kind == "cpu"
         loops = processor and group is None
         block, columns = (4096, 64) if processor else (1024, 32)
-        spelling = Spelling(fp64=fp64, loops=loops, block=block, columns=columns)
+        hide = loops and entry.short == "intel"
+        spelling = Spelling(fp64, loops, hide, block, columns)
         self.group = 1 if loops else min(group or 128, most)
         self.dialect: Dialect = spelling.dialect()
         self._in_memory = spelling.dialect(in_memory=True)
