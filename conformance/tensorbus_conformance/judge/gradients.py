@@ -240,6 +240,9 @@ def _duality(
         right += float(term.sum())
         weight += float(np.abs(term).sum())
         count += term.size
+    if np.isinf(weight):
+        # A slope beyond the dtype's range: the elements have been judged, their sum has no value.
+        return
     u = 2.0**-session.dtype.precision
     difference = abs(float(left.sum()) - right)
     bound = 64 * np.sqrt(count) * u * weight
