@@ -189,7 +189,7 @@ def test_undefined_conversions_are_errors(plugin: Any) -> None:
         def source(self, dialect: Any) -> str:
             args = "const f32 *x_base, i32 *y_base, " + dialect.meta
             head = dialect.kernel.format(name=self.name, args=args)
-            return head + "{ LANES(l, M(0)) y_base[l] = (i32)x_base[l]; }\n"
+            return str(head + "{ LANES(l, M(0)) y_base[l] = (i32)x_base[l]; }\n")
 
     (kernel,) = device.compile([Careless()])
     result = device.allocate(4)
