@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from subprocess import run
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from tensorbus_backends import contract, dtypes
@@ -79,7 +79,7 @@ class PerverseDevice(contract.Device):
     def allocate(self, nbytes: int) -> Buffer:
         with self.lock:
             if not 0 <= nbytes <= TOTAL - self.used:
-                what = f"no room for {nbytes:,} bytes, {self.used:,} of {TOTAL:,} are in use"
+                what = f"{nbytes:,} bytes asked for, {self.used:,} of {TOTAL:,} in use"
                 raise contract.OutOfMemoryError(f"perverse: {what}; drop some tensors")
             dirty = self.random.integers(0, 256, nbytes + 128, np.uint8)
         start = (64 - dirty.ctypes.data) % 128
@@ -90,12 +90,10 @@ class PerverseDevice(contract.Device):
 
     def span(self, buffer: Buffer, offset: int, nbytes: int) -> Any:
         """The bytes ``buffer[offset : offset + nbytes]``, or the contract's error."""
-        if not isinstance(buffer, _Buffer) or buffer.device is not self:
-            raise contract.LaunchError(f"perverse was given a buffer of {buffer.device.info.name}")
-        if offset < 0 or nbytes < 0 or offset + nbytes > buffer.nbytes:
-            what = f"{nbytes} bytes at {offset} do not fit {buffer.nbytes} bytes"
-            raise contract.BackendError(f"perverse: {what}")
-        return buffer.array[offset : offset + nbytes]
+        if buffer.device is not self or not 0 <= offset <= offset + nbytes <= buffer.nbytes:
+            what = f"{nbytes} bytes at {offset} of {buffer.nbytes} on {buffer.device.info.name}"
+            raise contract.LaunchError(f"perverse was asked for {what}")
+        return cast(_Buffer, buffer).array[offset : offset + nbytes]
 
     def copy_in(self, target: Buffer, offset: int, source: memoryview) -> None:
         to, data = self.span(target, offset, source.nbytes), np.frombuffer(bytes(source), np.uint8)
@@ -111,11 +109,10 @@ class PerverseDevice(contract.Device):
         self.later(lambda: np.copyto(into, data))
 
     def compile(self, kernels: Sequence[KernelSpec]) -> list[Compiled]:
-        texts = [spec.source(DIALECT) for spec in kernels]
-        return [_Kernel(k, t, self.build(k, t)) for k, t in zip(kernels, texts, strict=True)]
+        return [self.build(spec, spec.source(DIALECT)) for spec in kernels]
 
-    def build(self, spec: KernelSpec, text: str) -> Path:
-        """The shared library of one kernel, from the cache if it is there."""
+    def build(self, spec: KernelSpec, text: str) -> _Kernel:
+        """One kernel, from the cache if it is there."""
         buffers = ", ".join(f"b[{k}]" for k in range(spec.buffers))
         source = DIALECT.prelude + text + RUN.format(name=spec.name, buffers=buffers)
 
@@ -126,7 +123,8 @@ class PerverseDevice(contract.Device):
                 what = f"perverse: {command[0]} rejects kernel {spec.name}"
                 raise contract.CompileError(what, done.stderr, source)
 
-        return self.cache.get_or_build(cache_key(self.identity, source), ".so", write)
+        key = cache_key(self.identity, source)
+        return _Kernel(spec, text, self.cache.get_or_build(key, ".so", write))
 
     def launch(self, kernel: Compiled, groups: int, buffers: Sequence[Buffer], meta: bytes) -> None:
         spec, arrays = kernel.spec, [self.span(b, 0, b.nbytes) for b in buffers]
@@ -146,8 +144,7 @@ class PerverseDevice(contract.Device):
         pointers = (ctypes.c_void_p * len(arrays))(*(a.ctypes.data for a in arrays))
         rest = (order.ctypes.data, groups, orders.ctypes.data, size)
         if kernel.run(pointers, meta, *map(ctypes.c_int64, rest)):
-            what = f"kernel {kernel.spec.name} did what C leaves undefined"
-            raise contract.LaunchError(f"perverse: {what}")
+            raise contract.LaunchError(f"perverse: {kernel.spec.name} did what C leaves undefined")
         for bits, old in zip(results, before, strict=True):
             self.spoil(bits, np.flatnonzero(bits != old))
 

@@ -13,19 +13,17 @@ ORDERS = 8
 _PRELUDE = r"""
 #pragma STDC FP_CONTRACT OFF
 #pragma GCC optimize ("fp-contract=off")
-static volatile int tb_undefined;
-#define HANDLER(name) void __ubsan_handle_##name(void) { tb_undefined = 1; }
-HANDLER(float_cast_overflow) HANDLER(shift_out_of_bounds) HANDLER(out_of_bounds)
-HANDLER(add_overflow) HANDLER(sub_overflow) HANDLER(mul_overflow) HANDLER(negate_overflow)
-HANDLER(divrem_overflow)
 #define INTEGERS(n) typedef __INT##n##_TYPE__ i##n; typedef __UINT##n##_TYPE__ u##n;
 INTEGERS(8) INTEGERS(16) INTEGERS(32) INTEGERS(64)
 typedef float f32; typedef double f64; typedef _Bool b8;
+static volatile int tb_undefined; static u32 tb_turn;
+#define ON(name) void __ubsan_handle_##name(void) { tb_undefined = 1; }
+ON(float_cast_overflow) ON(shift_out_of_bounds) ON(out_of_bounds) ON(add_overflow)
+ON(sub_overflow) ON(mul_overflow) ON(negate_overflow) ON(divrem_overflow)
 #define INLINE static inline __attribute__((unused))
 #define CONSTANT static const
 #define LOCAL static
 #define M(k) tb_meta[k]
-static u32 tb_turn;
 #define LANES(l, n) \
     for (const i32 *tb_t = tb_orders + tb_size * (i32)(tb_turn++ % 8), *tb_end = tb_t + tb_size; \
          tb_t < tb_end; ++tb_t) \
@@ -60,7 +58,6 @@ int tb_run(void **b, const i64 *meta, const i64 *groups, i64 n, const i32 *order
 }}
 """
 _NANS = {"f32_to_f16": ("0x7e00u", "0xfd5bu"), "f32_to_bf16": ("0x7fc0u", "0xffd3u")}
-_USUAL = Dialect("usual", "")
 
 DIALECT = Dialect(
     name="perverse",
@@ -71,5 +68,7 @@ DIALECT = Dialect(
     group="tb_group",
     block=331,
     columns=7,
-    spell={name: str(helper_text(name, _USUAL)).replace(*nan) for name, nan in _NANS.items()},
+    spell={
+        name: str(helper_text(name, Dialect("", ""))).replace(*nan) for name, nan in _NANS.items()
+    },
 )
