@@ -35,7 +35,7 @@ def _problem(device: PerverseDevice) -> str:
         device.launch(device.compile([kernel])[0], 1, buffers, meta)
         device.copy_out(buffers[2], 0, memoryview(result))
     except (contract.BackendError, OSError) as error:
-        return str(error).splitlines()[0]
+        return " ".join(str(error).splitlines()[:2])
     return "" if struct.unpack("f", result) == (0.0,) else "its compiler contracts all the same"
 
 

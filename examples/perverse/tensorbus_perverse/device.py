@@ -67,9 +67,10 @@ class PerverseDevice(contract.Device):
         self.info, self.dialect, self.random = info, DIALECT, np.random.default_rng(seed)
         self.capabilities = contract.Capabilities(frozenset(d.name for d in dtypes.ALL))
         version = run([compiler, "--version"], capture_output=True, text=True).stdout
-        contract_all = "fast-honor-pragmas" if "clang" in version else "fast"
+        fast = "-Xclang -ffp-contract=fast-honor-pragmas"  # clang's own fast ignores pragmas
+        fast = fast if "clang" in version else "-ffp-contract=fast"
         native = "-march=native" if platform.machine() == "x86_64" else "-mcpu=native"
-        self.command = f"{compiler} -O2 {native} -ffp-contract={contract_all} -w -fPIC -shared"
+        self.command = f"{compiler} -O2 {native} {fast} -w -fPIC -shared"
         self.command += f" -fsanitize={CHECKS} -x c - -nodefaultlibs -lm -lc -o"
         self.cache, self.identity = DiskCache(), version + platform.node() + self.command
         self.queue: deque[Callable[[], object]] = deque()
