@@ -158,6 +158,12 @@ def test_linear() -> None:
     np.testing.assert_allclose(nn.linear(t(x), t(w), t(b)).numpy(), x @ w.T + b, atol=1e-13)
     np.testing.assert_allclose(nn.linear(t(x), t(w[0])).numpy(), x @ w[0], atol=1e-13)
     np.testing.assert_allclose(nn.linear(t(x[0, 0]), t(w)).numpy(), w @ x[0, 0], atol=1e-13)
+    half = [a.astype(np.float16) for a in (x, w, b)]
+    exact = half[0].astype(np.float64) @ half[1].T.astype(np.float64) + half[2]
+    got = nn.linear(*map(t, half))
+    assert got.dtype is tb.float16
+    # float32 inside is exact enough for the one rounding to be right, ties apart.
+    assert (got.numpy() == exact.astype(np.float16)).mean() > 0.99
     with pytest.raises(ValueError, match="inputs"):
         nn.linear(t(x), t(w.T))
     with pytest.raises(ValueError, match="bias"):

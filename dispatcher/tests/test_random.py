@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 import tensorbus as tb
 from tensorbus import random
-from tensorbus_backends import dtypes as dt
-from tensorbus_backends import interp, ir
+from tensorbus_backends import dtypes as dt, interp, ir
 
 sys.path.insert(0, str(Path(__file__).parent))
 from gradcheck import same_bits

@@ -182,6 +182,13 @@ def test_halves_have_gradients_of_their_dtype() -> None:
         assert np.isfinite(g.numpy()).all()
 
 
+def test_gradient_of_mean_divides_by_the_exact_count() -> None:
+    x = t(np.ones(5150), tb.bfloat16)
+    x.requires_grad = True
+    (g,) = tb.grad(tb.mean(x), x)
+    assert g.numpy()[0] == tb.bfloat16.numpy.type(1 / 5150)
+
+
 def test_errors() -> None:
     x = t(np.ones((2, 3)))
     with pytest.raises(IndexError, match="axis 2"):

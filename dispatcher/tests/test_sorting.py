@@ -83,6 +83,8 @@ def test_searchsorted_at_the_ends() -> None:
     assert tb.searchsorted(t([1, 5], tb.int8), t([300], tb.int16)).numpy().tolist() == [2]
     with pytest.raises(ValueError, match="dimensions"):
         tb.searchsorted(t(np.ones((2, 2))), v)
+    with pytest.raises(TypeError, match="bool"):
+        tb.searchsorted(t([False, True]), t([True]))
     with pytest.raises(ValueError, match="side"):
         tb.searchsorted(x, v, side="middle")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="sorter"):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from .. import ops
 from .._op import function
+from .._promotion import promote
 from .._tensor import Tensor
 from ..ops._common import tensor_of
-from ..ops.reduction import need_floating
+from ..ops.reduction import need_floating, widened
 from ..random import Key, dropped_out, key_of
 
 __all__ = ["dropout", "embedding", "linear"]
@@ -39,6 +40,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, /) -> Tensor:
         )
     if bias is not None and bias.shape != weight.shape[:-1]:
         raise ValueError(f"linear: bias has shape {bias.shape}, it needs {weight.shape[:-1]}")
+    if bias is not None and (weight.dtype.bits == 16 or x.dtype.bits == 16):
+        # Bias included, the result is rounded to 16 bits once.
+        dtype = promote(promote(x.dtype, weight.dtype), bias.dtype)
+        return ops.astype(linear(widened(x), widened(weight), widened(bias)), dtype, copy=False)
     transposed = weight if weight.ndim == 1 else ops.matrix_transpose(weight)
     # As one matrix, so that the weight's gradient is one product too.
     rows = ops.reshape(x, (x.size // max(x.shape[-1], 1), x.shape[-1])) if x.ndim > 2 else x

@@ -118,8 +118,6 @@ def argsort(
 
 def _before(a: Expr, b: Expr) -> Expr:
     """Whether `a` comes before `b` where NaN is last."""
-    if a.dtype is dt.bool_:
-        return ~a & b
     return (a < b) | (~scalar.is_nan(a) & scalar.is_nan(b))
 
 
@@ -190,7 +188,7 @@ def searchsorted(
 
     Args:
         x1: One-dimensional, ascending (NaN last).
-        x2: Values, any shape; both are promoted to a common dtype.
+        x2: Values, any shape; both are promoted to a common numeric dtype.
         side: ``"left"`` gives the first such place, ``"right"`` the last.
         sorter: Integer indices that sort `x1`, if it is not sorted itself.
 
@@ -199,7 +197,7 @@ def searchsorted(
 
     Raises:
         ValueError: `x1` is not one-dimensional, `side` is unknown, or `sorter` has another shape.
-        TypeError: The dtypes do not promote, or `sorter` is not integer.
+        TypeError: An operand is bool, the dtypes do not promote, or `sorter` is not integer.
     """
     tensor_of("searchsorted", x1, "x1")
     tensor_of("searchsorted", x2, "x2")
@@ -208,6 +206,8 @@ def searchsorted(
     if side not in ("left", "right"):
         raise ValueError(f"searchsorted: side is 'left' or 'right', not {side!r}")
     dtype = promote(x1.dtype, x2.dtype)
+    if dtype.kind == "b":
+        raise TypeError("searchsorted needs numeric operands, not bool; convert with astype")
     tensors = [ops.astype(x1, dtype, copy=False), ops.astype(x2, dtype, copy=False)]
     if sorter is not None:
         tensor_of("searchsorted", sorter, "sorter")

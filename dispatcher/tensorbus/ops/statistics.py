@@ -203,7 +203,9 @@ def _count(c: Context) -> int:
 
 def _mean_vjp(c: Context, g: Tensor) -> list[Tensor | None]:
     spec, n = c.input_spec(0), _count(c)
-    return [expand(ops.divide(g, n) if n else g, spec.shape, c.options["axes"])]
+    # In compute dtype: float16 and bfloat16 do not hold every n.
+    share = ops.astype(ops.divide(widened(g), n), spec.dtype, copy=False) if n else g
+    return [expand(share, spec.shape, c.options["axes"])]
 
 
 def _mean_jvp(c: Context, tangents: Sequence[Tensor | None]) -> Tensor | None:
