@@ -161,6 +161,7 @@ def _shaped(ref: Reference | None, like: Any) -> Reference | None:
         slack=change(ref.slack),
         magnitude=change(ref.magnitude),
         per_ulp=change(ref.per_ulp),
+        underflow=change(ref.underflow),
     )
 
 

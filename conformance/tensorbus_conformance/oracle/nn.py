@@ -118,6 +118,7 @@ def _moved_back(ref: Reference, axis: int) -> Reference:
         magnitude=change(ref.magnitude),
         per_ulp=change(ref.per_ulp),
         second=change(ref.second),
+        underflow=change(ref.underflow),
         terms=change(ref.terms),
         undefined=change(ref.undefined),
     )
@@ -252,6 +253,11 @@ def reduced(x: Any, reduction: str) -> Any:
 
 
 def _mse_loss(input: Any, target: Any, *, reduction: str = "mean") -> Reference:
+    """The mean of (input - target)^2.
+
+    A composition of subtract, square and mean may store difference and square in a 16-bit dtype:
+    2 u for the difference, which is squared, 1 u for the square unless it is the result.
+    """
     a, b = np.asarray(input), np.asarray(target)
     dtype = common_dtype(a, b)
 
@@ -259,7 +265,8 @@ def _mse_loss(input: Any, target: Any, *, reduction: str = "mean") -> Reference:
         difference = x - y
         return reduced(difference * difference, reduction)
 
-    return running.reference(formula, [a, b], dtype)
+    ref = running.reference(formula, [a, b], dtype)
+    return replace(ref, carried=(2 if reduction == "none" else 3) * np.abs(ref.value))
 
 
 def _cross_entropy(
@@ -348,7 +355,10 @@ def target_weights(
 
 
 def _linear(input: Any, weight: Any, bias: Any = None) -> Reference:
-    """input @ weight^T + bias: class 4 with one term more for the bias."""
+    """input @ weight^T + bias: class 4 with one term more for the bias.
+
+    A composition of matmul and add may store the product in the dtype between the two.
+    """
     a, b = np.asarray(input), np.asarray(weight)
     dtype = common_dtype(a, b)
     rows_of = a.reshape(-1, a.shape[-1]) if a.ndim else a.reshape(1, 1)
@@ -362,7 +372,12 @@ def _linear(input: Any, weight: Any, bias: Any = None) -> Reference:
     hi, lo = two_sum(hi, lo + low)
     assert ref.magnitude is not None
     ref = replace(
-        ref, value=hi, low=lo, magnitude=ref.magnitude + np.abs(extra), terms=ref.terms + 1
+        ref,
+        value=hi,
+        low=lo,
+        magnitude=ref.magnitude + np.abs(extra),
+        terms=ref.terms + 1,
+        carried=np.abs(ref.value),
     )
     return reshaped(ref, shape)
 
