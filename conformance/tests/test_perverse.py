@@ -23,6 +23,7 @@ from tensorbus_backends.contract import LaunchError
 from tensorbus_backends.dtypes import float32
 from tensorbus_backends.kernels import Map, Operand
 from tensorbus_backends.kernels.base import Strided, pack
+from tensorbus_conformance.judge.guard import Guarded
 
 pytestmark = [
     pytest.mark.xdist_group("perverse"),
@@ -200,10 +201,31 @@ def test_undefined_conversions_are_errors(plugin: Any) -> None:
         device.synchronize()
 
 
+@pytest.mark.parametrize("where", [-1, 16])
+def test_fences_see_both_sides(plugin: Any, where: int) -> None:
+    guarded: Any = Guarded(plugin.PLUGIN.open(0))
+
+    class Outside:
+        name, buffers, words = "outside", 1, 1
+
+        def source(self, dialect: Any) -> str:
+            head = dialect.kernel.format(name=self.name, args="i32 *y_base, " + dialect.meta)
+            return str(head + "{ LANES(l, 1) y_base[M(0)] = 5; }\n")
+
+    (kernel,) = guarded.compile([Outside()])
+    buffer = guarded.allocate(64)
+    guarded.launch(kernel, 1, [buffer], struct.pack("q", 0))
+    assert not guarded.check()
+    guarded.launch(kernel, 1, [buffer], struct.pack("q", where))
+    assert guarded.check()
+
+
 def test_contraction_is_on_unless_the_source_forbids_it(
     plugin: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if platform.machine() == "x86_64" and "fma" not in Path("/proc/cpuinfo").read_text().split():
+    figures = Path("/proc/cpuinfo")
+    x86 = platform.machine() == "x86_64" and figures.exists()
+    if x86 and "fma" not in figures.read_text().split():
         pytest.skip("this processor has no fma to contract to")
     assert plugin.PLUGIN.probe()[0].available
     module = importlib.import_module("tensorbus_perverse.device")
