@@ -203,8 +203,7 @@ class AccumulationJudge(BoundJudge):
     and K - 1 additions; fewer with fma or in a tree), so |error| <= gamma(K) (|A| |B|) with the
     sum of the absolute terms `magnitude` (Higham, section 3.1), and K underflows of products
     add K times half the least subnormal (sums underflow without error).  `extra` counts further
-    roundings of the whole result (1 for the division of a mean).  A composition that stores the
-    sum in a 16-bit dtype before a last addition (linear with a bias) adds u of it, the dtype's.
+    roundings of the whole result (1 for the division of a mean).
     Where the magnitude itself overflows, some order overflows on the way: not judged.
 
     *Statistics*, on random data (`statistics`), as TOSA's DOT_PRODUCT check does.  Roundings to
@@ -236,9 +235,7 @@ class AccumulationJudge(BoundJudge):
     def tolerance(self, ref: Reference) -> F64:
         terms = np.maximum(np.asarray(ref.terms, np.float64), 1)
         bound = gamma(terms + self.extra, self.compute.u) * _magnitude(ref)
-        return np.asarray(
-            bound + self.stored(ref) + (terms + self.extra) * self.underflow, np.float64
-        )
+        return np.asarray(bound + (terms + self.extra) * self.underflow, np.float64)
 
     def unpredictable(self, ref: Reference) -> Mask:
         return _may_overflow(ref, self.compute)
@@ -256,7 +253,7 @@ class AccumulationJudge(BoundJudge):
         magnitude = _magnitude(ref)
         variance = terms / 3 * (self.compute.u * magnitude) ** 2
         if self.fmt is not self.compute:
-            variance = variance + ulp(ref.value, self.fmt) ** 2 / 12 + self.stored(ref) ** 2 / 3
+            variance = variance + ulp(ref.value, self.fmt) ** 2 / 12
         ours = got.astype(np.float64)
         use = np.isfinite(ours) & np.isfinite(ref.value) & np.isfinite(magnitude) & (terms > 1)
         use &= magnitude * self.compute.u > terms * self.compute.tiny * 2**10
@@ -327,7 +324,7 @@ class CoefficientJudge(BoundJudge):
     are in the references' docstrings.  With n = `terms` operations along the longest path the
     terms of second order are covered by the factor 1/(1 - n u), as in gamma(n), except those that
     a reference names itself in `second`.  Underflows add half the least subnormal, times the
-    reference's `underflow` or n; what a composition stores in a 16-bit dtype adds `carried`.
+    reference's `underflow` or n.
     """
 
     ulps: float = 4.0
@@ -350,7 +347,7 @@ class CoefficientJudge(BoundJudge):
         if ref.second is not None:
             bound = bound + u * u * ref.second
         count = terms if ref.underflow is None else ref.underflow
-        return np.asarray(bound + self.stored(ref) + count * self.underflow, np.float64)
+        return np.asarray(bound + count * self.underflow, np.float64)
 
     def unpredictable(self, ref: Reference) -> Mask:
         return _may_overflow(ref, self.compute)

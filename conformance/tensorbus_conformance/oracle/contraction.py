@@ -142,7 +142,6 @@ def reshaped(ref: Reference, shape: tuple[int, ...]) -> Reference:
         per_ulp=change(ref.per_ulp),
         second=change(ref.second),
         underflow=change(ref.underflow),
-        carried=change(ref.carried),
         terms=change(ref.terms),
         independent=change(ref.independent),
         alternatives=tuple(change(a) for a in ref.alternatives),

@@ -253,11 +253,7 @@ def reduced(x: Any, reduction: str) -> Any:
 
 
 def _mse_loss(input: Any, target: Any, *, reduction: str = "mean") -> Reference:
-    """The mean of (input - target)^2.
-
-    A composition of subtract, square and mean may store difference and square in a 16-bit dtype:
-    2 u for the difference, which is squared, 1 u for the square unless it is the result.
-    """
+    """The mean of (input - target)^2."""
     a, b = np.asarray(input), np.asarray(target)
     dtype = common_dtype(a, b)
 
@@ -265,8 +261,7 @@ def _mse_loss(input: Any, target: Any, *, reduction: str = "mean") -> Reference:
         difference = x - y
         return reduced(difference * difference, reduction)
 
-    ref = running.reference(formula, [a, b], dtype)
-    return replace(ref, carried=(2 if reduction == "none" else 3) * np.abs(ref.value))
+    return running.reference(formula, [a, b], dtype)
 
 
 def _cross_entropy(
@@ -355,10 +350,7 @@ def target_weights(
 
 
 def _linear(input: Any, weight: Any, bias: Any = None) -> Reference:
-    """input @ weight^T + bias: class 4 with one term more for the bias.
-
-    A composition of matmul and add may store the product in the dtype between the two.
-    """
+    """input @ weight^T + bias: class 4 with one term more for the bias."""
     a, b = np.asarray(input), np.asarray(weight)
     dtype = common_dtype(a, b)
     rows_of = a.reshape(-1, a.shape[-1]) if a.ndim else a.reshape(1, 1)
@@ -377,7 +369,6 @@ def _linear(input: Any, weight: Any, bias: Any = None) -> Reference:
         low=lo,
         magnitude=ref.magnitude + np.abs(extra),
         terms=ref.terms + 1,
-        carried=np.abs(ref.value),
     )
     return reshaped(ref, shape)
 

@@ -41,9 +41,6 @@ class Reference:
         second: Error coefficient in units of u squared, for the two-pass variance.
         underflow: How many times the error of one underflow reaches the result, at most; None
             means `terms` times.
-        carried: Error coefficient, in units of a 16-bit dtype's own u, of the intermediate
-            results that an op, being a composition of others, may store in its dtype (linear: the
-            product before the bias); None for none.
         terms: Number of terms K of an accumulation or factors of a product, of operations on
             the longest path for the other classes.
         independent: Elements whose rounding errors are independent of each other's, where not
@@ -63,7 +60,6 @@ class Reference:
     per_ulp: F64 | None = None
     second: F64 | None = None
     underflow: F64 | None = None
-    carried: F64 | None = None
     terms: Any = 1
     independent: Mask | None = None
     exact: Callable[[int], ball.Ball] | None = None
@@ -187,13 +183,6 @@ class BoundJudge(Judge):
     def underflow(self) -> float:
         """Largest absolute error that one operation adds where its result underflows."""
         return self.compute.tiny / 2 if self.subnormals else self.compute.min_normal
-
-    def stored(self, ref: Reference) -> F64:
-        """The error of storing intermediate results in a 16-bit dtype; see `Reference.carried`."""
-        if ref.carried is None or self.fmt is self.compute:
-            return np.zeros(ref.shape)
-        # A handful of stores: (1 + u)^k - 1 <= k u (1 + 4 u) for k <= 8.
-        return np.asarray(self.fmt.u * (1 + 4 * self.fmt.u) * ref.carried + self.fmt.tiny)
 
     def check(self, got: Array, ref: Reference) -> Verdict:
         problem = shape_problem(got, ref, self.unit)

@@ -17,7 +17,7 @@ from .._spec import Shape, Spec
 from .._tensor import Tensor
 from ..ops._common import normalize_axis, tensor_of
 from ..ops._elementwise import runner
-from ..ops.reduction import need_floating
+from ..ops.reduction import need_floating, widened
 from .normalization import log_softmax
 
 __all__ = ["cross_entropy", "mse_loss"]
@@ -56,7 +56,10 @@ def mse_loss(x: Tensor, target: Tensor, /, *, reduction: Reduction = "mean") -> 
     for value, what in ((x, "x"), (target, "target")):
         tensor_of("mse_loss", value, what)
         need_floating("mse_loss", value)
-    return _reduced("mse_loss", ops.square(ops.subtract(x, target)), reduction)
+    # In compute dtype, so that 16-bit results are rounded once.
+    difference = ops.subtract(widened(x), widened(target))
+    loss = _reduced("mse_loss", ops.square(difference), reduction)
+    return ops.astype(loss, ops.result_type(x, target), copy=False)
 
 
 class _Pick(Op):
