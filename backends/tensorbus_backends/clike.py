@@ -202,8 +202,12 @@ def _collect(text: str, dialect: Dialect, into: dict[str, str]) -> None:
         if name not in into:
             definition = helper_text(name, dialect)
             if definition is not None:
-                _collect(definition.split("{", 1)[1], dialect, into)
-                into.setdefault(name, definition)
+                into[name] = definition  # a spelling that names itself must not recurse
+                inner: dict[str, str] = dict(into)
+                _collect(definition.split("{", 1)[1], dialect, inner)
+                del into[name]
+                into.update((k, v) for k, v in inner.items() if k != name)
+                into[name] = definition
 
 
 # -- expressions to statements ----------------------------------------------------------------

@@ -131,6 +131,10 @@ def choose_devices(text: str | None) -> list[Any]:
         # Only the plugin that is named is probed: others may be slow to answer.
         lines = registry.devices(plugin=plugin) if plugin in plugins else []
         matches = [d for d in lines if wanted in (d.name, *d.aliases)]
+        # "opencl:intel" is the beginning of "opencl:intel:0".
+        matches = matches or [
+            d for d in lines if any(n.startswith(f"{wanted}:") for n in d.aliases)
+        ]
         if not matches and wanted == plugin:
             matches = [d for d in lines if d.available] or lines
         if not matches:

@@ -25,7 +25,7 @@ def items_of(devices: Sequence[DeviceInfo], level: str, ops: Sequence[str] | Non
     for info in devices:
         if info.available:
             device = tb.get_device(info.name)
-            natives = list(device.backend.natives)
+            natives = device.backend.natives
             found += items(info.name, device.capabilities, natives, level, ops)
     return found
 

@@ -32,6 +32,8 @@ def judge_item(
     from .judge.items import Item, properties
     from .judge.properties import judge
     from .judge.session import Session, fenced
+    from .judge.warm import warm
+    from .oracle import REFERENCES
 
     item = Item.parse(request["item"])
     level, seed = request["level"], request["seed"]
@@ -40,6 +42,9 @@ def judge_item(
     names = request.get("properties") or properties(
         item.op, dt.by_name(item.dtype), item.variant, item.device, level
     )
+    if session.op in REFERENCES:
+        answer({"begin": names[0]})
+        warm(session, names)
     for name in names:
         answer({"begin": name})
         start = time.perf_counter()

@@ -243,7 +243,8 @@ def _duality(
     if np.isinf(weight):
         # A slope beyond the dtype's range: the elements have been judged, their sum has no value.
         return
-    u = 2.0**-session.dtype.precision
+    formats = [session.dtype, *(dt.from_numpy(c.dtype) for c in pulled.cotangents)]
+    u = 2.0 ** -min(f.precision for f in formats)
     difference = abs(float(left.sum()) - right)
     bound = 64 * np.sqrt(count) * u * weight
     outcome.decided += 1

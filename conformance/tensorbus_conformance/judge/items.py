@@ -7,16 +7,18 @@ an op that breaks, or a property that nobody could run, is counted and never ski
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import tensorbus as tb
 from tensorbus_backends import dtypes as dt
+from tensorbus_backends.contract import Native, NativeCase
 from tensorbus_backends.dtypes import DType
 
 from ..oracle import REFERENCES
-from .cases import is_unary, shape_cases, special_cases, takes
+from .cases import cases, is_unary, shape_cases, special_cases, takes
 
 __all__ = ["LEVELS", "STATES", "Item", "Outcome", "items", "oracle_name", "properties"]
 
@@ -133,10 +135,22 @@ def properties(op: str, dtype: DType, variant: str, device: str, level: str) -> 
     return found
 
 
+def _accepts(native: Native, op: str, dtype: DType) -> bool:
+    """Whether a native kernel takes the plainest case of a dtype, by its own word."""
+    name = oracle_name(op)
+    if name is None:
+        return False
+    arrays = [np.zeros(a.shape, dtype.numpy) for a in cases(name, dtype, "smoke", 0)[0].args]
+    out = np.matmul(*arrays) if name in ("matmul", "vecdot") else arrays[0]
+    shapes = tuple(a.shape for a in (*arrays, out))
+    strides = tuple(tuple(s // dtype.itemsize for s in a.strides) for a in (*arrays, out))
+    return native.when(NativeCase(op, (dtype,) * len(shapes), shapes, strides))
+
+
 def items(
     device: str,
     capabilities: Any,
-    natives: Sequence[str],
+    natives: Mapping[str, Native],
     level: str,
     ops: Sequence[str] | None = None,
 ) -> list[Item]:
@@ -147,6 +161,7 @@ def items(
             continue
         for dtype in dtypes_of(op, level):
             found.append(Item(op, device, dtype.name, "portable"))
-            if tb.FUNCTIONS[op].op in natives and dtype.is_float:
+            native = natives.get(tb.FUNCTIONS[op].op)
+            if native is not None and _accepts(native, op, dtype):
                 found.append(Item(op, device, dtype.name, "native"))
     return found
