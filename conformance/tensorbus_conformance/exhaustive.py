@@ -41,7 +41,9 @@ Body = Callable[[ir.Expr], ir.Expr]
 
 FLAGS = (
     "-std=gnu11",
-    "-O3",
+    "-O2",
+    "-ftree-vectorize",
+    "-fvect-cost-model=dynamic",
     "-march=native",
     "-ffp-contract=off",
     "-fno-math-errno",
