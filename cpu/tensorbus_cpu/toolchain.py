@@ -28,7 +28,7 @@ _TIMEOUT_S = 600.0
 # Exact IEEE arithmetic: no contraction; errno and traps are never looked at.
 _COMMON = (
     "-std=gnu11",
-    # What -O3 adds beyond vectorizing makes no kernel faster here, and compiling three times slower.
+    # What -O3 adds beyond vectorizing makes no kernel faster and compiling three times slower.
     "-O2",
     "-ftree-vectorize",
     "-fPIC",
