@@ -129,6 +129,16 @@ def chunk_text(
             f"    LANES(l, {LANES}) {{\n{indent(step)}\n    }}\n}}\n"
             f"LANES(l, count - at) {{\n{step}\n}}\n"
         )
+    if dialect.loops:
+        # Levels with lengths that the compiler knows: a short row is mostly its tree.
+        levels = []
+        half = LANES // 2
+        while half:
+            pair, combined = _pair_text(monoid, acc, "acc[l]", f"acc[l + {half}]")
+            level = indent("\n".join([*pair, f"acc[l] = {combined};"]), 2)
+            levels.append(f"if (count > {half}) {{\n    LANES(l, {half}) {{\n{level}\n    }}\n}}")
+            half //= 2
+        return gather + "\n".join(levels)
     pair, combined = _pair_text(monoid, acc, "acc[l]", "acc[l + half]")
     tree = "\n".join([*pair, f"acc[l] = {combined};"])
     return (
