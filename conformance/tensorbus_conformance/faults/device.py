@@ -220,11 +220,10 @@ _text(
     "reassociated-sum",
     "sum folds its lanes in another order",
     "sum",
-    lambda t: re.sub(
-        r"for \(; half > 0; half >>= 1\) \{.*?SYNC;\n\s*\}",
-        "for (i32 k = 1; k < 128 && k < count; ++k) acc[0] = acc[0] + acc[k];",
-        t,
-        flags=re.S,
+    lambda t: re.sub(r"if \(count > \d+\)", "if (0)", t).replace(
+        "if (0)",
+        "for (i32 k = 1; k < 128 && k < count; ++k) acc[0] = acc[0] + acc[k];\nif (0)",
+        1,
     ),
     family="reduction",
 )
@@ -276,8 +275,9 @@ _text(
     "gather-neighbour",
     "take reads the neighbour of every eleventh element",
     "take",
-    lambda t: re.sub(r"y0\[(o_y0 \+ l)\] = ", r"if (l % 11 != 10 || l == 0) y0[\1] = ", t),
+    lambda t: re.sub(r"x0\[(v\d+)\]", r"x0[\1 - (l % 11 == 10)]", t),
     family="indexing",
+    label="gather",
 )
 
 

@@ -22,7 +22,7 @@ from .items import Outcome
 from .layouts import host, place
 from .session import Session, reference_device
 
-__all__ = ["COVERED", "PROPERTIES", "bits", "determinism", "values"]
+__all__ = ["COVERED", "PROPERTIES", "bits", "determinism", "provenance", "values"]
 
 Array = NDArray[Any]
 N = 4099
@@ -165,7 +165,21 @@ def determinism(session: Session) -> Outcome:
     return outcome
 
 
+def provenance(session: Session) -> Outcome:
+    """The numbers were made on the device itself."""
+    before = session.guard.launches
+    _draw(session, 1)
+    if "fallback" in session.served or session.guard.launches == before:
+        return Outcome("provenance", "fallback", "served by another device", decided=1)
+    return Outcome("provenance", decided=1)
+
+
 COVERED = frozenset(_CALLS)
 """Ops that are judged here."""
 
-PROPERTIES = {"values": values, "bits": bits, "determinism": determinism}
+PROPERTIES = {
+    "values": values,
+    "bits": bits,
+    "determinism": determinism,
+    "provenance": provenance,
+}
