@@ -258,6 +258,8 @@ class Device(ABC):
     capabilities: Capabilities
     dialect: Dialect | None = None
     natives: Mapping[str, Native] = {}
+    dlpack_type: int = 0
+    """DLPack's device type (dlpack.h: kDLCUDA is 2) if its memory can be shared by `pointer`."""
 
     @abstractmethod
     def allocate(self, nbytes: int) -> Buffer:
@@ -320,6 +322,10 @@ class Device(ABC):
         """Host address of a buffer; only if `Capabilities.host_accessible`."""
         raise UnsupportedError(f"memory of {self.info.name} cannot be reached from the host")
 
+    def pointer(self, buffer: Buffer) -> int:
+        """The device's own address of a buffer, for DLPack; only if `dlpack_type` is not 0."""
+        raise UnsupportedError(f"memory of {self.info.name} has no address for other libraries")
+
     def part(self, buffer: Buffer, offset: int, nbytes: int) -> Buffer:
         """A buffer over ``buffer[offset : offset + nbytes]``, which it keeps alive; optional.
 
@@ -329,7 +335,10 @@ class Device(ABC):
         raise UnsupportedError(f"{self.info.name} has no parts of buffers")
 
     def import_pointer(self, address: int, nbytes: int, owner: object) -> Buffer:
-        """A buffer over memory that `owner` keeps alive (DLPack); host-accessible devices only."""
+        """A buffer over memory that `owner` keeps alive (DLPack).
+
+        `address` is the host's if the device is host-accessible, else what `pointer` gives.
+        """
         raise UnsupportedError(f"{self.info.name} cannot use memory of another library in place")
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, cast
 
 import pyopencl as cl
 from tensorbus_backends import dtypes as dt
 from tensorbus_backends.cache import DiskCache
+from tensorbus_backends.check import settled
 from tensorbus_backends.contract import (
     BackendError,
     Buffer,
@@ -227,19 +227,9 @@ class OpenCLDevice(Device):
         )
 
     def settle(self, verdict: Mapping[str, bool]) -> None:
-        """Put what `check.run_check` found out into the capabilities."""
-
-        def exact(operation: str) -> bool:
-            return all(ok for name, ok in verdict.items() if name.startswith(operation + " "))
-
+        """Put what `run_check` found out into the capabilities."""
         # Without correct rounding OpenCL C allows 2.5 ulp for / and 3 ulp for sqrt in float32.
-        self.capabilities = replace(
-            self.capabilities,
-            subnormals="preserve" if verdict.get("subnormal f32", False) else "flush",
-            division="correct" if exact("div") else "2.5",
-            square_root="correct" if exact("sqrt") else "3",
-            ieee=all(verdict.values()),
-        )
+        self.capabilities = settled(self.capabilities, verdict, "2.5", "3")
 
     def local_size(self, kernel: Any) -> int:
         """Work-items in a group of one kernel; results do not depend on it."""

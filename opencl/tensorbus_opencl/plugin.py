@@ -86,7 +86,8 @@ def _group() -> int | None:
 
 def _checked(entry: Entry, found: Drivers, group: int | None) -> tuple[Device, Mapping[str, bool]]:
     """Open a device and let it prove itself."""
-    from .check import run_check
+    from tensorbus_backends.check import run_check
+
     from .device import OpenCLDevice
 
     device = OpenCLDevice(entry, _line(entry, found), DiskCache(), group)

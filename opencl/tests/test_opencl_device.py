@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from tensorbus_backends import clike, dtypes as dt
+from tensorbus_backends.check import run_check
 from tensorbus_backends.contract import (
     BackendError,
     Buffer,
@@ -26,7 +27,6 @@ from tensorbus_backends.contract import (
 from tensorbus_backends.dialect import Dialect
 from tensorbus_backends.discovery import REGISTRY
 from tensorbus_opencl import PLUGIN
-from tensorbus_opencl.check import run_check
 
 cl = pytest.importorskip("pyopencl", reason="pyopencl is not installed")
 

@@ -7,16 +7,17 @@ compares with the IEEE 754 results of the host.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tensorbus_backends import clike, dtypes as dt, interp
-from tensorbus_backends.contract import Device
-from tensorbus_backends.dialect import Dialect
 
-__all__ = ["OPERATIONS", "Check", "run_check"]
+from . import clike, dtypes as dt, interp
+from .contract import Capabilities, Device
+from .dialect import Dialect
+
+__all__ = ["OPERATIONS", "Check", "run_check", "settled"]
 
 OPERATIONS = ("add", "mul", "div", "sqrt", "fma", "mul_add", "subnormal")
 _SIZE = 2048
@@ -128,3 +129,27 @@ def run_check(device: Device) -> Mapping[str, bool]:
             same = (g.view(bits) == w.view(bits)) | (np.isnan(g) & np.isnan(w))
             verdict[f"{name} f{8 * x.dtype.itemsize}"] = bool(same.all())
     return verdict
+
+
+def settled(
+    declared: Capabilities, verdict: Mapping[str, bool], division: str, square_root: str
+) -> Capabilities:
+    """Capabilities with what `run_check` found out.
+
+    Args:
+        declared: What the driver says.
+        verdict: From `run_check`.
+        division: Greatest error of ``/`` in ulps that the language allows, if it is not exact.
+        square_root: The same for ``sqrt``.
+    """
+
+    def exact(operation: str) -> bool:
+        return all(ok for name, ok in verdict.items() if name.startswith(operation + " "))
+
+    return replace(
+        declared,
+        subnormals="preserve" if verdict.get("subnormal f32", False) else "flush",
+        division="correct" if exact("div") else division,
+        square_root="correct" if exact("sqrt") else square_root,
+        ieee=all(verdict.values()),
+    )
