@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-import numpy as np
-from tensorbus_backends import dtypes as dt
+from tensorbus_backends import dtypes as dt, gemm
 from tensorbus_backends.contract import Buffer, CompileError, NativeCase, NativeTable
 
 from .processor import Processor, processor
@@ -125,108 +124,41 @@ def load_blas(runtime: Runtime) -> Blas | None:
     return Blas(version, text("scipy_openblas_get_corename64_"), gemm)
 
 
-# -- which products it takes ------------------------------------------------------------------
-
-
-def _leading(shape: Sequence[int], strides: Sequence[int]) -> tuple[bool, int] | None:
-    """(transposed, leading dimension) of a matrix, or None if BLAS cannot address it."""
-    (rows, columns), (down, across) = shape[-2:], strides[-2:]
-    if across == 1 or columns == 1:
-        if rows == 1:
-            return False, columns
-        if down >= columns:
-            return False, down
-    if down == 1 or rows == 1:
-        if columns == 1:
-            return True, rows
-        if across >= rows:
-            return True, across
-    return None
-
-
-def _contiguous(shape: Sequence[int], strides: Sequence[int]) -> bool:
-    step = 1
-    for n, s in zip(reversed(shape), reversed(strides), strict=True):
-        if n != 1 and s != step:
-            return False
-        step *= n
-    return True
-
-
-def _broadcasts(shape: Sequence[int], target: Sequence[int]) -> bool:
-    aligned = zip(reversed(shape), reversed(target), strict=False)
-    return len(shape) <= len(target) and all(n in (1, m) for n, m in aligned)
-
-
 def supported(case: NativeCase) -> bool:
-    """Whether a product goes to BLAS: (..., M, K) x (..., K, N) -> (..., M, N).
-
-    float32 or float64 throughout, nothing empty, each operand with rows or columns of stride 1
-    that do not overlap (batch dimensions are free), and a contiguous output.
-    """
-    if len(case.shapes) != 3 or len({*case.dtypes}) != 1:
-        return False
-    if case.dtypes[0] not in (dt.float32, dt.float64):
-        return False
-    a, b, c = case.shapes
-    if min(map(len, case.shapes)) < 2 or 0 in (*a, *b, *c):
-        return False
-    if a[-1] != b[-2] or (a[-2], b[-1]) != c[-2:]:
-        return False
-    if not (_broadcasts(a[:-2], c[:-2]) and _broadcasts(b[:-2], c[:-2])):
-        return False
-    ends = zip(case.shapes[:2], case.strides[:2], strict=True)
-    return all(_leading(*end) for end in ends) and _contiguous(c, case.strides[2])
-
-
-def _batch_offsets(shape: Sequence[int], strides: Sequence[int], batch: Sequence[int]) -> Any:
-    """Element offset of each matrix of a batch, in C order: int64, (prod(batch),)."""
-    missing = len(batch) - (len(shape) - 2)
-    offsets = np.zeros(1, np.int64)
-    for k, n in enumerate(batch):
-        own = k - missing
-        step = strides[own] if own >= 0 and shape[own] != 1 else 0
-        offsets = (offsets[:, None] + np.arange(n, dtype=np.int64) * step).reshape(-1)
-    return offsets
+    """Whether a product goes to OpenBLAS: float32 or float64, see `gemm.supported`."""
+    return gemm.supported(case, (dt.float32, dt.float64))
 
 
 def native_table(runtime: Runtime, blas: Blas) -> NativeTable:
     """The native kernels of the cpu device: ``matmul``."""
     table = NativeTable()
-    ffi, gemm = runtime.ffi, runtime.lib.tb_gemm
+    ffi, multiply = runtime.ffi, runtime.lib.tb_gemm
 
     @functools.lru_cache(maxsize=512)
-    def plan(
+    def job_of(
         dtype: dt.DType,
         shapes: tuple[tuple[int, ...], ...],
         strides: tuple[tuple[int, ...], ...],
     ) -> tuple[Any, Any]:
-        a, b, c = shapes
-        batch = c[:-2]
-        each = [_batch_offsets(s, t, batch) for s, t in zip(shapes, strides, strict=True)]
-        packed = np.ascontiguousarray(np.stack(each, axis=1) * dtype.itemsize)
+        product = gemm.plan(shapes, strides)
+        packed = product.offsets * dtype.itemsize
         offsets = ffi.from_buffer("int64_t[]", packed)
-        first, second = _leading(a, strides[0]), _leading(b, strides[1])
-        assert first is not None
-        assert second is not None
-        m, k, n = a[-2], a[-1], b[-1]
         job = ffi.new("tb_gemm_job *")
         job.fn, job.is_double = blas.gemm[dtype.name], dtype is dt.float64
-        job.trans_a, job.lda = first
-        job.trans_b, job.ldb = second
-        job.m, job.n, job.k, job.ldc = m, n, k, n
-        job.batch = len(packed)
-        job.parallel = len(packed) > 1 and m * n * k <= _ONE_THREAD
+        for name in ("m", "n", "k", "trans_a", "lda", "trans_b", "ldb", "ldc", "batch"):
+            setattr(job, name, getattr(product, name))
+        size = product.m * product.n * product.k
+        job.parallel = product.batch > 1 and size <= _ONE_THREAD
         job.offsets = offsets
         return job, (offsets, packed)
 
     @table.implements("matmul", when=supported, library=str(blas))
     def matmul(case: NativeCase, buffers: Sequence[Buffer], offsets: Sequence[int]) -> None:
         dtype = case.dtypes[0]
-        job, _ = plan(dtype, case.shapes, case.strides)
+        job, _ = job_of(dtype, case.shapes, case.strides)
         size = dtype.bits >> 3
         a, b, c = cast("Sequence[HostBuffer]", buffers)
         i, j, k = offsets
-        gemm(job, a.address + i * size, b.address + j * size, c.address + k * size)
+        multiply(job, a.address + i * size, b.address + j * size, c.address + k * size)
 
     return table
