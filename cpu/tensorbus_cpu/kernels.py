@@ -7,7 +7,6 @@ kernel's own text, so it is found again whatever it is asked for with.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,29 +14,16 @@ from pathlib import Path
 
 from tensorbus_backends.cache import DiskCache, cache_key
 from tensorbus_backends.contract import CompileError, KernelSpec
+from tensorbus_backends.units import program_text
 
 from .dialect import C
 from .runtime import Runtime
 from .toolchain import Toolchain
 
-__all__ = ["Builder", "translation_unit"]
+__all__ = ["Builder"]
 
 # Past this the compiler's start no longer shows, and smaller units spread better over the cores.
 _UNIT = 16
-
-_DEFINITION = re.compile(r"^(?=INLINE |CONSTANT |void )", re.MULTILINE)
-
-
-def translation_unit(texts: Sequence[str]) -> str:
-    """One C text for several kernels: the prelude, then each top-level definition once.
-
-    Kernels of one renderer repeat the helper functions and tables that they share word for word.
-    """
-    seen: dict[str, None] = {}
-    for text in texts:
-        for part in _DEFINITION.split(text):
-            seen.setdefault(part.strip() + "\n")
-    return C.prelude + "".join(seen)
 
 
 @dataclass(frozen=True)
@@ -114,7 +100,7 @@ class Builder:
     def _build_unit(self, unit: Sequence[_Wanted]) -> dict[str, int]:
         if len(unit) == 1:
             return {unit[0].key: self._build_one(unit[0])}
-        source = translation_unit([w.text for w in unit])
+        source = program_text(C, [w.text for w in unit])
         key = cache_key("unit", self._toolchain.identity, source)
         try:
             path = self._compile(key, source)
@@ -126,7 +112,7 @@ class Builder:
         return {w.key: self._load(path, w.spec.name) for w in unit}
 
     def _build_one(self, wanted: _Wanted) -> int:
-        source = translation_unit([wanted.text])
+        source = program_text(C, [wanted.text])
         try:
             return self._load(self._compile(wanted.key, source), wanted.spec.name)
         except CompileError as error:

@@ -7,7 +7,8 @@ import threading
 import numpy as np
 import pytest
 from tensorbus_backends.contract import BackendError, CompileError, LaunchError
-from tensorbus_cpu.kernels import translation_unit
+from tensorbus_backends.units import program_text
+from tensorbus_cpu.dialect import C
 
 SCALE = "LANES(l, 4) {\n    y0[4 * g + l] = x0[4 * g + l] * (f32)M(2);\n}"
 MARK = "y0[g] = (u8)(y0[g] + 1);"
@@ -108,11 +109,11 @@ def test_kernels_of_one_unit_share_helpers(fresh_device, hand_kernel, put, get):
             )
 
 
-def test_translation_unit_keeps_one_definition_of_each():
+def test_a_program_keeps_one_definition_of_each():
     helper = "INLINE int helper_a(int x) {\n    return x;\n}\n"
     first = helper + "void k1(void) {\n}\n"
     second = helper + "CONSTANT int t[1] = {1};\nvoid k2(void) {\n}\n"
-    unit = translation_unit([first, second])
+    unit = program_text(C, [first, second])
     assert unit.count("int helper_a") == 1
     assert unit.index("helper_a(int") < unit.index("k1") < unit.index("t[1]") < unit.index("k2")
 

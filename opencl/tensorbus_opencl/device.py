@@ -26,11 +26,12 @@ from tensorbus_backends.contract import (
 )
 from tensorbus_backends.dialect import Dialect
 from tensorbus_backends.pool import CachingPool, SizeClass, format_bytes
+from tensorbus_backends.units import UnitBuilder, workers
 
 from .dialect import Spelling
 from .errors import is_memory, translate
 from .inventory import Entry
-from .kernels import Builder, workers
+from .kernels import OpenCLToolchain
 
 __all__ = ["OpenCLBuffer", "OpenCLDevice", "OpenCLKernel", "build_options"]
 
@@ -208,14 +209,14 @@ class OpenCLDevice(Device):
             self.queue: Any = cl.CommandQueue(self._context, device)
         except cl.Error as error:
             raise translate(error, info.name, "being opened") from error
-        self._builder = Builder(
+        toolchain = OpenCLToolchain(
             self._context,
             entry.identity(),
             build_options(device),
-            cache,
             binaries=entry.short != "pocl",
             parallel=workers() if entry.short in _THREADED else 1,
         )
+        self._builder = UnitBuilder(toolchain, cache)
         # clSetKernelArg and the launch that uses it must not be torn apart by another thread.
         self.lock = threading.Lock()
         self._compiling = threading.RLock()

@@ -11,9 +11,7 @@ from tensorbus_backends.contract import (
     OutOfMemoryError,
 )
 
-from .kernels import status_text
-
-__all__ = ["is_memory", "translate"]
+__all__ = ["is_memory", "status_text", "translate"]
 
 # CL_MEM_OBJECT_ALLOCATION_FAILURE, CL_OUT_OF_RESOURCES, CL_OUT_OF_HOST_MEMORY,
 # CL_INVALID_BUFFER_SIZE
@@ -48,3 +46,14 @@ def translate(error: Any, device: str, doing: str, *, memory: bool = True) -> Ba
             "needed or work on smaller pieces"
         )
     return LaunchError(f"{device} failed while {doing} ({status}): {error}")
+
+
+def status_text(error: Any) -> str:
+    """Name of the OpenCL status that a pyopencl error carries."""
+    import pyopencl as cl
+
+    names: Any = cl.status_code
+    try:
+        return str(names.to_string(error.code))
+    except (AttributeError, ValueError):
+        return str(error)

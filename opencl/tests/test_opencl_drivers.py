@@ -264,7 +264,8 @@ def test_a_runtime_that_cannot_compile_for_this_processor(
 
 
 def test_a_device_that_computes_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    from tensorbus_opencl import check, device
+    from tensorbus_backends import check
+    from tensorbus_opencl import device
 
     verdicts: list[Mapping[str, bool]] = [
         {"add f32": True, "mul f32": False, "div f32": True},
