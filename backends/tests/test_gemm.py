@@ -168,6 +168,7 @@ def test_uneven_and_backward_batches_have_no_stride():
     assert planned(x[::2], x[:3]).strides == (32, 16, 16)
     assert planned(x[::-1], x).strides is None
     assert planned(zeros(3, 1, 4, 4), zeros(2, 4, 4)).strides is None
+    assert planned(zeros(3, 3, 4, 4)[:, :2], zeros(3, 2, 4, 4)).strides is None
     assert planned(zeros(3, 2, 4, 4)[:, :1], zeros(3, 1, 4, 4)).strides == (32, 16, 16)
     assert planned(x[::-1], x).offsets.tolist() == [[-16 * k, 16 * k, 16 * k] for k in range(6)]
 
