@@ -160,7 +160,9 @@ class Map(Kernel):
         else:
             head = [
                 f"const i64 blocks = (M({_INNER}) + {block - 1}) / {block};",
-                f"const i64 row = g / blocks, first = (g - row * blocks) * {block};",
+                # 64-bit division is dear on a GPU, and most launches have one row.
+                "const i64 row = g < blocks ? 0 : g / blocks;",
+                f"const i64 first = (g - row * blocks) * {block};",
                 f"const i64 left = M({_INNER}) - first;",
                 f"const i32 count = (i32)(left < {block} ? left : {block});",
                 row_text(strided, "row", "first", _DIMS, _SHAPE),

@@ -298,7 +298,7 @@ class Reduce(Kernel):
         body = "\n".join(
             [
                 f"const i64 chunks = (M({_N}) + {CHUNK - 1}) / {CHUNK};",
-                "const i64 row = chunks == 1 ? g : g / chunks;",
+                "const i64 row = chunks == 1 ? g : g < chunks ? 0 : g / chunks;",
                 f"const i64 start = (g - row * chunks) * {CHUNK};",
                 f"const i64 left = M({_N}) - start;",
                 f"const i32 count = (i32)(left < {CHUNK} ? left : {CHUNK});",
