@@ -5,7 +5,9 @@ from __future__ import annotations
 import gc
 import os
 import pickle
+import signal
 import sys
+import threading
 import weakref
 from pathlib import Path
 
@@ -281,6 +283,7 @@ def in_child(work):
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
+        signal.alarm(60)  # if it hangs after all
         answer = None
         try:
             answer = work()
@@ -326,11 +329,22 @@ def test_a_forked_child_is_told_and_does_not_hang(device):
                 answers[name] = str(error)
         return answers
 
-    device._compiling.acquire()  # as another thread of the parent might
+    held, forked = threading.Event(), threading.Event()
+
+    def busy():
+        with device._compiling, device._pool._lock:
+            held.set()
+            forked.wait(60)
+
+    # Another thread of the parent compiles and allocates at the time of the fork.
+    thread = threading.Thread(target=busy)
+    thread.start()
+    held.wait(60)
     try:
         answers = in_child(work)
     finally:
-        device._compiling.release()
+        forked.set()
+        thread.join()
     for name, answer in answers.items():
         assert f"fake:0 was opened by process {os.getpid()}" in answer, (name, answer)
         assert "'spawn'" in answer
