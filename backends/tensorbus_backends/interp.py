@@ -2,7 +2,8 @@
 
 `evaluate` computes expressions for many elements at once.  It is spelled independently of the
 C-like renderer, and slowly: what it does must be plain.  Results are IEEE 754's, provided that the
-processor does not flush subnormals; device `ref` checks that before it speaks.
+processor does not flush subnormals; device `ref` checks that before it speaks.  Inside
+`flushing.flushing` they are those of a device that flushes float32 subnormals.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import dtypes as dt
+from . import dtypes as dt, flushing
 from .dtypes import DType
 from .ir import Expr, loops_of, walk
 
-__all__ = ["evaluate", "fma32", "fma64", "narrow", "widen"]
+__all__ = ["add", "evaluate", "fma32", "fma64", "narrow", "widen"]
 
 Array = NDArray[Any]
 
@@ -83,9 +84,17 @@ def _two_sum(a: Array, b: Array) -> tuple[Array, Array]:
 
 def fma32(a: Array, b: Array, c: Array) -> Array:
     """float32 fma: the product is exact in float64, the sum is rounded to odd there first."""
-    wide = np.float64
+    wide, tiny = np.float64, flushing.tininess()
+    if tiny is not None:
+        a, b, c = map(flushing.flush, (a, b, c))
     s, error = _two_sum(np.asarray(a.astype(wide) * b.astype(wide)), c.astype(wide))
-    return _nudge_odd(np.atleast_1d(s), np.atleast_1d(error)).reshape(s.shape).astype(np.float32)
+    odd = _nudge_odd(np.atleast_1d(s), np.atleast_1d(error)).reshape(s.shape)
+    return odd.astype(np.float32) if tiny is None else flushing.result(odd, tiny)
+
+
+def add(a: Array, b: Array) -> Array:
+    """The primitive ``add`` on arrays of one dtype."""
+    return np.asarray(_plain("add", a.dtype)(a, b))
 
 
 @cache
@@ -141,6 +150,11 @@ def fma64(a: Array, b: Array, c: Array) -> Array:
 
 
 def _cast(x: Array, to: DType) -> Array:
+    tiny = flushing.tininess()
+    if tiny is not None and x.dtype == np.float32:
+        x = flushing.flush(x)
+    if tiny is not None and x.dtype == np.float64 and to is dt.float32:
+        return flushing.result(x, tiny)
     if to is dt.bool_:
         return np.asarray(x != 0)
     if x.dtype.kind == "f" and to.is_integer:
@@ -215,6 +229,12 @@ _PLAIN: dict[str, Callable[..., Any]] = {
     "select": np.where,
     "mulhi": _mulhi,
 }
+
+
+def _plain(op: str, dtype: np.dtype[Any]) -> Callable[..., Any]:
+    """A primitive that NumPy has, for operands of `dtype`."""
+    function = _PLAIN[op]
+    return flushing.wrapped(op, function) if dtype == np.float32 else function
 
 
 class _Evaluation:
@@ -307,7 +327,7 @@ class _Evaluation:
             slot, storage = node.attr
             at = a[0] if self.active is None else np.where(self.active, a[0], 0)
             return widen(np.asarray(self.load(slot, storage, at)), storage)
-        return _PLAIN[op](*a)
+        return _plain(op, np.asarray(a[0]).dtype)(*a)
 
 
 def evaluate(

@@ -256,7 +256,7 @@ LANES(l, columns) {{
                 left, right = a[:, :, at : at + 1], b[:, at : at + 1, :]
                 acc = self._step(left, right, acc)
             with np.errstate(all="ignore"):
-                total = total + acc
+                total = interp.add(total, acc)
         arrays[2][places(2, m, n)] = interp.narrow(total, self.dtype)
 
     def _step(self, a: NDArray[Any], b: NDArray[Any], acc: NDArray[Any]) -> NDArray[Any]:
