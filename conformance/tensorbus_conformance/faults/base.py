@@ -9,7 +9,7 @@ from typing import Any
 from tensorbus_backends.contract import Buffer, Compiled, Device, Event, KernelSpec, MemoryFigures
 from tensorbus_backends.dialect import Dialect
 
-__all__ = ["FAULTS", "Fault", "FaultyDevice", "Planted", "plant"]
+__all__ = ["FAULTS", "Changed", "Fault", "FaultyDevice", "Planted", "plant"]
 
 
 @dataclass
@@ -63,12 +63,14 @@ def plant(name: str) -> Planted:
     return planted
 
 
-class _Changed:
-    """A kernel whose text was changed."""
+class Changed:
+    """A kernel whose text was changed; `suffix` of its name tells it from others of the spec."""
 
-    def __init__(self, spec: KernelSpec, change: Callable[[str], str], planted: Planted) -> None:
+    def __init__(
+        self, spec: KernelSpec, change: Callable[[str], str], planted: Planted, suffix: str = "x"
+    ) -> None:
         self._spec, self._change, self._planted = spec, change, planted
-        self.name, self.buffers, self.words = f"{spec.name}_x", spec.buffers, spec.words
+        self.name, self.buffers, self.words = f"{spec.name}_{suffix}", spec.buffers, spec.words
 
     def source(self, dialect: Dialect) -> str:
         text = self._spec.source(dialect)
@@ -129,10 +131,14 @@ class FaultyDevice(Device):
         given: list[Any] = []
         for k in kernels:
             if self.change is not None and self.touches(k):
-                given.append(_Changed(k, self.change, self.planted))
+                given.append(Changed(k, self.change, self.planted))
             else:
                 given.append(k)
-        compiled = self.real.compile(given)
+        return self.handles(kernels, self.real.compile(given))
+
+    @staticmethod
+    def handles(kernels: Sequence[KernelSpec], compiled: Sequence[Compiled]) -> list[Any]:
+        """Compiled kernels that keep the specs which the caller knows."""
         return [_Handle(k, c) for k, c in zip(kernels, compiled, strict=True)]
 
     def launch(self, kernel: Any, groups: int, buffers: Sequence[Buffer], meta: bytes) -> None:

@@ -1,17 +1,77 @@
-"""Faults for tests of the runner: a crash and a hang.  The self-test leaves them out."""
+"""Faults for tests of the runner: a crash, a hang, a lost device, and a device of another kind.
+
+The self-test leaves them out.
+"""
 
 from __future__ import annotations
 
 import ctypes
+import re
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
-from tensorbus_backends.contract import Buffer, Device
+from tensorbus_backends.contract import Buffer, CompileError, Device, KernelSpec
+from tensorbus_backends.dialect import Dialect
 
-from .base import FAULTS, Fault, FaultyDevice, Planted
+from .base import FAULTS, Changed, Fault, FaultyDevice, Planted
 
-__all__: list[str] = []
+__all__ = ["FlushingDevice"]
+
+_FLUSH = """\
+#if defined(__x86_64__)
+    u32 tb_kept, tb_flush;
+    __asm__ volatile("stmxcsr %0" : "=m"(tb_kept));
+    tb_flush = tb_kept | 0x8040u;
+    __asm__ volatile("ldmxcsr %0" : : "m"(tb_flush) : "memory");
+#elif defined(__aarch64__)
+    u64 tb_kept;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(tb_kept));
+    __asm__ volatile("msr fpcr, %0" : : "r"(tb_kept | (1uL << 24)) : "memory");
+#else
+#error "no way is known to flush subnormals on this processor"
+#endif
+"""
+_KEEP = """\
+#if defined(__x86_64__)
+    __asm__ volatile("ldmxcsr %0" : : "m"(tb_kept) : "memory");
+#else
+    __asm__ volatile("msr fpcr, %0" : : "r"(tb_kept) : "memory");
+#endif
+"""
+
+
+class _Flushed(Changed):
+    """A kernel that runs with flushed subnormals, rendered for a device without float64."""
+
+    def source(self, dialect: Dialect) -> str:
+        text = super().source(replace(dialect, fp64=False, hooks={"enter": _FLUSH, "leave": _KEEP}))
+        if re.search("f64|double", text.replace(self.name, "")):
+            raise CompileError(f"kernel {self.name} uses float64, which is absent", source=text)
+        return text
+
+
+class FlushingDevice(FaultyDevice):
+    """A device with a C dialect, as if it had no float64 and flushed float32 subnormals."""
+
+    def __init__(self, real: Device, planted: Planted) -> None:
+        super().__init__(real, planted)
+        assert real.dialect is not None
+        self.dialect = replace(real.dialect, fp64=False)
+        dtypes = frozenset(real.capabilities.dtypes - {"float64"})
+        self.capabilities = replace(
+            real.capabilities, dtypes=dtypes, fp64=False, subnormals="flush"
+        )
+
+    @property
+    def natives(self) -> Any:  # type: ignore[override]
+        return {}
+
+    def compile(self, kernels: Sequence[KernelSpec]) -> list[Any]:
+        self.planted.hit()
+        changed = [_Flushed(k, lambda text: text, self.planted, "flush") for k in kernels]
+        return self.handles(kernels, self.real.compile(changed))
 
 
 def _crash(real: Device, kernel: Any, groups: int, buffers: Sequence[Buffer], meta: bytes) -> None:
@@ -29,6 +89,14 @@ def _install(launch: Any) -> Any:
 
     return install
 
+
+def _flush(planted: Planted) -> None:
+    planted.wrap = lambda real: FlushingDevice(real, planted)
+
+
+FAULTS["test-flush"] = Fault(
+    "test-flush", "subnormals are flushed, float64 is gone", "device", (), (), "harness", _flush
+)
 
 for _name, _what, _launch in (
     ("test-crash", "the process dies in a launch", _crash),

@@ -35,7 +35,7 @@ def _direction(rng: np.random.Generator, like: Array) -> Array:
 def _cases(session: Session) -> list[Case]:
     """Cases for gradients: the smoke sample suffices, values are judged elsewhere."""
     sets = cases(session.op, session.dtype, "smoke", session.seed)
-    sets = [c for c in sets if "badly" not in c.label and _stays_floating(c)]
+    sets = [c for c in session.usable(sets) if "badly" not in c.label and _stays_floating(c)]
     return sets[:3] if session.level == "smoke" else sets
 
 
@@ -56,7 +56,13 @@ def _judge(session: Session, case: Case, dtype: Any = None) -> Any:
         if not isinstance(v, np.ndarray)
     }
     ulps = portable_bound(session.op, session.dtype)
-    return make(dtype or session.dtype.numpy, options, ulps, statistics=False)
+    return make(
+        dtype or session.dtype.numpy,
+        options,
+        ulps,
+        statistics=False,
+        subnormals=not session.flushes,
+    )
 
 
 @dataclass(frozen=True)

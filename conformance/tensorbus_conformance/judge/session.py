@@ -3,24 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import product
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import tensorbus as tb
 from numpy.typing import NDArray
 from tensorbus_backends import dtypes as dt
 from tensorbus_backends.contract import Device as Backend
 from tensorbus_backends.dtypes import DType
+from tensorbus_backends.flushing import TININESS, flush, flushing
 
 from ..oracle import REFERENCES
-from .cases import Case
+from .cases import Case, cases, shape_cases, special_cases
 from .guard import Guarded
 from .items import Item, oracle_name
 from .layouts import host, place
 
-__all__ = ["Session", "array_slots", "fenced", "oracle_call", "split"]
+__all__ = [
+    "Session",
+    "array_slots",
+    "fenced",
+    "flushed",
+    "flushed_calls",
+    "oracle_call",
+    "split",
+]
 
 Array = NDArray[Any]
 Wrap = Callable[[Backend], Backend]
@@ -50,6 +62,12 @@ def split(case: Case) -> tuple[list[Array], Callable[[Sequence[Any]], tuple[list
         return [give(a) for a in args], {k: give(v) for k, v in options.items()}
 
     return arrays, rebuild
+
+
+def dtypes_in(case: Case) -> set[DType]:
+    """Dtypes of a case's arrays and of its arguments that are dtypes."""
+    given = {a for a in (*case.args, *case.options.values()) if isinstance(a, DType)}
+    return given | {dt.from_numpy(a.dtype) for a in array_slots(case)}
 
 
 @dataclass(frozen=True)
@@ -101,6 +119,30 @@ _references = _Kept()
 _interpreted = _Kept()
 
 
+def flushed(array: Array) -> Array:
+    """What a device that flushes float32 subnormals may take an operand for."""
+    if array.dtype == np.float32:
+        return flush(array)
+    if array.dtype == ml_dtypes.bfloat16:  # its numbers are float32's
+        return flush(array.astype(np.float32)).astype(array.dtype)
+    return array
+
+
+def flushed_calls(op: str, case: Case) -> list[tuple[Any, ...]]:
+    """References of a call with subnormal operands taken as zero, in every combination.
+
+    The first one, in which all operands are as they are, is left out; so the list is empty where
+    there are no subnormals.
+    """
+    arrays = array_slots(case)
+    choices = []
+    for a in arrays:
+        other = flushed(a)
+        same = np.ascontiguousarray(other).tobytes() == np.ascontiguousarray(a).tobytes()
+        choices.append((a,) if same else (a, other))
+    return [_call_oracle(op, case, chosen) for chosen in list(product(*choices))[1:]]
+
+
 def oracle_call(op: str, case: Case, arrays: Sequence[Array] | None = None) -> tuple[Any, ...]:
     """The references of a call's results."""
     if arrays is None:
@@ -138,6 +180,7 @@ class Session:
         level: ``"smoke"``, ``"standard"`` or ``"exhaustive"``.
         seed: Of all data.
         library: Whose native kernel was seen.
+        tininess: What the device may call tiny, where it flushes subnormals: one thing for all.
     """
 
     item: Item
@@ -148,6 +191,7 @@ class Session:
     served: set[str] = field(default_factory=set)
     changed: list[str] = field(default_factory=list)
     runs: int = 0
+    tininess: tuple[str, ...] = TININESS
 
     @property
     def op(self) -> str:
@@ -168,11 +212,36 @@ class Session:
     def portable(self) -> bool:
         return self.item.variant == "portable"
 
-    def interpreted(self, case: Case) -> list[Array]:
-        """The interpreter's results."""
-        kept: list[Array] = _interpreted.get(
-            self.item.op, case, lambda: self.run(case, device=reference_device())[0]
-        )
+    @property
+    def flushes(self) -> bool:
+        """Whether the device declares that it flushes float32 subnormals."""
+        return self.device.capabilities.subnormals == "flush"
+
+    def cases(self) -> list[Case]:
+        """The calls with ordinary data."""
+        return self.usable(cases(self.op, self.dtype, self.level, self.seed))
+
+    def special_cases(self) -> list[Case]:
+        """The calls with special values."""
+        return self.usable(special_cases(self.op, self.dtype, self.level, self.seed))
+
+    def shape_cases(self) -> list[Case]:
+        """The calls with empty, zero-dimensional and odd shapes."""
+        return self.usable(shape_cases(self.op, self.dtype, self.seed))
+
+    def usable(self, sets: Sequence[Case]) -> list[Case]:
+        """The calls that name and hold no dtype beyond those that the device declares."""
+        known = self.device.capabilities.dtypes
+        return [c for c in sets if all(d.name in known for d in dtypes_in(c))]
+
+    def interpreted(self, case: Case, tiny: str | None = None) -> list[Array]:
+        """The interpreter's results, flushing subnormals as `tiny` says unless it is None."""
+
+        def make() -> list[Array]:
+            with nullcontext() if tiny is None else flushing(tiny):
+                return self.run(case, device=reference_device())[0]
+
+        kept: list[Array] = _interpreted.get(f"{self.item.op} {tiny}", case, make)
         return kept
 
     def run(

@@ -103,9 +103,14 @@ class ExactJudge(Judge):
     A remainder or a floored quotient that the dtype cannot hold is correctly rounded, which is
     also a function of the inputs alone; 16-bit dtypes compute in float32, so the rounding by way
     of float32 is accepted beside the direct one.
+
+    On a device that flushes subnormals (`subnormals` False) a number below float32's least normal
+    one and the zero of its sign are one value, and a result counts as below if the exact one is,
+    even if it rounds up to that number (IEEE 754, 7.5 leaves "tiny" before or after rounding).
     """
 
     zero_signs: bool = True
+    subnormals: bool = True
 
     def check(self, got: Array, ref: Reference) -> Verdict:
         problem = shape_problem(got, ref, "mismatches")
@@ -116,26 +121,43 @@ class ExactJudge(Judge):
         for candidate in (ref, *others):
             for wanted in (candidate.rounded(), *_through_float32(candidate)):
                 passed |= self._equal(got, wanted)
+            if not self.subnormals and ref.format is not None:
+                passed |= _tiny(candidate) & self._equal(got, np.copysign(0.0, candidate.value))
         free = np.zeros(ref.shape, bool) if ref.undefined is None else ref.undefined
         wrong = ~(passed | free)
         count = int(wrong.sum())
         decided = int((~free).sum())
         if not count:
-            return Verdict(True, 0.0, 0.0, "mismatches", None, "", decided)
+            return Verdict(True, 0.0, 0.0, "mismatches", None, "", decided, passed=~wrong)
         flat = int(np.argmax(wrong.reshape(-1)))
         index = tuple(int(i) for i in np.unravel_index(flat, ref.shape))
         text = f"{count} of {got.size} differ; " + witness_text(got, ref, flat)
-        return Verdict(False, float(count), 0.0, "mismatches", index, text, decided)
+        return Verdict(False, float(count), 0.0, "mismatches", index, text, decided, passed=~wrong)
 
     def _equal(self, got: Array, wanted: Array) -> Mask:
         if format_of(got.dtype) is None:
             return np.asarray(got == wanted, np.bool_)
         with np.errstate(invalid="ignore"):  # signalling NaN
             a, b = got.astype(np.float64), wanted.astype(np.float64)
+        if not self.subnormals:
+            a, b = flushed(a), flushed(b)
         equal = same_number(a, b)
         if self.zero_signs:
             equal &= np.isnan(a) | (np.signbit(a) == np.signbit(b))
         return equal
+
+
+def flushed(x: F64) -> F64:
+    """Numbers below float32's least normal one as zeros of their sign."""
+    return np.asarray(np.where(np.abs(x) < FLOAT32.min_normal, np.copysign(0.0, x), x))
+
+
+def _tiny(ref: Reference) -> Mask:
+    """Where the exact result lies below float32's least normal number."""
+    low = np.zeros(ref.shape) if ref.low is None else ref.low
+    size, inward = np.abs(ref.value), low * np.sign(ref.value) < 0
+    least = FLOAT32.min_normal
+    return np.asarray((size < least) | ((size == least) & inward), np.bool_)
 
 
 def _through_float32(ref: Reference) -> list[Array]:
@@ -153,16 +175,14 @@ class RoundedJudge(ExactJudge):
     rounded once more: for p = 24 >= 2 * 11 + 2 the second rounding is innocuous (Figueroa, When is
     double rounding innocuous?, 1995) except among bfloat16's subnormals, whose range is that of
     float32; there the double rounding is accepted beside the direct one.
-    A device that declares a division or square root of more `ulps`, or that it flushes
-    subnormals, is held to `UlpJudge` instead.
+    A device that declares a division or square root of more `ulps` is held to `UlpJudge` instead.
     """
 
     ulps: float = 0.5
-    subnormals: bool = True
 
     def check(self, got: Array, ref: Reference) -> Verdict:
         fmt = ref.format
-        if fmt is None or (self.ulps <= 0.5 and self.subnormals):
+        if fmt is None or self.ulps <= 0.5:
             return super().check(got, ref)
         return UlpJudge(fmt, fmt.compute, self.ulps, subnormals=self.subnormals).check(got, ref)
 
@@ -174,7 +194,9 @@ class UlpJudge(BoundJudge):
     |got - exact| <= bound * ulp(exact) + absolute, with ulp of the computation's format, and the
     rounding to a 16-bit result on top (see BoundJudge).  `bound` is the portable library's own
     claim or, for a native kernel, the OpenCL ceiling.  `absolute` is for results near a root of a
-    composition with cancellation (logaddexp), in units of u times `Reference.magnitude`.
+    composition with cancellation (logaddexp), in units of u times `Reference.magnitude`.  Where
+    subnormals are flushed the inner term of such a composition may vanish: less than the least
+    normal number is lost.
     A bound below 1/2 ulp makes no sense and is refused with ValueError.
     """
 
@@ -189,9 +211,8 @@ class UlpJudge(BoundJudge):
         tolerance = self.bound * ulp(ref.value, self.compute, ref.low)
         if self.absolute and ref.magnitude is not None:
             tolerance = tolerance + self.absolute * self.compute.u * ref.magnitude
-        if not self.subnormals:
-            small = np.abs(ref.value) < 2 * self.compute.min_normal
-            tolerance = tolerance + np.where(small, self.compute.min_normal, 0.0)
+            if not self.subnormals:
+                tolerance = tolerance + self.underflow
         return tolerance
 
 
@@ -203,7 +224,8 @@ class AccumulationJudge(BoundJudge):
     and K - 1 additions; fewer with fma or in a tree), so |error| <= gamma(K) (|A| |B|) with the
     sum of the absolute terms `magnitude` (Higham, section 3.1), and K underflows of products
     add K times half the least subnormal (sums underflow without error).  `extra` counts further
-    roundings of the whole result (1 for the division of a mean).
+    roundings of the whole result (1 for the division of a mean).  Where subnormals are flushed,
+    K products and K sums lose less than the least normal number each.
     Where the magnitude itself overflows, some order overflows on the way: not judged.
 
     *Statistics*, on random data (`statistics`), as TOSA's DOT_PRODUCT check does.  Roundings to
@@ -235,7 +257,8 @@ class AccumulationJudge(BoundJudge):
     def tolerance(self, ref: Reference) -> F64:
         terms = np.maximum(np.asarray(ref.terms, np.float64), 1)
         bound = gamma(terms + self.extra, self.compute.u) * _magnitude(ref)
-        return np.asarray(bound + (terms + self.extra) * self.underflow, np.float64)
+        count = (terms if self.subnormals else 2 * terms) + self.extra
+        return np.asarray(bound + count * self.underflow, np.float64)
 
     def unpredictable(self, ref: Reference) -> Mask:
         return _may_overflow(ref, self.compute)
@@ -324,7 +347,9 @@ class CoefficientJudge(BoundJudge):
     are in the references' docstrings.  With n = `terms` operations along the longest path the
     terms of second order are covered by the factor 1/(1 - n u), as in gamma(n), except those that
     a reference names itself in `second`.  Underflows add half the least subnormal, times the
-    reference's `underflow` or n.
+    reference's `underflow` or n.  Where subnormals are flushed it is the least normal number N,
+    and n sums on the path count too: one is tiny only if an operand is below 2^24 N, as it is a
+    multiple of the operands' last places, so beside what the products lost before.
     """
 
     ulps: float = 4.0
@@ -347,6 +372,7 @@ class CoefficientJudge(BoundJudge):
         if ref.second is not None:
             bound = bound + u * u * ref.second
         count = terms if ref.underflow is None else ref.underflow
+        count = count if self.subnormals else count + terms
         return np.asarray(bound + count * self.underflow, np.float64)
 
     def unpredictable(self, ref: Reference) -> Mask:

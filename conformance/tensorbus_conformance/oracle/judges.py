@@ -45,7 +45,7 @@ def exact(
     subnormals: bool = True,
 ) -> Judge:
     """Class 1."""
-    return ExactJudge()
+    return ExactJudge(subnormals=subnormals)
 
 
 def rounded(
@@ -57,7 +57,7 @@ def rounded(
     subnormals: bool = True,
 ) -> Judge:
     """Class 2; `portable_bound` is a device's declared ulps, None or 0.5 for exact rounding."""
-    return RoundedJudge(True, max(portable_bound or 0.5, 0.5), subnormals)
+    return RoundedJudge(True, subnormals, max(portable_bound or 0.5, 0.5))
 
 
 def ulps(name: str, absolute: bool = False) -> JudgeOf:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import ball
-from .ulp import FLOAT64, Format, format_of, round_to, ulp
+from .ulp import FLOAT32, FLOAT64, Format, format_of, round_to, ulp
 
 __all__ = ["BoundJudge", "Judge", "Reference", "Verdict", "shape_problem", "witness_text"]
 
@@ -95,6 +95,7 @@ class Verdict:
         message: One line: what is wrong, with the witness; empty where nothing is.
         decided: Number of elements that could have failed; 0 means the check was vacuous.
         check: Which check spoke, ``"elements"`` or, for accumulations, ``"bias"``/``"variance"``.
+        passed: Which elements are within their bounds; None where that is not said.
     """
 
     ok: bool
@@ -105,6 +106,7 @@ class Verdict:
     message: str
     decided: int
     check: str = "elements"
+    passed: Mask | None = field(default=None, compare=False, repr=False)
 
 
 class Judge(abc.ABC):
@@ -150,6 +152,12 @@ class BoundJudge(Judge):
     exact + tolerance reaches that far, and a finite result where the exact value rounds to
     infinity only if it is within the tolerance.  NaN must meet NaN.
 
+    A device that flushes subnormals (`subnormals` False) rounds as others do and then takes what
+    is below N, the least normal number of float32, as zero; a subnormal and zero are one value to
+    it.  So what rounds to |got| < N is right if the exact result, less its tolerance, is below N;
+    everything else is judged as always.  Results on the way are the business of `underflow`, and
+    operands are that of the caller, who has a reference for flushed ones.
+
     Attributes:
         fmt: Format of the result.
         compute: Format of the computation.
@@ -182,7 +190,8 @@ class BoundJudge(Judge):
     @property
     def underflow(self) -> float:
         """Largest absolute error that one operation adds where its result underflows."""
-        return self.compute.tiny / 2 if self.subnormals else self.compute.min_normal
+        rounding = self.compute.tiny / 2
+        return rounding if self.subnormals else max(rounding, FLOAT32.min_normal)
 
     def check(self, got: Array, ref: Reference) -> Verdict:
         problem = shape_problem(got, ref, self.unit)
@@ -210,6 +219,9 @@ class BoundJudge(Judge):
         error = np.where(np.isnan(error), np.inf, error)
         total = self._total(ref, tolerance)
         self._settle_doubt(ours, ref, tolerance, slack, error, passed)
+        if not self.subnormals:
+            least = FLOAT32.min_normal
+            passed |= (np.abs(ours) < least) & (np.abs(ref.value) - tolerance - slack < least)
         passed |= free
         return self._verdict(got, ref, error, total, passed, int((~free).sum()))
 
@@ -272,7 +284,7 @@ class BoundJudge(Judge):
             text = f"{int((~passed).sum())} of {got.size} beyond the bound; {worst:.6g} > "
             text += f"{bound:.6g} {self.unit} " + witness_text(got, ref, flat)
         index = tuple(int(i) for i in np.unravel_index(flat, ref.shape))
-        return Verdict(ok, worst, bound, self.unit, index, text, decided)
+        return Verdict(ok, worst, bound, self.unit, index, text, decided, passed=passed)
 
 
 def _order(error: F64, total: F64) -> F64:
