@@ -80,8 +80,9 @@ class GridDriver(ABC):
     def launcher(self, function: Any, spec: KernelSpec, groups: int, meta: bytes) -> Launcher:
         """A launch with everything but the places of the buffers fixed.
 
-        MemoryError from the launcher means that nothing was launched and more free memory may
-        help.
+        `meta` is empty for a kernel in `GridDevice`'s dialect `in_memory`: it gets the place of its
+        metadata behind those of its buffers.  MemoryError from the launcher means that nothing was
+        launched and more free memory may help.
         """
 
     @abstractmethod
@@ -123,13 +124,21 @@ class GridKernel:
     Attributes:
         spec: What it was compiled from.
         function: The driver's handle.
+        in_memory: Its metadata is more than the device takes as arguments.
     """
 
-    __slots__ = ("_device", "count", "function", "program", "size", "spec")
+    __slots__ = ("_device", "count", "function", "in_memory", "program", "size", "spec")
 
-    def __init__(self, spec: KernelSpec, program: Any, function: Any, device: GridDevice) -> None:
+    def __init__(
+        self,
+        spec: KernelSpec,
+        program: Any,
+        function: Any,
+        device: GridDevice,
+        in_memory: bool = False,
+    ) -> None:
         self.spec: KernelSpec = spec
-        self.program, self.function = program, function
+        self.program, self.function, self.in_memory = program, function, in_memory
         self.count, self.size = spec.buffers, 8 * spec.words
         self._device = weakref.ref(device)
 
@@ -152,6 +161,9 @@ class GridKernel:
         device = self._device()
         assert device is not None
         driver = device.driver
+        words: list[Any] = []
+        if self.in_memory:
+            words, meta = [device.store(meta)], b""
         run = driver.launcher(self.function, self.spec, groups, meta)
 
         def launch(*buffers: Any) -> None:
@@ -163,7 +175,9 @@ class GridKernel:
                 device.empty_cache()
                 device.attempt(run, [b.at for b in buffers], self.spec)
 
-        return launch
+        if not words:
+            return launch
+        return lambda *buffers: launch(*buffers, *words)
 
     def check(self, groups: int, meta: bytes, buffers: int) -> None:
         """Raise LaunchError unless the arguments of a launch fit the kernel."""
@@ -192,6 +206,9 @@ class GridDevice(Device):
         cache: Keeps compiled programs.
         total: Bytes of memory it has; 0 if unknown.
         largest: The most bytes that one buffer may have; 0 means no limit but `total`.
+        in_memory: The dialect with metadata in memory, for kernels with more arguments than fit.
+        argument_bytes: The most bytes of arguments, eight for a buffer, that a kernel may have; 0
+            means no limit.
     """
 
     def __init__(
@@ -205,6 +222,8 @@ class GridDevice(Device):
         *,
         total: int = 0,
         largest: int = 0,
+        in_memory: Dialect | None = None,
+        argument_bytes: int = 0,
     ) -> None:
         self.info, self.capabilities = info, capabilities
         self.dialect: Dialect = dialect
@@ -213,6 +232,7 @@ class GridDevice(Device):
         self._compiling = threading.RLock()
         self._kernels: dict[KernelSpec, GridKernel] = {}
         self._largest = largest
+        self._in_memory, self._argument_bytes = in_memory, argument_bytes
         self._pool: CachingPool[Any] = CachingPool(
             info.name,
             lambda nbytes: self.driver.obtain(min(nbytes, largest or nbytes)),
@@ -305,10 +325,12 @@ class GridDevice(Device):
         if any(spec not in known for spec in kernels):
             with self._compiling:
                 missing = [spec for spec in dict.fromkeys(kernels) if spec not in known]
-                programs = self._builder.programs([(s, self.spelling(s)) for s in missing])
-                for spec, program in zip(missing, programs, strict=True):
+                pairs = [(spec, self.spelling(spec)) for spec in missing]
+                programs = self._builder.programs(pairs)
+                for (spec, dialect), program in zip(pairs, programs, strict=True):
                     function = self.driver.function(program, spec)
-                    known[spec] = GridKernel(spec, program, function, self)
+                    in_memory = dialect is self._in_memory
+                    known[spec] = GridKernel(spec, program, function, self, in_memory)
         return [known[spec] for spec in kernels]
 
     def spelling(self, spec: KernelSpec) -> Dialect:
@@ -323,7 +345,16 @@ class GridDevice(Device):
                 f"kernel {spec.name!r} needs {local} bytes of memory shared by a group, and "
                 f"{self.info.name} has {self.capabilities.local_memory}"
             )
+        limit, arguments = self._argument_bytes, 8 * (spec.words + spec.buffers)
+        if self._in_memory is not None and limit and arguments > limit:
+            return self._in_memory
         return self.dialect
+
+    def store(self, meta: bytes) -> Buffer:
+        """Metadata in memory."""
+        buffer = self.allocate(len(meta))
+        self.copy_in(buffer, 0, memoryview(meta))
+        return buffer
 
     def launch(self, kernel: Compiled, groups: int, buffers: Sequence[Buffer], meta: bytes) -> None:
         if not isinstance(kernel, GridKernel):
@@ -331,6 +362,10 @@ class GridDevice(Device):
         if len(buffers) != kernel.count or len(meta) != kernel.size or groups < 1:
             kernel.check(groups, meta, len(buffers))
         places = [self._own(b).at for b in buffers]
+        if kernel.in_memory:
+            # It goes back to the pool on return: what takes it next runs after this kernel.
+            words = self._own(self.store(meta))
+            places, meta = [*places, words.at], b""
         run = self.driver.launcher(kernel.function, kernel.spec, groups, meta)
         try:
             run(places)
