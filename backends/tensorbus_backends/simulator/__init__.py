@@ -1,0 +1,245 @@
+"""Simulated drivers: a vendor's library for plugins to load where the hardware is absent.
+
+``TENSORBUS_SIMULATE=cuda,rocm`` turns families on (`wanted`); a plugin then loads the library that
+`library` builds from its own sources and the executor of this folder.  See README.md.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..cache import DiskCache, cache_key
+from ..contract import DeviceUnavailableError
+
+__all__ = ["FAMILIES", "Control", "compiler", "control", "library", "wanted"]
+
+FAMILIES = ("cuda", "rocm", "metal")
+VARIABLE = "TENSORBUS_SIMULATE"
+
+_FOLDER = Path(__file__).parent
+_COMPILED = {".c", ".cc", ".cpp", ".m", ".mm", ".s", ".S"}
+_HEADERS = {".h", ".hpp", ".inc"}
+_TIMEOUT_S = 300.0
+# Which of the processor's features kernels are compiled for: fma must be one instruction.
+_FEATURES = {"__FMA__": "-mfma", "__F16C__": "-mf16c", "__AVX2__": "-mavx2", "__BMI2__": "-mbmi2"}
+
+
+def wanted(family: str) -> bool:
+    """Whether ``TENSORBUS_SIMULATE``, a comma list, names `family`.
+
+    Raises:
+        DeviceUnavailableError: The list has a name that is no family.
+    """
+    names = [name.strip().lower() for name in os.environ.get(VARIABLE, "").split(",")]
+    for name in filter(None, names):
+        if name not in FAMILIES:
+            raise DeviceUnavailableError(
+                family,
+                f"{VARIABLE} names {name!r}, which has no simulated driver",
+                f"set {VARIABLE} to a comma list of {', '.join(FAMILIES)}",
+            )
+    return family in names
+
+
+def compiler(family: str = "simulator") -> tuple[str, ...]:
+    """The command of the system's C++ compiler: ``CXX``, else g++, clang++ or c++.
+
+    Raises:
+        DeviceUnavailableError: There is none.
+    """
+    chosen = shlex.split(os.environ.get("CXX", ""))
+    for words in [chosen] if chosen else [["g++"], ["clang++"], ["c++"]]:
+        if (program := shutil.which(words[0])) is not None:
+            return (program, *words[1:])
+    missing = chosen[0] if chosen else "g++ or clang++"
+    raise DeviceUnavailableError(
+        family,
+        f"the simulated driver needs a C++ compiler, and {missing} is not found",
+        "install g++ or clang++, or set CXX to a C++ compiler",
+    )
+
+
+def library(family: str, sources: Sequence[Path], soname: str, flags: Sequence[str] = ()) -> Path:
+    """Build a simulated driver, or find it in the compile cache.
+
+    Args:
+        family: For messages, ``"cuda"``.
+        sources: C, C++, Objective-C and assembly files are compiled.  Any other file becomes text:
+            ``my_words.h`` is ``extern "C" const char tbs_text_my_words[]``.  Headers that lie
+            beside a source count for the cache as well.
+        soname: Name that the library goes by, ``"libcuda.so.1"``.
+        flags: More options for the compiler, such as include folders.
+
+    Returns:
+        The library's path, which keeps for the life of the process.
+
+    Raises:
+        DeviceUnavailableError: No compiler, or it refused; the cause is its first error.
+    """
+    command = compiler(family)
+    predefined = _predefined(command)
+    key = cache_key(
+        "simulator", family, soname, *command, *flags, predefined, *_texts(family, sources)
+    )
+    return DiskCache().get_or_build(
+        key, ".so", lambda path: _build(family, sources, soname, command, flags, predefined, path)
+    )
+
+
+class Control:
+    """Failures on demand and what a simulated driver counted.
+
+    Args:
+        path: The library, loaded already or not.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self._library = ctypes.CDLL(str(path))
+        self._library.tbs_count.restype = ctypes.c_long
+        self._library.tbs_message.restype = ctypes.c_char_p
+
+    def arm(self, kind: str, nth: int = 1) -> None:
+        """Make the `nth` call of a kind from now on fail; the kinds are in executor.h."""
+        self._library.tbs_arm(kind.encode(), ctypes.c_long(nth))
+
+    def disarm(self) -> None:
+        """No failures any more, and devices that were lost are there again."""
+        self._library.tbs_arm(None, ctypes.c_long(0))
+
+    def count(self, kind: str) -> int:
+        """Calls of a kind since the library was loaded."""
+        return int(self._library.tbs_count(kind.encode()))
+
+    def status(self, device: int = 0) -> int:
+        """Sticky failure of a device as in executor.h, 0 for none."""
+        return int(self._library.tbs_device_status(device))
+
+    def message(self) -> str:
+        """What went wrong last in this thread."""
+        return bytes(self._library.tbs_message()).decode(errors="replace")
+
+    def set_memory(self, nbytes: int, device: int = 0) -> None:
+        """Total bytes of a device, from now on."""
+        self._library.tbs_set_memory(device, ctypes.c_size_t(nbytes))
+
+
+def control(path: Path | str) -> Control:
+    """The `Control` of a simulated driver's library."""
+    return Control(path)
+
+
+# -- building -----------------------------------------------------------------------------
+
+
+@functools.cache
+def _predefined(command: tuple[str, ...]) -> str:
+    """The compiler's own macros: its version and the processor's features, in one start."""
+    for native in (["-march=native"], ["-mcpu=native"], []):
+        done = subprocess.run(
+            [*command, *native, "-dM", "-E", "-x", "c++", os.devnull],
+            capture_output=True,
+            text=True,
+            timeout=_TIMEOUT_S,
+        )
+        if done.returncode == 0:
+            return done.stdout
+    return ""
+
+
+def _texts(family: str, sources: Sequence[Path]) -> list[str]:
+    """Everything that a build reads, for its key."""
+    beside = {header for source in sources for header in source.parent.iterdir()}
+    headers = {path for path in beside if path.suffix in _HEADERS}
+    own = {path for path in _FOLDER.iterdir() if path.suffix in _COMPILED | _HEADERS}
+    try:
+        return [
+            part
+            for path in sorted(headers | own | set(sources))
+            for part in (path.name, path.read_text())
+        ]
+    except OSError as error:
+        raise DeviceUnavailableError(
+            family, f"a source of the simulated driver cannot be read ({error})", "reinstall it"
+        ) from error
+
+
+def _embedded(paths: Sequence[Path]) -> str:
+    """C++ text that defines ``tbs_text_<stem>`` for each file."""
+    lines = []
+    for path in paths:
+        name = "tbs_text_" + re.sub(r"\W", "_", path.stem)
+        quoted = "\n".join(
+            '"' + line.replace("\\", "\\\\").replace('"', '\\"').replace("?", "\\?") + '\\n"'
+            for line in path.read_text().splitlines()
+        )
+        lines.append(
+            f'extern "C" {{ extern const char {name}[]; const char {name}[] =\n{quoted}; }}'
+        )
+    return "\n".join(lines)
+
+
+def _link_flags(soname: str) -> list[str]:
+    if sys.platform == "darwin":
+        return ["-dynamiclib", f"-Wl,-install_name,{soname}"]
+    # Symbolic: of two drivers in one process, each calls its own executor.
+    return ["-shared", f"-Wl,-soname,{soname}", "-Wl,-Bsymbolic", "-Wl,-z,defs", "-ldl", "-pthread"]
+
+
+def _kernel_flags(predefined: str) -> str:
+    return " ".join(flag for macro, flag in _FEATURES.items() if f"#define {macro} " in predefined)
+
+
+def _build(
+    family: str,
+    sources: Sequence[Path],
+    soname: str,
+    command: Sequence[str],
+    flags: Sequence[str],
+    predefined: str,
+    target: Path,
+) -> None:
+    embedded = target.with_name("embedded.cpp")
+    texts = [path for path in sources if path.suffix not in _COMPILED]
+    embedded.write_text(_embedded([_FOLDER / "kernel.h", *texts]))
+    compiled = [path for path in sources if path.suffix in _COMPILED]
+    own = sorted(path for path in _FOLDER.iterdir() if path.suffix in _COMPILED)
+    if "__clang__" not in predefined:
+        flags = ["-fno-gnu-unique", *flags]
+    done = subprocess.run(
+        [
+            *command,
+            *("-std=c++17", "-O2", "-fPIC", "-fvisibility-inlines-hidden", "-fno-stack-protector"),
+            f'-DTBS_CXX="{" ".join(command)}"',
+            f'-DTBS_KERNEL_FLAGS="{_kernel_flags(predefined)}"',
+            f"-I{_FOLDER}",
+            *flags,
+            *map(str, [*own, *compiled, embedded]),
+            *("-o", str(target)),
+            *_link_flags(soname),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=_TIMEOUT_S,
+        env={**os.environ, "LC_ALL": "C"},
+    )
+    embedded.unlink()
+    if done.returncode:
+        raise DeviceUnavailableError(
+            family,
+            f"the simulated driver could not be built: {_first_error(done.stderr)}",
+            "install a C++17 compiler (g++ 9 or clang++ 10 do) and the headers that it asks for",
+        )
+
+
+def _first_error(log: str) -> str:
+    lines = log.strip().splitlines()
+    return next((line for line in lines if "error" in line), lines[0] if lines else "no log")
