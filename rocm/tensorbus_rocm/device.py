@@ -1,0 +1,83 @@
+"""An open AMD GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from tensorbus_backends import dtypes as dt
+from tensorbus_backends.cache import DiskCache
+from tensorbus_backends.check import settled
+from tensorbus_backends.contract import BackendError, Capabilities, DeviceInfo
+from tensorbus_backends.grid import GridDevice
+
+from .compiler import Hiprtc, Toolchain
+from .dialect import GROUP, hip_dialect
+from .driver import HipDriver
+from .inventory import Gpu
+from .library import Hip
+from .natives import load_rocblas, native_table
+
+__all__ = ["RocmDevice"]
+
+# What HIP's documentation allows where correct rounding is not asked for.
+_DIVISION, _SQUARE_ROOT = "2.5 ulp", "3 ulp"
+
+
+class RocmDevice(GridDevice):
+    """One GPU.
+
+    Args:
+        hip: The runtime.
+        hiprtc: Its compiler.
+        found: The device.
+        info: Its line.
+        group: Threads of a group; None for what is usual.
+
+    Raises:
+        BackendError: It cannot be opened, or has no groups of that size.
+    """
+
+    dlpack_type = 10  # kDLROCM
+
+    def __init__(
+        self, hip: Hip, hiprtc: Hiprtc, found: Gpu, info: DeviceInfo, group: int | None = None
+    ) -> None:
+        group = group or GROUP
+        if group > found.most_threads:
+            raise BackendError(
+                f"{info.name} has groups of at most {found.most_threads} threads, and {group} were "
+                "asked for"
+            )
+        self.hip = hip
+        driver = HipDriver(hip, found.index, info.name, group)
+        super().__init__(
+            info,
+            Capabilities(
+                dtypes=frozenset(d.name for d in dt.ALL),
+                fp16=True,
+                local_memory=found.local_memory,
+                max_group=found.most_threads,
+                atomics=True,
+            ),
+            hip_dialect(group),
+            driver,
+            Toolchain(hiprtc, found.arch, driver.load),
+            DiskCache(),
+            total=found.memory,
+        )
+        self._hip_driver = driver
+
+    def settle(self, verdict: Mapping[str, bool]) -> None:
+        """Declare what the check found out."""
+        self.capabilities = settled(self.capabilities, verdict, _DIVISION, _SQUARE_ROOT)
+        inexact = ", ".join(name for name, ok in verdict.items() if not ok)
+        if inexact:
+            details = {**self.info.details, "inexact": inexact}
+            self.info = replace(self.info, details=details)
+
+    def add_natives(self) -> None:
+        """Offer rocBLAS's products, if it is installed."""
+        blas = load_rocblas(self.hip)
+        if blas is not None:
+            self.natives = native_table(self._hip_driver, blas).table
