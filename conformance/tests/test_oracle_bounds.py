@@ -504,3 +504,63 @@ def test_float16_gradients_round_every_operation() -> None:
     assert judge.check(got, ref).ok
     assert not judge.check(-got, ref).ok
     assert not judge.check((got * np.float16(3)), ref).ok
+
+
+# -- devices that flush subnormals ----------------------------------------------------------------
+
+LEAST = np.float32(2.0**-126)
+
+
+def _products() -> tuple[Any, Any]:
+    """Exact products of 2^-126 and 0.25, 1 - 2^-26 (which rounds up) and 1.5, and their judge."""
+    x = np.asarray([0.25, 1 + 2.0**-13, 1.5], np.float32) * LEAST
+    y = np.asarray([1.0, 1 - 2.0**-13, 1.0], np.float32)
+    return forward("multiply", x, y), REFERENCES["multiply"].judge(np.float32, subnormals=False)
+
+
+@pytest.mark.parametrize(
+    ("got", "ok"),
+    [
+        ([0.0, 0.0, 1.5], True),
+        ([0.25, 1.0, 1.5], True),
+        ([-0.0, 1.0, 1.5], False),  # the sign of what was flushed is lost
+        ([0.0, 0.0, 0.0], False),  # a normal number was flushed
+        ([1.0, 1.0, 1.5], False),
+    ],
+)
+def test_flushed_results_are_zero_and_no_others(got: list[float], ok: bool) -> None:
+    ref, judge = _products()
+    verdict = judge.check(np.asarray(got, np.float32) * LEAST, ref)
+    assert verdict.ok is ok, verdict.message
+    assert verdict.passed is not None
+    assert bool(verdict.passed.all()) is ok
+
+
+def test_flushing_is_no_excuse_where_it_is_not_declared() -> None:
+    ref, _ = _products()
+    flushed = np.asarray([0.0, 1.0, 1.5], np.float32) * LEAST
+    assert not REFERENCES["multiply"].judge(np.float32).check(flushed, ref).ok
+
+
+@pytest.mark.parametrize("name", ["exp", "sum"])
+def test_flushed_functions_and_sums(name: str) -> None:
+    x = np.asarray([[-87.4], [-87.0]] if name == "exp" else [[3e-39, 2e-39], [3e-37, 2e-37]])
+    options = {} if name == "exp" else {"axis": 1}
+    ref = REFERENCES[name].forward(x.astype(np.float32), **options)
+    assert isinstance(ref, Reference)
+    right = ref.rounded()
+    flushed = np.where(np.abs(right) < LEAST, 0, right).astype(np.float32)
+    assert (flushed != right).sum() == 1
+    judge = REFERENCES[name].judge(np.float32, options, 1.0, subnormals=False)
+    assert judge.check(flushed, ref).ok
+    assert not judge.check(np.zeros_like(right), ref).ok
+    assert not REFERENCES[name].judge(np.float32, options, 1.0).check(flushed, ref).ok
+
+
+def test_float16_has_nothing_to_flush() -> None:
+    """Its subnormals are normal numbers of float32, in which it computes."""
+    x = np.asarray([2.0**-20], np.float16)
+    ref = forward("multiply", x, np.ones(1, np.float16))
+    judge = REFERENCES["multiply"].judge(np.float16, subnormals=False)
+    assert judge.check(x, ref).ok
+    assert not judge.check(np.zeros(1, np.float16), ref).ok

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import wraps
 from typing import Any, TypeVar
 
+from tensorbus_backends import dtypes as dt
 from tensorbus_backends.contract import NativeCase, UnsupportedError
 from tensorbus_backends.dtypes import DType
 
@@ -243,9 +244,10 @@ def _fallback(
 ) -> Plan:
     what = f"{op.name}: {device} has no {', '.join(missing)}"
     if state.policy == "error":
+        have = ", ".join(d.name for d in dt.ALL if d.name in device.capabilities.dtypes)
         raise UnsupportedError(
-            f"{what}; convert with astype, use another device, or allow a fallback with "
-            "tensorbus.fallback_policy('warn')"
+            f"{what}; it has {have}. Use one of these, or another device, or allow a fallback "
+            "with tensorbus.fallback_policy('warn')"
         )
     other = get_device("cpu" if device.name != "cpu" else "ref")
     warn = state.policy == "warn"

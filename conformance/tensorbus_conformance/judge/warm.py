@@ -22,7 +22,7 @@ from .gradients import _cases, _pull
 from .guard import Guarded
 from .session import Session
 
-__all__ = ["warm"]
+__all__ = ["needed", "warm"]
 
 
 class _Stub:
@@ -53,6 +53,13 @@ def warm(session: Session, names: Sequence[str]) -> None:
     dialect = session.device.backend.dialect
     if dialect is None or dialect.style != "simt":
         return
+    # A kernel that does not compile is met again, alone, by the property that needs it.
+    with contextlib.suppress(Exception):
+        session.device.warm(needed(session, names))
+
+
+def needed(session: Session, names: Sequence[str]) -> list[KernelSpec]:
+    """The kernels that these properties of an item need, as far as calls without results tell."""
     device = tb.Device(_Collecting(session.guard.real))
     probe = Session(session.item, device, session.level, session.seed)
     op, dtype, level, seed = session.op, session.dtype, session.level, session.seed
@@ -86,9 +93,7 @@ def warm(session: Session, names: Sequence[str]) -> None:
         attempt(lambda: check(probe))
     collected = device.backend
     assert isinstance(collected, _Collecting)
-    # A kernel that does not compile is met again, alone, by the property that needs it.
-    with contextlib.suppress(Exception):
-        session.device.warm(list(collected.kernels))
+    return list(collected.kernels)
 
 
 def _call(probe: Session, case: Case, layout: str) -> None:
