@@ -5,12 +5,12 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 EXTRAS := conformance,cpu,opencl
 
-.PHONY: conform test lint format clean
+.PHONY: conform test lint format clean pycuda
 
 conform: $(VENV)/.run
 	$(BIN)/tensorbus conform --level smoke
 
-test: lint
+test: lint pycuda
 	$(BIN)/python -m pytest -n auto --dist loadgroup -q
 
 lint: $(VENV)/.test
@@ -18,6 +18,10 @@ lint: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# For the simulated NVIDIA driver; says in one line why not where it cannot be had.
+pycuda: $(VENV)/.test
+	$(BIN)/python -m tensorbus_cuda.simulator.build_pycuda
 
 format: $(VENV)/.test
 	$(BIN)/ruff check --fix .

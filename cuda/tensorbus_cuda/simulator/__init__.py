@@ -1,0 +1,1 @@
+"""The simulated NVIDIA driver: libcuda, NVRTC and cuBLAS in one library."""
