@@ -1,54 +1,31 @@
-"""NVIDIA GPUs through CUDA: found and explained, without kernels yet."""
+"""NVIDIA GPUs through CUDA: pycuda for the driver, NVRTC for the kernels."""
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Sequence
 
-from tensorbus_backends.contract import API_VERSION, Device, DeviceInfo, DeviceUnavailableError
+from tensorbus_backends.contract import API_VERSION, Device, DeviceInfo
 
 __all__ = ["PLUGIN"]
 
-_LIBRARY = "libcuda.so.1"
-
 
 class _Plugin:
+    """The plugin; the driver, pycuda and the compiler are loaded at its first use."""
+
     name = "cuda"
     api_version = API_VERSION
 
     def probe(self) -> Sequence[DeviceInfo]:
-        """One line that says what is missing: the driver, or the kernels."""
-        cause, fix = _state()
-        line = DeviceInfo(
-            name=self.name,
-            plugin=self.name,
-            index=0,
-            available=False,
-            description="NVIDIA GPUs through CUDA",
-            cause=cause,
-            fix=fix,
-        )
-        return [line]
+        """Every GPU, tried with a kernel; else one line that says what is missing."""
+        from .plugin import probe
+
+        return probe()
 
     def open(self, index: int) -> Device:
-        """Always DeviceUnavailableError, with the cause and the fix of `probe`."""
-        raise DeviceUnavailableError(self.name, *_state())
+        """Open device `index` of `probe`; DeviceUnavailableError if that cannot be done."""
+        from .plugin import open_device
 
-
-def _state() -> tuple[str, str]:
-    """Cause and fix."""
-    try:
-        ctypes.CDLL(_LIBRARY)
-    except OSError as error:
-        return (
-            f"the NVIDIA driver's library {_LIBRARY} cannot be loaded ({error})",
-            "install NVIDIA's driver for this GPU, or use another device",
-        )
-    return (
-        f"the driver library {_LIBRARY} is there, but this version of tensorbus has no CUDA "
-        "kernels yet",
-        "use the GPU as an OpenCL device, which NVIDIA's driver provides too, or another device",
-    )
+        return open_device(index)
 
 
 PLUGIN = _Plugin()

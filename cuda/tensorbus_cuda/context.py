@@ -1,0 +1,112 @@
+"""The primary context of one GPU: the one that PyTorch, CuPy and the CUDA runtime share.
+
+It is made current only for the time of a call if another one is; a thread that has none keeps it,
+as the CUDA runtime does too.  pycuda keeps a stack of its own of what was pushed, and ends the
+process if a thread ends with something left on it: so nothing is left there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+from .libcuda import LibCuda
+
+__all__ = ["PrimaryContext"]
+
+
+class _Slots(threading.local):
+    """Where a thread is told what is current; others must not write there meanwhile."""
+
+    def __init__(self, cuda: LibCuda) -> None:
+        self.current = cuda.ffi.new("uintptr_t *")
+
+
+class PrimaryContext:
+    """Retained from its making until `close`.
+
+    Attributes:
+        handle: CUcontext.
+        context: pycuda's.
+        dead: No cleaning up any more: the device is lost, or this is a forked child.
+
+    Args:
+        cuda: The driver library.
+        ordinal: Number of the GPU.
+    """
+
+    def __init__(self, cuda: LibCuda, ordinal: int) -> None:
+        import pycuda.driver as cu
+
+        self._lib = cuda.lib
+        self._slots = _Slots(cuda)
+        self._owner = os.getpid()
+        self.dead = False
+        made: list[Any] = []
+
+        def retain() -> None:
+            try:
+                made.append(cu.Device(ordinal).retain_primary_context())
+            except cu.Error as error:
+                made.append(error)
+
+        # In a thread of its own, for `abandon`.
+        thread = threading.Thread(target=retain, name="tensorbus-cuda-open")
+        thread.start()
+        thread.join()
+        (found,) = made
+        if isinstance(found, BaseException):
+            raise found
+        self.context: Any = found
+        self.handle = int(found.handle)
+
+    def enter(self) -> bool:
+        """Make it current; whether `leave` has to be called."""
+        slot = self._slots.current
+        if self._lib.cuCtxGetCurrent(slot) == 0:
+            if slot[0] == self.handle:
+                return False
+            if slot[0] == 0 and self._lib.cuCtxSetCurrent(self.handle) == 0:
+                return False
+        self.context.push()
+        return True
+
+    def leave(self) -> None:
+        """Make current what was so before `enter`."""
+        self.context.pop()
+
+    @contextlib.contextmanager
+    def pushed(self) -> Iterator[None]:
+        """On pycuda's own stack, where the constructors and destructors of its objects look."""
+        self.context.push()
+        try:
+            yield
+        finally:
+            self.context.pop()
+
+    def alive(self) -> bool:
+        """Whether calls to the driver can still work."""
+        return not self.dead and os.getpid() == self._owner
+
+    def close(self) -> None:
+        """Release it; pycuda's objects that still belong to it are harmless from then on."""
+        if not self.alive():
+            self.abandon()
+            return
+        self.dead = True
+        self.context.push()
+        # The one that is active is released by the driver, and leaves pycuda's stack.
+        self.context.detach()
+        slot = self._slots.current
+        while self._lib.cuCtxGetCurrent(slot) == 0 and slot[0] == self.handle:
+            self._lib.cuCtxSetCurrent(0)
+
+    def abandon(self) -> None:
+        """Forget it without a call to the driver, which would fail and be printed."""
+        self.dead = True
+        with contextlib.suppress(Exception):
+            # In a thread that did not retain it, pycuda only notes that it is gone.
+            self.context.detach()
