@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import tensorbus as tb
-from tensorbus_backends.contract import BackendError, DeviceInfo
+from tensorbus_backends.contract import BackendError, DeviceInfo, DeviceUnavailableError
 
 from . import console
 from .judge.items import Item, Outcome, items
@@ -46,14 +47,11 @@ def conform(
     Returns:
         0 if everything asked was executed and passed, else 1.
     """
+    devices = [_opened(d) for d in devices]
     absent = [d for d in devices if not d.available]
     for info in absent:
         print(f"{info.name}: unavailable: {info.cause}. To fix it: {info.fix}", file=sys.stderr)
-    try:
-        todo = items_of(devices, level, ops)
-    except BackendError as error:
-        print(f"tensorbus: {error}", file=sys.stderr)
-        return 1
+    todo = items_of(devices, level, ops)
     with console.Progress(todo, level) as progress:
         run = run_items(todo, level, seed, workers=workers, timeout=timeout, on_cell=progress.cell)
     if level == "exhaustive" and not run.interrupted:
@@ -73,6 +71,20 @@ def conform(
     if not run.cells:
         print("Nothing was executed.", file=sys.stderr)
     return 0 if data["passed"] and saved else 1
+
+
+def _opened(info: DeviceInfo) -> DeviceInfo:
+    """The device's line; unavailable, with the cause, if it was probed but cannot be opened."""
+    if not info.available:
+        return info
+    try:
+        tb.get_device(info.name)
+    except DeviceUnavailableError as error:
+        return replace(info, available=False, cause=error.cause, fix=error.fix)
+    except BackendError as error:
+        fix = f"run `tensorbus devices`, and look at what its driver says of {info.name}"
+        return replace(info, available=False, cause=f"it could not be opened: {error}", fix=fix)
+    return info
 
 
 def _save(data: dict[str, Any], json_file: Path | None, folder: Path, level: str) -> bool:

@@ -112,9 +112,9 @@ def ops(rows: Sequence[dict[str, Any]]) -> None:
     make_console().print(table)
 
 
-def summary(data: dict[str, Any]) -> None:
+def summary(data: dict[str, Any], out: Console | None = None) -> None:
     """The tables of a report: ops by devices, then counts by device."""
-    out = make_console()
+    out = out or make_console()
     names, rows = op_table(data)
     table = Table(box=None, pad_edge=False, title=None)
     table.add_column("op")
@@ -149,6 +149,8 @@ def summary(data: dict[str, Any]) -> None:
         )
     out.print()
     out.print(counts)
+    for name, why in data.get("lost", {}).items():
+        out.print(Text(f"{name} was given up: {why}", "red"))
     verdict = Text("PASSED", "bold green") if data["passed"] else Text("NOT PASSED", "bold red")
     verdict.append(f"  level {data['level']}, seed {data['seed']}, {data['seconds']} s", "default")
     if not data["complete"]:

@@ -41,6 +41,7 @@ def document(
         "seconds": round(run.seconds, 1),
         "machine": _machine(),
         "devices": [_device(d) for d in devices],
+        "lost": run.lost,
         "summary": {d.name: _counted(run.counts(d.name)) for d in devices},
         "cells": [
             {
@@ -167,6 +168,8 @@ def markdown(data: dict[str, Any]) -> str:
             f"| {device['name']} | {device['description']} | {device['evidence']} | "
             f"{counts['cells']} | {counts['pass']} | {counts.get('unsupported', 0)} | {other} |"
         )
+    for name, why in data.get("lost", {}).items():
+        lines += ["", f"**{name} was given up**: {why.replace('|', '/')}"]
     bad = [c for c in data["cells"] if c["state"] not in ("pass", "unsupported")]
     if bad:
         lines += ["", "## What did not pass", "", "| cell | state | why |", "|---|---|---|"]

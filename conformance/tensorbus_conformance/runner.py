@@ -1,8 +1,10 @@
 """Running items in worker processes: parallel, isolated from crashes, watched from outside.
 
 A worker that dies turns the cell it was in into ``crash``, one that is silent too long into
-``timeout``; the other cells of its item go to a fresh worker.  Items of one op stay together, so
-that kernels are compiled once and devices share what the oracle and the interpreter computed.
+``timeout``; the other cells of its item go to a fresh worker.  So does a worker whose device was
+lost, until nothing passes between losses any more: then the device's other cells are ``not run``,
+with the cause, and the run goes on with the other devices.  Items of one op stay together, so that
+kernels are compiled once and devices share what the oracle and the interpreter computed.
 """
 
 from __future__ import annotations
@@ -30,6 +32,9 @@ __all__ = ["Cell", "Run", "run_items"]
 TIMEOUT = {"smoke": 90.0, "standard": 300.0, "exhaustive": 900.0}
 """Seconds that one property may take before its worker is ended."""
 
+LOSSES = 3
+"""Losses of a device in one place, with no cell passed in between, after which it is given up."""
+
 
 @dataclass
 class Cell:
@@ -54,12 +59,14 @@ class Run:
         interrupted: Whether the user stopped it.
         seconds: Wall time.
         planted: How often a planted fault changed something.
+        lost: Devices that were given up, and why.
     """
 
     cells: list[Cell] = field(default_factory=list)
     interrupted: bool = False
     seconds: float = 0.0
     planted: int = 0
+    lost: dict[str, str] = field(default_factory=dict)
 
     def counts(self, device: str | None = None) -> dict[str, int]:
         """Number of cells by state."""
@@ -199,6 +206,7 @@ def run_items(
 
     def work() -> None:
         worker: _Worker | None = None
+        losses = _Losses(run.lost)
         while not halt.is_set():
             with lock:
                 group = groups.popleft() if groups else None
@@ -209,8 +217,14 @@ def run_items(
                 if not job.remaining:
                     group.popleft()
                     continue
+                if job.item.device in run.lost:
+                    why = f"{job.item.device} was given up: {run.lost[job.item.device]}"
+                    for name in job.remaining:
+                        note(Cell(job.item, Outcome(name, "not run", why)))
+                    job.remaining.clear()
+                    continue
                 worker = worker or _Worker(environment)
-                if not _serve(worker, job, level, seed, fault, limit, note, halt, hit):
+                if not _serve(worker, job, level, seed, fault, limit, note, halt, hit, losses):
                     worker.kill()
                     worker = None
         if worker is not None:
@@ -244,6 +258,27 @@ def run_items(
     return run
 
 
+class _Losses:
+    """Counts, for one thread of the run, how often devices were lost since a cell passed.
+
+    One reset of a device is seen once by every worker, so each counts for itself.
+    """
+
+    def __init__(self, given_up: dict[str, str]) -> None:
+        self._given_up, self._counts = given_up, dict[str, int]()
+
+    def passed(self, device: str) -> None:
+        """A cell has passed: the device works."""
+        self._counts.pop(device, None)
+
+    def lost(self, device: str, why: str) -> None:
+        """The device was lost once more."""
+        self._counts[device] = count = self._counts.get(device, 0) + 1
+        if count >= LOSSES:
+            text = f"it was lost {count} times, each time in a fresh process; the last time: {why}"
+            self._given_up.setdefault(device, text[:400])
+
+
 def _properties(item: Item, level: str) -> list[str]:
     return properties(item.op, dt.by_name(item.dtype), item.variant, item.device, level)
 
@@ -265,6 +300,7 @@ def _serve(
     note: Callable[[Cell], None],
     halt: threading.Event,
     hit: Callable[[int], None],
+    losses: _Losses,
 ) -> bool:
     """Have one item judged; False if the worker must be replaced."""
     request = {
@@ -304,6 +340,11 @@ def _serve(
                 setattr(outcome, key, float(getattr(outcome, key)))
             note(Cell(job.item, outcome, answer["seconds"]))
             job.remaining.remove(outcome.property)
+            if outcome.state == "pass":
+                losses.passed(job.item.device)
+        elif "lost" in answer:
+            losses.lost(job.item.device, answer["lost"])
+            return False
         elif "planted" in answer:
             hit(answer["planted"])
         elif "broken" in answer:

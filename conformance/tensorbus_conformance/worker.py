@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from tensorbus_backends.contract import BackendError, Device, DeviceLostError, OutOfMemoryError
+
 __all__ = ["judge_item", "main"]
 
 
@@ -25,6 +27,10 @@ def judge_item(
         request: ``item``, ``properties`` (None for all), ``level``, ``seed``.
         answer: Receives ``{"begin": property}`` and ``{"outcome": ..., "seconds": ...}``.
         wrap: Puts a planted fault between judge and device.
+
+    Raises:
+        DeviceLostError: After a cell that ended in an error the device is of no more use in this
+            process; the properties behind that cell were not judged.
     """
     import tensorbus as tb
     from tensorbus_backends import dtypes as dt
@@ -51,6 +57,27 @@ def judge_item(
         outcome = judge(session, name)
         outcome.library = outcome.library or session.library
         answer({"outcome": outcome.record(), "seconds": round(time.perf_counter() - start, 4)})
+        if outcome.state == "error" and (why := ailing(session.guard.real)):
+            raise DeviceLostError(why)
+
+
+def ailing(device: Device) -> str:
+    """What is wrong with a device that can no longer copy eight bytes; "" if it can.
+
+    A driver may report a lost device, or an illegal address that every later call repeats, in any
+    of its errors; so the device itself is asked.
+    """
+    sent, received = bytes(range(8)), bytearray(8)
+    try:
+        buffer = device.allocate(8)
+        device.copy_in(buffer, 0, memoryview(sent))
+        device.copy_out(buffer, 0, memoryview(received))
+        device.synchronize()
+    except OutOfMemoryError:
+        return ""
+    except BackendError as error:
+        return f"{type(error).__name__}: {error}"
+    return "" if received == sent else f"{device.info.name} does not keep what is copied to it"
 
 
 def main() -> int:
@@ -72,6 +99,8 @@ def main() -> int:
             judge_item(request, answer, fault.wrap if fault is not None else None)
         except KeyboardInterrupt:
             return 1
+        except DeviceLostError as error:
+            answer({"lost": str(error)})
         except Exception as error:
             answer({"broken": f"{type(error).__name__}: {error}"})
         if fault is not None:

@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
+import io
+import json
 import re
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
 import pytest
 import tensorbus as tb
+from rich.console import Console
 from tensorbus_backends import dtypes as dt
+from tensorbus_backends.contract import DeviceLostError
 from tensorbus_backends.dialect import Dialect
+from tensorbus_conformance import console
 from tensorbus_conformance.faults import plant
 from tensorbus_conformance.judge.items import Item, items, properties
 from tensorbus_conformance.judge.session import Session, fenced
 from tensorbus_conformance.judge.warm import needed
 from tensorbus_conformance.oracle import REFERENCES
-from tensorbus_conformance.runner import run_items
+from tensorbus_conformance.report import document, markdown
+from tensorbus_conformance.runner import LOSSES, Run, run_items
 
 pytestmark = pytest.mark.skipif(
     not any(d.available for d in tb._devices.registry.devices(plugin="cpu")),
     reason="the test devices run C kernels on the cpu device",
 )
 
+SCHEMA = Path(__file__).parents[2] / "docs" / "report.schema.json"
 SIMT = Dialect(
     name="test",
     prelude="",
@@ -159,3 +168,79 @@ def test_defaults_need_no_float64(device: tb.Device) -> None:
         "int32 and float32": tb.ones(3, dtype=tb.int32, device=device) + tb.ones(3, device=device),
     }
     assert {k: v.dtype.name for k, v in found.items()} == dict.fromkeys(found, "float32")
+
+
+# -- a device that is lost on the way -------------------------------------------------------------
+
+LOSING = [Item(op, d, "int32", "portable") for op in ("add", "multiply") for d in ("ref", "cpu")]
+
+
+def states(run: Run, device: str) -> Counter[str]:
+    return Counter(c.outcome.state for c in run.cells if c.item.device == device)
+
+
+@pytest.mark.parametrize("fault", ["test-lost", "test-sticky"])
+def test_a_device_that_is_lost_again_and_again_is_given_up(fault: str) -> None:
+    run = run_items(LOSING, "smoke", 0, workers=1, fault=fault)
+    assert set(states(run, "cpu")) == {"pass"}, "the other device goes on"
+    found = states(run, "ref")
+    assert found["error"] >= LOSSES
+    assert found["not run"] >= 3
+    assert set(run.lost) == {"ref"}
+    assert "gone (injected)" in run.lost["ref"]
+    why = {c.outcome.message for c in run.cells if c.outcome.state == "not run"}
+    assert len(why) == 1
+    assert "ref was given up" in why.pop()
+    assert not run.ok
+
+
+def test_a_device_that_is_lost_once_is_opened_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TENSORBUS_TEST_LOST", str(tmp_path / "lost"))
+    run = run_items(LOSING, "smoke", 0, workers=1, fault="test-lost")
+    found = states(run, "ref")
+    assert found["error"] == 1
+    assert "not run" not in found
+    assert found["pass"] > 10
+    assert not run.lost
+    assert not run.ok, "the cell in which it was lost has not passed"
+
+
+def test_a_report_says_which_device_was_given_up() -> None:
+    run = run_items(LOSING, "smoke", 0, workers=1, fault="test-lost")
+    lines = tb.devices()
+    devices = [d for d in lines if d.name in ("ref", "cpu")]
+    data = document(run, devices, "smoke", 0, {})
+    jsonschema.validate(data, json.loads(SCHEMA.read_text()))
+    assert not data["passed"]
+    assert "ref was given up" in markdown(data).replace("*", "")
+    buffer = io.StringIO()
+    console.summary(data, Console(file=buffer, width=200))
+    assert "ref was given up" in buffer.getvalue()
+    assert "NOT PASSED" in buffer.getvalue()
+
+
+def test_a_device_that_cannot_be_opened_stops_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tensorbus_conformance import conform
+
+    get = tb.get_device
+
+    def broken(name: Any) -> Any:
+        if name == "cpu":
+            raise DeviceLostError("cpu fell off the bus")
+        return get(name)
+
+    monkeypatch.setattr(conform.tb, "get_device", broken)
+    lines = [d for d in tb.devices() if d.name in ("ref", "cpu")]
+    target = tmp_path / "r.json"
+    options: dict[str, Any] = {"workers": 1, "timeout": None, "folder": tmp_path}
+    assert conform.conform(lines, ["add"], "smoke", 0, json_file=target, **options) == 1
+    assert "cpu: unavailable: it could not be opened: cpu fell off the bus" in (
+        capsys.readouterr().err
+    )
+    data = json.loads(target.read_text())
+    assert data["summary"]["ref"]["pass"] == data["summary"]["ref"]["cells"] > 0
+    assert not data["passed"]

@@ -6,13 +6,23 @@ The self-test leaves them out.
 from __future__ import annotations
 
 import ctypes
+import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from tensorbus_backends.contract import Buffer, CompileError, Device, KernelSpec
+from tensorbus_backends.contract import (
+    BackendError,
+    Buffer,
+    CompileError,
+    Device,
+    DeviceLostError,
+    KernelSpec,
+    LaunchError,
+)
 from tensorbus_backends.dialect import Dialect
 
 from .base import FAULTS, Changed, Fault, FaultyDevice, Planted
@@ -88,6 +98,67 @@ def _install(launch: Any) -> Any:
         planted.wrap = lambda real: FaultyDevice(real, planted, "add", launch=launch)
 
     return install
+
+
+class _Lost(FaultyDevice):
+    """A device that fails for good at its first launch, in every process.
+
+    Only ``ref`` is lost, so that a run with other devices shows that they go on.  With the
+    environment variable TENSORBUS_TEST_LOST it is lost once, at the ninth launch: the file of that
+    name, which the first loss makes, spares it in later processes.
+    """
+
+    def __init__(self, real: Device, planted: Planted, error: type[BackendError]) -> None:
+        super().__init__(real, planted, launch=self.count)
+        self.error, self.launches, self.gone = error, 0, False
+
+    def count(
+        self, real: Device, kernel: Any, groups: int, buffers: Sequence[Buffer], meta: bytes
+    ) -> None:
+        self.launches += 1
+        once = os.environ.get("TENSORBUS_TEST_LOST")
+        spared = self.info.name != "ref" or (once is not None and Path(once).exists())
+        if self.launches == (1 if once is None else 9) and not spared:
+            self.gone = True
+            self.planted.hit()
+            if once is not None:
+                Path(once).touch()
+        self.check()
+        real.launch(kernel.real, groups, buffers, meta)
+
+    def check(self) -> None:
+        """Raise what every call raises once the device is gone."""
+        if self.gone:
+            raise self.error(f"{self.info.name} is gone (injected)")
+
+    def copy_in(self, target: Buffer, offset: int, source: memoryview) -> None:
+        self.check()
+        super().copy_in(target, offset, source)
+
+    def copy_out(self, source: Buffer, offset: int, target: memoryview) -> None:
+        self.check()
+        super().copy_out(source, offset, target)
+
+    def synchronize(self) -> None:
+        self.check()
+        super().synchronize()
+
+
+def _lost(error: type[BackendError]) -> Callable[[Planted], None]:
+    kept: dict[str, Device] = {}
+
+    def install(planted: Planted) -> None:
+        # One device for the whole process: a lost one does not come back with the next item.
+        planted.wrap = lambda real: kept.setdefault(real.info.name, _Lost(real, planted, error))
+
+    return install
+
+
+for _name, _what, _error in (
+    ("test-lost", "the device is lost at the first launch", DeviceLostError),
+    ("test-sticky", "from the first launch on every call reports a failed launch", LaunchError),
+):
+    FAULTS[_name] = Fault(_name, _what, "device", (), (), "harness", _lost(_error))
 
 
 def _flush(planted: Planted) -> None:
