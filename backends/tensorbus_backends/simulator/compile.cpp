@@ -130,6 +130,13 @@ int run_program(const std::vector<std::string> &words, const std::string &log) {
     return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
+std::string first_error(const std::string &log) {
+    size_t at = log.find("error:");
+    if (at == std::string::npos) at = 0;
+    size_t start = log.rfind('\n', at) + 1;     /* npos + 1 is 0 */
+    return log.substr(start, log.find('\n', start) - start);
+}
+
 char *copy_of(const std::string &text) {
     char *copy = (char *)malloc(text.size() + 1);
     if (copy) memcpy(copy, text.c_str(), text.size() + 1);
@@ -182,7 +189,7 @@ tbs_status tbs_compile(const char *name, const char *include, const char *text,
     replace_all(&said, folder.path + "/", "");
     free(*log);
     *log = copy_of(said);
-    if (status) return fail(TBS_COMPILE, "%s", said.substr(0, said.find('\n')).c_str());
+    if (status) return fail(TBS_COMPILE, "%s", first_error(said).c_str());
     std::string made = read_file(output);
     *binary = malloc(made.size());
     if (!*binary || made.empty()) return fail(TBS_COMPILE, "the compiler's output cannot be read");

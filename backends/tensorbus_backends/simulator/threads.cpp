@@ -20,7 +20,8 @@ using tbs::ids;
 namespace {
 
 const uint32_t MOST = 1024;
-const size_t STACK = 64 * 1024, DYNAMIC = 256 * 1024;
+/* The guard is wide because a large frame is not touched from its end. */
+const size_t STACK = 64 * 1024, GUARD = 256 * 1024, DYNAMIC = 256 * 1024;
 
 struct Fiber {
     tbs::Context context;
@@ -155,12 +156,11 @@ void forget_fibers() {
 
 bool make_fibers(uint32_t count) {
     if (made >= count) return true;
-    const size_t page = size_t(sysconf(_SC_PAGESIZE));
     for (; made < count; ++made) {
-        void *mapping = mmap(nullptr, STACK + page, PROT_NONE, MAP_PRIVATE | MAP_ANON, -1, 0);
+        void *mapping = mmap(nullptr, GUARD + STACK, PROT_NONE, MAP_PRIVATE | MAP_ANON, -1, 0);
         if (mapping == MAP_FAILED) break;
-        mprotect((char *)mapping + page, STACK, PROT_READ | PROT_WRITE);
-        fibers[made].stack = (char *)mapping + page;
+        fibers[made].stack = (char *)mapping + GUARD;
+        mprotect(fibers[made].stack, STACK, PROT_READ | PROT_WRITE);
     }
     forget_fibers();
     return made >= count;
@@ -169,7 +169,7 @@ bool make_fibers(uint32_t count) {
 bool on_a_stack(uint64_t address) {
     for (const Fiber &fiber : fibers)
         if (fiber.stack && address < uint64_t(fiber.stack)
-            && uint64_t(fiber.stack) - address <= size_t(sysconf(_SC_PAGESIZE))) return true;
+            && uint64_t(fiber.stack) - address <= GUARD) return true;
     return false;
 }
 
