@@ -260,6 +260,8 @@ class Device(ABC):
     natives: Mapping[str, Native] = {}
     dlpack_type: int = 0
     """DLPack's device type (dlpack.h: kDLCUDA is 2) if its memory can be shared by `pointer`."""
+    dlpack_stream: int = 0
+    """Handle of its queue (CUstream, hipStream_t), for those whose memory it takes; 0: default."""
 
     @abstractmethod
     def allocate(self, nbytes: int) -> Buffer:
@@ -282,6 +284,16 @@ class Device(ABC):
         self, target: Buffer, target_offset: int, source: Buffer, source_offset: int, nbytes: int
     ) -> None:
         """Copy on the device; ranges do not overlap."""
+
+    def copy_from(
+        self, target: Buffer, target_offset: int, source: Buffer, source_offset: int, nbytes: int
+    ) -> bool:
+        """Copy from a buffer of another device of the plugin without the host; optional.
+
+        It runs after all that was launched on either device before, and before all that is launched
+        on either later.  False means that nothing was done, and the host has to carry the bytes.
+        """
+        return False
 
     @abstractmethod
     def compile(self, kernels: Sequence[KernelSpec]) -> list[Compiled]:

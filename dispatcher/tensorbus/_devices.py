@@ -9,17 +9,19 @@ from contextlib import contextmanager
 from typing import Any
 
 from tensorbus_backends.contract import (
+    BackendError,
     Capabilities,
     Compiled,
     Device as Backend,
     DeviceInfo,
+    Evidence,
     KernelSpec,
 )
 from tensorbus_backends.discovery import Registry
 
 from ._state import state
 
-__all__ = ["Device", "device", "devices", "get_device", "registry"]
+__all__ = ["Device", "device", "devices", "get_device", "registry", "sharing"]
 
 registry = Registry()
 
@@ -129,6 +131,32 @@ def _default() -> Device:
         return get_device("cpu")
     except DeviceUnavailableError:
         return get_device("ref")
+
+
+def sharing(kind: int, number: int, target: Device | None = None) -> Device | None:
+    """The device whose own memory is DLPack's (kind, number): `target`, or any that is found.
+
+    A simulated device is found only if it is open: real memory would be out of its reach.
+    """
+
+    def fits(one: Device) -> bool:
+        place = (one.backend.dlpack_type, one.info.index)
+        return place == (kind, number) and not one.capabilities.host_accessible
+
+    known = [target] if target is not None else []
+    known += _open.values()
+    for one in known:
+        if fits(one):
+            return one
+    for line in registry.devices():
+        if line.available and line.index == number and line.evidence is not Evidence.SIMULATED:
+            try:
+                one = get_device(line.name)
+            except BackendError:
+                continue
+            if fits(one):
+                return one
+    return None
 
 
 def devices(refresh: bool = False) -> list[DeviceInfo]:

@@ -108,12 +108,35 @@ def test_capsules_are_given_back(version: Any) -> None:
     capsule = x.__dlpack__(max_version=version)
     assert len(_dlpack._exported) == start + 1
     del capsule
+    gc.collect()
     assert len(_dlpack._exported) == start
     a = np.from_dlpack(Exporter(x, max_version=version))
     del x
     gc.collect()
     assert (a == 1).all()
     del a
+    assert len(_dlpack._exported) == start
+
+
+def test_a_consumer_that_refuses_is_heard() -> None:
+    x = tb.ones((2,))
+
+    class Elsewhere:
+        def __dlpack__(self, **_: Any) -> Any:
+            capsule = x.__dlpack__(max_version=(1, 0))
+            place = _dlpack._pointer_of(id(capsule), b"dltensor_versioned")
+            made = _dlpack._ManagedVersioned.from_address(place)
+            made.dl_tensor.device.device_type = 2
+            return capsule
+
+        def __dlpack_device__(self) -> tuple[int, int]:
+            return (1, 0)
+
+    start = len(_dlpack._exported)
+    # The capsule dies while this exception is on its way.
+    with pytest.raises((BufferError, RuntimeError), match=r"(?i)device"):
+        np.from_dlpack(Elsewhere())
+    gc.collect()
     assert len(_dlpack._exported) == start
 
 
@@ -140,6 +163,8 @@ def test_no_leak() -> None:
         np.from_dlpack(tensor)
         tb.from_dlpack(array)
         tensor.__dlpack__()
+        assert len(_dlpack._exported) <= start + 1
+    gc.collect()
     assert len(_dlpack._exported) == start
     assert sys.getrefcount(array) == 2
 
