@@ -1,0 +1,46 @@
+"""The simulated AMD driver: libamdhip64, hiprtc and rocBLAS in one library.
+
+``TENSORBUS_SIMULATE=rocm`` turns it on, and ``TENSORBUS_SIMULATE_ROCM`` sets it up:
+
+=========  ==================================================================  =================
+key        meaning                                                             default
+=========  ==================================================================  =================
+devices    number of GPUs                                                      1
+arch       target and features; of several devices with "/" between            gfx90a:sramecc+:xnack-
+memory     bytes of each, "512MiB"                                             4GiB
+version    HIP version: functions and structures are those of its major one    6.1
+name       product name                                                        AMD Instinct (simulated)
+=========  ==================================================================  =================
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+from pathlib import Path
+
+from tensorbus_backends import simulator
+
+__all__ = ["library"]
+
+_FOLDER = Path(__file__).parent
+
+
+def library() -> Path:
+    """The library for the version that the environment asks for, built if need be.
+
+    Raises:
+        DeviceUnavailableError: There is no C++ compiler, or it refused.
+    """
+    settings = os.environ.get("TENSORBUS_SIMULATE_ROCM", "")
+    found = re.search(r"(?:^|,)\s*version=(\d+)", settings)
+    return _library(int(found[1]) if found else 6)
+
+
+@functools.cache
+def _library(major: int) -> Path:
+    shared = Path(simulator.__file__).parent
+    sources = [_FOLDER / "hip_words.h", shared / "grid_kernel.h", *sorted(_FOLDER.glob("*.cpp"))]
+    soname = f"libamdhip64.so.{major}"
+    return simulator.library("rocm", sources, soname, [f"-DTBS_HIP_MAJOR={major}"])
