@@ -85,13 +85,13 @@ def library(family: str, sources: Sequence[Path], soname: str, flags: Sequence[s
     Raises:
         DeviceUnavailableError: No compiler, or it refused; the cause is its first error.
     """
-    command = compiler(family)
-    predefined = _predefined(command)
+    build = _Build(family, compiler(family))
+    executor = build.executor()
     key = cache_key(
-        "simulator", family, soname, *command, *flags, predefined, *_texts(family, sources)
+        "simulator", soname, str(executor), *build.key, *flags, *_texts(family, sources)
     )
     return DiskCache().get_or_build(
-        key, ".so", lambda path: _build(family, sources, soname, command, flags, predefined, path)
+        key, ".so", lambda path: build.driver(path, executor, sources, soname, flags)
     )
 
 
@@ -140,6 +140,73 @@ def control(path: Path | str) -> Control:
 # -- building -----------------------------------------------------------------------------
 
 
+class _Build:
+    """One compiler's way to the libraries: the executor is compiled once for all families."""
+
+    def __init__(self, family: str, command: tuple[str, ...]) -> None:
+        self._family, self._command = family, command
+        self._predefined = _predefined(command)
+        self.key = (*command, self._predefined)
+        self._flags = ["-std=c++17", "-O2", "-fPIC", "-fvisibility-inlines-hidden"]
+        self._flags += ["-fno-stack-protector", f"-I{_FOLDER}"]
+        if "__clang__" not in self._predefined:
+            self._flags.append("-fno-gnu-unique")
+
+    def executor(self) -> Path:
+        """The object file of this folder."""
+        sources = sorted(path for path in _FOLDER.iterdir() if path.suffix in _COMPILED)
+        texts = _texts(self._family, [*sources, _FOLDER / "kernel.h"])
+        features = " ".join(
+            flag for macro, flag in _FEATURES.items() if f"#define {macro} " in self._predefined
+        )
+        defined = [f'-DTBS_CXX="{" ".join(self._command)}"', f'-DTBS_KERNEL_FLAGS="{features}"']
+
+        def build(target: Path) -> None:
+            self._run(target, [*defined, "-r", "-nostdlib"], sources, [_FOLDER / "kernel.h"], [])
+
+        key = cache_key("executor", *self.key, *defined, *texts)
+        return DiskCache().get_or_build(key, ".o", build)
+
+    def driver(
+        self,
+        target: Path,
+        executor: Path,
+        sources: Sequence[Path],
+        soname: str,
+        flags: Sequence[str],
+    ) -> None:
+        """A family's library."""
+        texts = [path for path in sources if path.suffix not in _COMPILED]
+        compiled = [path for path in sources if path.suffix in _COMPILED]
+        self._run(target, flags, compiled, texts, [str(executor), *_link_flags(soname)])
+
+    def _run(
+        self,
+        target: Path,
+        flags: Sequence[str],
+        sources: Sequence[Path],
+        texts: Sequence[Path],
+        last: Sequence[str],
+    ) -> None:
+        embedded = target.with_name("embedded.cpp")
+        embedded.write_text(_embedded(texts))
+        files = map(str, [*sources, embedded])
+        done = subprocess.run(
+            [*self._command, *self._flags, *flags, *files, "-o", str(target), *last],
+            capture_output=True,
+            text=True,
+            timeout=_TIMEOUT_S,
+            env={**os.environ, "LC_ALL": "C"},
+        )
+        embedded.unlink()
+        if done.returncode:
+            raise DeviceUnavailableError(
+                self._family,
+                f"the simulated driver could not be built: {_first_error(done.stderr)}",
+                "install a C++17 compiler (g++ 9 or clang++ 10 do) and the headers it asks for",
+            )
+
+
 @functools.cache
 def _predefined(command: tuple[str, ...]) -> str:
     """The compiler's own macros: its version and the processor's features, in one start."""
@@ -156,16 +223,11 @@ def _predefined(command: tuple[str, ...]) -> str:
 
 
 def _texts(family: str, sources: Sequence[Path]) -> list[str]:
-    """Everything that a build reads, for its key."""
-    beside = {header for source in sources for header in source.parent.iterdir()}
-    headers = {path for path in beside if path.suffix in _HEADERS}
-    own = {path for path in _FOLDER.iterdir() if path.suffix in _COMPILED | _HEADERS}
+    """What a build reads, for its key: names and texts of sources and of headers beside them."""
     try:
-        return [
-            part
-            for path in sorted(headers | own | set(sources))
-            for part in (path.name, path.read_text())
-        ]
+        beside = {path for source in sources for path in source.parent.iterdir()}
+        paths = {path for path in beside if path.suffix in _HEADERS} | set(sources)
+        return [part for path in sorted(paths) for part in (path.name, path.read_text())]
     except OSError as error:
         raise DeviceUnavailableError(
             family, f"a source of the simulated driver cannot be read ({error})", "reinstall it"
@@ -174,17 +236,21 @@ def _texts(family: str, sources: Sequence[Path]) -> list[str]:
 
 def _embedded(paths: Sequence[Path]) -> str:
     """C++ text that defines ``tbs_text_<stem>`` for each file."""
-    lines = []
+    definitions = []
     for path in paths:
         name = "tbs_text_" + re.sub(r"\W", "_", path.stem)
-        quoted = "\n".join(
-            '"' + line.replace("\\", "\\\\").replace('"', '\\"').replace("?", "\\?") + '\\n"'
-            for line in path.read_text().splitlines()
-        )
-        lines.append(
+        quoted = "\n".join(map(_literal, path.read_text().splitlines())) or '""'
+        definitions.append(
             f'extern "C" {{ extern const char {name}[]; const char {name}[] =\n{quoted}; }}'
         )
-    return "\n".join(lines)
+    return "\n".join(definitions)
+
+
+def _literal(line: str) -> str:
+    # A question mark is escaped because of trigraphs.
+    for character in '\\"?':
+        line = line.replace(character, "\\" + character)
+    return f'"{line}\\n"'
 
 
 def _link_flags(soname: str) -> list[str]:
@@ -192,52 +258,6 @@ def _link_flags(soname: str) -> list[str]:
         return ["-dynamiclib", f"-Wl,-install_name,{soname}"]
     # Symbolic: of two drivers in one process, each calls its own executor.
     return ["-shared", f"-Wl,-soname,{soname}", "-Wl,-Bsymbolic", "-Wl,-z,defs", "-ldl", "-pthread"]
-
-
-def _kernel_flags(predefined: str) -> str:
-    return " ".join(flag for macro, flag in _FEATURES.items() if f"#define {macro} " in predefined)
-
-
-def _build(
-    family: str,
-    sources: Sequence[Path],
-    soname: str,
-    command: Sequence[str],
-    flags: Sequence[str],
-    predefined: str,
-    target: Path,
-) -> None:
-    embedded = target.with_name("embedded.cpp")
-    texts = [path for path in sources if path.suffix not in _COMPILED]
-    embedded.write_text(_embedded([_FOLDER / "kernel.h", *texts]))
-    compiled = [path for path in sources if path.suffix in _COMPILED]
-    own = sorted(path for path in _FOLDER.iterdir() if path.suffix in _COMPILED)
-    if "__clang__" not in predefined:
-        flags = ["-fno-gnu-unique", *flags]
-    done = subprocess.run(
-        [
-            *command,
-            *("-std=c++17", "-O2", "-fPIC", "-fvisibility-inlines-hidden", "-fno-stack-protector"),
-            f'-DTBS_CXX="{" ".join(command)}"',
-            f'-DTBS_KERNEL_FLAGS="{_kernel_flags(predefined)}"',
-            f"-I{_FOLDER}",
-            *flags,
-            *map(str, [*own, *compiled, embedded]),
-            *("-o", str(target)),
-            *_link_flags(soname),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=_TIMEOUT_S,
-        env={**os.environ, "LC_ALL": "C"},
-    )
-    embedded.unlink()
-    if done.returncode:
-        raise DeviceUnavailableError(
-            family,
-            f"the simulated driver could not be built: {_first_error(done.stderr)}",
-            "install a C++17 compiler (g++ 9 or clang++ 10 do) and the headers that it asks for",
-        )
 
 
 def _first_error(log: str) -> str:
