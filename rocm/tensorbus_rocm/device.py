@@ -8,14 +8,14 @@ from dataclasses import replace
 from tensorbus_backends import dtypes as dt
 from tensorbus_backends.cache import DiskCache
 from tensorbus_backends.check import settled
-from tensorbus_backends.contract import BackendError, Capabilities, DeviceInfo
+from tensorbus_backends.contract import BackendError, Buffer, Capabilities, DeviceInfo
 from tensorbus_backends.grid import GridDevice
 
 from .compiler import Hiprtc, Toolchain
 from .dialect import GROUP, hip_dialect
 from .driver import HipDriver
 from .inventory import Gpu
-from .library import Hip
+from .library import Hip, ffi
 from .natives import load_rocblas, native_table
 
 __all__ = ["RocmDevice"]
@@ -67,6 +67,20 @@ class RocmDevice(GridDevice):
             total=found.memory,
         )
         self._hip_driver = driver
+        self.dlpack_stream = int(ffi().cast("uintptr_t", driver.stream))
+
+    def copy_from(
+        self, target: Buffer, target_offset: int, source: Buffer, source_offset: int, nbytes: int
+    ) -> bool:
+        other = source.device
+        if not isinstance(other, RocmDevice) or not self._hip_driver.reaches(other._hip_driver):
+            return False
+        to = self._span(target, target_offset, nbytes)
+        of = other._span(source, source_offset, nbytes)
+        if nbytes:
+            driver = self._hip_driver
+            driver.copy_from(to + target_offset, other._hip_driver, of + source_offset, nbytes)
+        return True
 
     def settle(self, verdict: Mapping[str, bool]) -> None:
         """Declare what the check found out."""

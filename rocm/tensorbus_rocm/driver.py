@@ -111,6 +111,34 @@ class HipDriver(GridDriver):
         to, of = self._pointer(target), self._pointer(source)
         self._transfer(to, of, nbytes, _ON_DEVICE, "copying on it")
 
+    def reaches(self, other: HipDriver) -> bool:
+        """Whether memory of another GPU can be copied from without the host."""
+        answer = self._ffi.new("int *")
+        asked = self._lib.hipDeviceCanAccessPeer(answer, self.index, other.index)
+        return other.hip is self.hip and asked == 0 and bool(answer[0])
+
+    def copy_from(self, target: int, other: HipDriver, source: int, nbytes: int) -> None:
+        """Copy from another GPU, between what both were given before and after."""
+        self._after(other)
+        with self.current:
+            status = self._lib.hipMemcpyPeerAsync(
+                self._pointer(target),
+                self.index,
+                self._pointer(source),
+                other.index,
+                nbytes,
+                self.stream,
+            )
+        self.expect(status, "copying from another device")
+        other._after(self)
+
+    def _after(self, other: HipDriver) -> None:
+        """Let what is launched from now on wait for what was launched on another GPU."""
+        event = other.record()
+        with self.current:
+            status = self._lib.hipStreamWaitEvent(self.stream, event.handle, 0)
+        self.expect(status, "waiting for another device")
+
     def _transfer(self, to: Any, of: Any, nbytes: int, kind: int, doing: str) -> None:
         with self.current:
             status = self._lib.hipMemcpyAsync(to, of, nbytes, kind, self.stream)
@@ -214,15 +242,15 @@ class HipDriver(GridDriver):
 class _Event:
     """A point in a device's stream."""
 
-    __slots__ = ("_driver", "_handle", "_process")
+    __slots__ = ("_driver", "_process", "handle")
 
     def __init__(self, driver: HipDriver, handle: Any) -> None:
-        self._driver, self._handle, self._process = driver, handle, os.getpid()
+        self._driver, self.handle, self._process = driver, handle, os.getpid()
 
     def _ask(self, call: Callable[[Any], int]) -> int:
         self._driver.hip.check_process()
         with self._driver.current:
-            return call(self._handle)
+            return call(self.handle)
 
     def wait(self) -> None:
         """Block until it has been reached; raises what the device met before it."""
@@ -239,7 +267,7 @@ class _Event:
 
     def __del__(self) -> None:
         if os.getpid() == self._process:
-            self._driver.hip.lib.hipEventDestroy(self._handle)
+            self._driver.hip.lib.hipEventDestroy(self.handle)
 
 
 class _Current:

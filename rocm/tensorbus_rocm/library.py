@@ -36,6 +36,7 @@ int hipDeviceGetPCIBusId(char *name, int length, int device);
 int hipDeviceGetAttribute(int *value, int attribute, int device);
 int hipGetDeviceProperties(void *properties, int device);
 int hipGetDevicePropertiesR0600(void *properties, int device);
+int hipDeviceCanAccessPeer(int *answer, int device, int peer);
 int hipMemGetInfo(size_t *free, size_t *total);
 int hipMalloc(void **address, size_t nbytes);
 int hipFree(void *address);

@@ -9,7 +9,13 @@ from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 from tensorbus_backends import dtypes as dt, gemm
-from tensorbus_backends.contract import Buffer, NativeCase, NativeTable
+from tensorbus_backends.contract import (
+    Buffer,
+    LaunchError,
+    NativeCase,
+    NativeTable,
+    OutOfMemoryError,
+)
 
 from .driver import HipDriver
 from .library import Hip, attempts, ffi, find
@@ -19,6 +25,8 @@ __all__ = ["RocBlas", "load_rocblas", "native_table"]
 _NONE, _TRANSPOSE = 111, 112  # rocblas_operation
 _NO_ATOMICS = 0  # rocblas_atomics_not_allowed: the same bits at each run
 _STANDARD = 0  # rocblas_gemm_algo_standard
+
+_MEMORY_ERROR = 5  # rocblas_status_memory_error
 
 # rocblas_datatype
 _TYPES = {dt.float16: 150, dt.float32: 151, dt.float64: 152, dt.bfloat16: 168}
@@ -79,10 +87,8 @@ class _Products:
 
     def _expect(self, status: int) -> None:
         if status != 0:
-            from tensorbus_backends.contract import LaunchError, OutOfMemoryError
-
             words = ffi().string(self._lib.rocblas_status_to_string(status)).decode()
-            kind = OutOfMemoryError if status == 5 else LaunchError
+            kind = OutOfMemoryError if status == _MEMORY_ERROR else LaunchError
             raise kind(f"{self._driver.device} failed in a matrix product of rocBLAS ({words})")
 
     def run(self, product: gemm.Product, dtype: dt.DType, a: int, b: int, c: int) -> None:

@@ -2,15 +2,17 @@
 
 ``TENSORBUS_SIMULATE=rocm`` turns it on, and ``TENSORBUS_SIMULATE_ROCM`` sets it up:
 
-=========  ==================================================================  =================
-key        meaning                                                             default
-=========  ==================================================================  =================
-devices    number of GPUs                                                      1
-arch       target and features; of several devices with "/" between            gfx90a:sramecc+:xnack-
-memory     bytes of each, "512MiB"                                             4GiB
-version    HIP version: functions and structures are those of its major one    6.1
-name       product name                                                        AMD Instinct (simulated)
-=========  ==================================================================  =================
+=========  ================================================================
+key        meaning
+=========  ================================================================
+devices    number of GPUs; default 1
+arch       target and features; of several devices with "/" between them;
+           default gfx90a:sramecc+:xnack-
+memory     bytes of each; default 4GiB
+version    HIP version: functions and structures are those of its major one;
+           default 6.1
+name       product name
+=========  ================================================================
 """
 
 from __future__ import annotations

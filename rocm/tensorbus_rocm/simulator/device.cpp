@@ -164,6 +164,15 @@ EXPORT hipError_t hipGetDevicePropertiesR0600(void *into, int device) {
 }
 #endif
 
+/* Each reaches each other. */
+EXPORT hipError_t hipDeviceCanAccessPeer(int *answer, int device, int peer) {
+    ENTER();
+    if (!answer) return hipErrorInvalidValue;
+    if (!exists(device) || !exists(peer)) return hipErrorInvalidDevice;
+    *answer = device != peer;
+    return hipSuccess;
+}
+
 /* -- memory --------------------------------------------------------------------------------- */
 
 EXPORT hipError_t hipMemGetInfo(size_t *unused, size_t *total) {
