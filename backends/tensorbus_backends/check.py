@@ -153,7 +153,7 @@ def run_check(device: Device) -> Mapping[str, bool]:
         buffers += [source, device.allocate(x.nbytes // 4 * len(OPERATIONS))]
     meta = np.asarray([_SIZE, 0], np.int64).tobytes()
     device.launch(compiled, _SIZE // 64, buffers, meta)
-    verdict = {}
+    verdict: dict[str, bool] = {}
     for k, x in enumerate(operands):
         got = np.empty((len(OPERATIONS), _SIZE), x.dtype)
         device.copy_out(buffers[2 * k + 1], 0, got.data.cast("B"))
