@@ -3,7 +3,7 @@
     python -m tensorbus_cuda.simulator.build_pycuda
 
 pycuda is published as source only, and its build wants the toolkit's headers and a libcuda to link
-with.  The headers are on the package index (`HEADERS`); the libcuda is an all but empty library with
+with.  The headers are on the package index (`HEADERS`); the libcuda is a stub with
 the right soname, because the functions are looked for only when the module is imported: then
 NVIDIA's driver or the simulated one answers.  The wheel is kept in the compile cache.
 
