@@ -94,4 +94,6 @@ class Spelling:
             pointer="{const}{type} *__restrict__ {name}",
             meta=meta,
             group="(i64)blockIdx.x",
+            # Or a region of GROUP lanes becomes a loop.
+            hooks={"enter": "    __builtin_assume(threadIdx.x < GROUP);\n"},
         )

@@ -13,12 +13,13 @@ __all__ = ["candidates", "major"]
 
 # What a loader is asked for where no file is found.
 _MAJORS = (13, 12, 11)
+_SYSTEM = Path("/usr/local")
 
 
 def candidates(stem: str) -> list[str]:
     """Libraries to try, best first: wheels, then toolkits, then names for the system's loader.
 
-    Within each kind newer ones come first.
+    Within each kind newer ones come first, and of one version the first that is named.
 
     Args:
         stem: ``"nvrtc"`` or ``"cublas"``.
@@ -26,7 +27,7 @@ def candidates(stem: str) -> list[str]:
     found: dict[str, None] = {}
     for folders in (_wheels(), _toolkits()):
         files = {f.resolve(): f for folder in folders for f in _files(folder, stem)}
-        newest = sorted(files.values(), key=lambda f: (-(major(f.name) or 0), str(f)))
+        newest = sorted(files.values(), key=lambda f: -(major(f.name) or 0))
         found.update(dict.fromkeys(map(str, newest)))
     found.update(dict.fromkeys(f"lib{stem}.so.{n}" for n in _MAJORS))
     return list(found)
@@ -39,10 +40,9 @@ def major(name: str) -> int | None:
 
 
 def _files(folder: Path, stem: str) -> Iterator[Path]:
-    # Not nvrtc-builtins, nor "alternative" builds, which bring nothing.
     pattern = re.compile(rf"lib{re.escape(stem)}\.so\.\d+")
     try:
-        yield from (f for f in folder.iterdir() if pattern.match(f.name))
+        yield from sorted(f for f in folder.iterdir() if pattern.match(f.name))
     except OSError:
         return
 
@@ -62,7 +62,7 @@ def _toolkits() -> list[Path]:
     roots = [Path(os.environ[k]) for k in ("CUDA_PATH", "CUDA_HOME") if os.environ.get(k)]
     if nvcc := shutil.which("nvcc"):
         roots.append(Path(nvcc).resolve().parent.parent)
-    roots += sorted(Path("/usr/local").glob("cuda*"), reverse=True)
+    roots += sorted(_SYSTEM.glob("cuda*"), reverse=True)
     return [
         folder
         for root in dict.fromkeys(roots)
