@@ -28,6 +28,7 @@ struct dim3 {
 #define __syncthreads tbs_barrier
 TBS_INLINE void __threadfence() {}
 TBS_INLINE void __threadfence_block() {}
+#define __builtin_assume(x) ((void)0)
 #define __trap __builtin_trap
 #define __ldg(p) (*(p))
 
