@@ -30,6 +30,8 @@ __all__ = ["CudaDevice"]
 
 # CUDA C++ Programming Guide: what __shared__ variables of a kernel may have without opting in.
 _SHARED = 48 * 1024
+# The same, kernel parameters: all devices take 4 KiB (since CUDA 12.1 most take 32764 bytes).
+_ARGUMENTS = 4096
 _KDLCUDA = 2
 _EMPTY = 'extern "C" __global__ void tb_empty() {}\n'
 
@@ -71,7 +73,9 @@ class CudaDevice(GridDevice):
         driver = CudaDriver(cuda, entry.ordinal, info.name, own)
         arch = _settled_target(driver, nvrtc, entry, cuda)
         spelling = Spelling(own, grid_constant=entry.capability >= (7, 0))
-        version = "{}.{}".format(*cuda.version)
+        simulated = cuda.evidence is Evidence.SIMULATED
+        # A simulated driver's programs depend on the library that compiled them.
+        version = "{}.{}".format(*cuda.version) + (cuda.path if simulated else "")
         super().__init__(
             info,
             Capabilities(
@@ -87,11 +91,10 @@ class CudaDevice(GridDevice):
             cache,
             total=entry.memory,
             in_memory=spelling.dialect(in_memory=True),
-            argument_bytes=_argument_bytes(entry, nvrtc, cuda),
+            argument_bytes=_ARGUMENTS,
         )
         self.target, self.cuda_major = arch, cuda.version[0]
         self.dlpack_stream = int(driver.stream.handle)
-        simulated = cuda.evidence is Evidence.SIMULATED
         self.natives = native_table(self, cuda.path if simulated else None).table
 
     def settle(self, verdict: Mapping[str, bool]) -> None:
@@ -110,12 +113,6 @@ class CudaDevice(GridDevice):
         if nbytes:
             self.driver.copy_from(to + target_offset, other.driver, of + source_offset, nbytes)
         return True
-
-
-def _argument_bytes(entry: Entry, nvrtc: Nvrtc, cuda: LibCuda) -> int:
-    """CUDA C++ Programming Guide, kernel parameters: 32764 bytes since CUDA 12.1, else 4 KiB."""
-    new = min(nvrtc.version, cuda.version) >= (12, 1) and entry.capability >= (7, 0)
-    return 32764 if new else 4096
 
 
 def _settled_target(driver: CudaDriver, nvrtc: Nvrtc, entry: Entry, cuda: LibCuda) -> str:

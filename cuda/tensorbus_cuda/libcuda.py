@@ -116,10 +116,10 @@ def _load() -> LibCuda:
     ffi = cffi.FFI()
     ffi.cdef(_DECLARATIONS)
     if simulator.wanted("cuda"):
-        from .simulator import library
+        from .simulator import load
 
         try:
-            path = str(library())
+            path = str(load())
             lib = ffi.dlopen(path, ffi.RTLD_NOW | ffi.RTLD_GLOBAL)
         except OSError as error:
             raise DeviceUnavailableError(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import threading
 import weakref
 from collections.abc import Sequence
@@ -93,6 +94,8 @@ class Blas:
         ffi = self._ffi = cffi.FFI()
         ffi.cdef(_DECLARATIONS)
         self._lib = ffi.dlopen(path)
+        for name in re.findall(r"cublas\w+(?=\()", _DECLARATIONS):
+            getattr(self._lib, name)
         # The device holds this; without a cycle it is gone as soon as nobody uses it.
         self._device: CudaDevice = weakref.proxy(device)
         self._handle: Any = None
