@@ -1,18 +1,21 @@
 """``tensorbus conform --self-test``: plant faults one at a time and see which properties notice.
 
-Only items that a fault can touch are run, on the cpu device (on any other loop-style device if
-that is given).  A fault counts as caught if one of its cells does not pass; without any fault the
-same cells must all pass, or the self-test says so and fails.
+Only items that a fault can touch are run: on the cpu device, or, for faults that only threads of a
+group can show, on a simulated device, whose threads run in any order between barriers.  A fault
+counts as caught if one of its cells does not pass; without any fault the same cells must all pass,
+or the self-test says so and fails.  Where there is no device for a fault it is listed as not run,
+and is no part of the kill rate.
 """
 
 from __future__ import annotations
 
 import datetime
 import json
+import re
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
+from tensorbus_backends.contract import Evidence
 
 from .console import make_console
 from .faults import FAULTS, Fault
@@ -35,9 +39,16 @@ THRESHOLD = {"smoke": 0.90, "standard": 1.0, "exhaustive": 1.0}
 """Least share of faults that must be caught."""
 
 
+_NO_THREADS = (
+    "not run: needs threads of a group in any order, as a simulated driver has them "
+    "(TENSORBUS_SIMULATE=cuda or rocm)"
+)
+
+
 @dataclass
 class _Result:
     fault: Fault
+    device: str | None = None
     killers: list[str] = field(default_factory=list)
     message: str = ""
     cells: int = 0
@@ -49,10 +60,12 @@ def _items(fault: Fault, device: str) -> list[Item]:
     return [Item(op, device, dtype, "portable") for op in fault.ops for dtype in fault.dtypes]
 
 
-def _check(fault: Fault, device: str, level: str, seed: int) -> _Result:
+def _check(fault: Fault, device: str | None, level: str, seed: int) -> _Result:
     start = time.perf_counter()
+    if device is None:
+        return _Result(fault, message=_NO_THREADS, planted=False)
     run = run_items(_items(fault, device), level, seed, workers=1, fault=fault.name)
-    result = _Result(fault, cells=len(run.cells), planted=run.planted > 0)
+    result = _Result(fault, device, cells=len(run.cells), planted=run.planted > 0)
     for cell in run.cells:
         if cell.outcome.state not in ("pass", "unsupported"):
             result.killers.append(
@@ -78,12 +91,16 @@ def self_test(
     console = make_console()
     faults = [f for f in FAULTS.values() if f.family != "harness"]
     start = time.perf_counter()
-    items = list(dict.fromkeys(i for f in faults for i in _items(f, device)))
+    shuffled = _shuffled_device()
+    places = {f.name: shuffled if f.threads else device for f in faults}
+    items = list(
+        dict.fromkeys(i for f in faults if (d := places[f.name]) is not None for i in _items(f, d))
+    )
     with Progress(console=console) as bar:
         task = bar.add_task("without faults", total=len(faults) + 1)
         clean = run_items(items, level, seed, workers=workers)
         bar.update(task, advance=1, description="planting")
-        results = _all(faults, device, level, seed, workers or 2, lambda: bar.advance(task))
+        results = _all(faults, places, level, seed, workers or 2, lambda: bar.advance(task))
     seconds = time.perf_counter() - start
     dirty = [c for c in clean.cells if c.outcome.state not in ("pass", "unsupported")]
     # A property that fails anyway proves nothing about a fault.
@@ -94,11 +111,13 @@ def self_test(
             for k in r.killers
             if not any((op, d, k) in noisy for op in r.fault.ops for d in r.fault.dtypes)
         ]
-    caught = [r for r in results if r.killers and r.planted]
-    rate = len(caught) / len(results)
+    tried = [r for r in results if r.device is not None]
+    caught = [r for r in tried if r.killers and r.planted]
+    rate = len(caught) / len(tried)
     _show(console, results)
+    left = f" ({len(results) - len(tried)} not run)" if len(tried) < len(results) else ""
     console.print(
-        f"{len(caught)} of {len(results)} faults caught ({rate:.1%}) at level {level} in "
+        f"{len(caught)} of {len(tried)} faults caught ({rate:.1%}){left} at level {level} in "
         f"{seconds:.0f} s; without a fault {_counted(clean)}"
     )
     for cell in dirty[:10]:
@@ -116,8 +135,25 @@ def _device() -> str | None:
     return None
 
 
+def _shuffled_device() -> str | None:
+    """A simulated device whose groups are threads: its barrier is no empty text."""
+    for info in tb.devices():
+        if info.available and info.evidence is Evidence.SIMULATED:
+            dialect = tb.get_device(info.name).backend.dialect
+            if dialect is not None and not dialect.loops:
+                barrier = re.search(r"^#define SYNC(.*)$", dialect.prelude, re.MULTILINE)
+                if barrier is not None and barrier[1].strip():
+                    return info.name
+    return None
+
+
 def _all(
-    faults: Sequence[Fault], device: str, level: str, seed: int, count: int, done: Any
+    faults: Sequence[Fault],
+    places: Mapping[str, str | None],
+    level: str,
+    seed: int,
+    count: int,
+    done: Any,
 ) -> list[_Result]:
     """Check faults on `count` threads; each has a worker process of its own."""
     todo = list(faults)
@@ -130,7 +166,7 @@ def _all(
                 if not todo:
                     return
                 fault = todo.pop(0)
-            result = _check(fault, device, level, seed)
+            result = _check(fault, places[fault.name], level, seed)
             with lock:
                 found[fault.name] = result
             done()
@@ -149,7 +185,9 @@ def _show(console: Console, results: Sequence[_Result]) -> None:
     for name in ("fault", "point", "family", "op", "caught by"):
         table.add_column(name)
     for r in results:
-        if not r.planted:
+        if r.device is None:
+            text = Text(r.message, "yellow")
+        elif not r.planted:
             text = Text("never touched anything", "red")
         elif r.killers:
             text = Text(", ".join(r.killers))
@@ -176,6 +214,7 @@ def _save(
     folder: Path,
 ) -> bool:
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    evidence = {d.name: str(d.evidence) for d in tb.devices()}
     data = {
         "schema": "tensorbus-self-test/1",
         "created": now,
@@ -190,6 +229,8 @@ def _save(
                 "what": r.fault.what,
                 "point": r.fault.point,
                 "family": r.fault.family,
+                "device": r.device or "not run",
+                "evidence": evidence.get(r.device or "", ""),
                 "ops": list(r.fault.ops),
                 "planted": r.planted,
                 "caught_by": r.killers,

@@ -9,6 +9,6 @@ from __future__ import annotations
 
 from .base import FAULTS, Fault, Planted, plant
 
-from . import device, harness, registry  # isort: skip  (they fill FAULTS)
+from . import device, harness, registry, threads  # isort: skip  (they fill FAULTS)
 
-__all__ = ["FAULTS", "Fault", "Planted", "device", "harness", "plant", "registry"]
+__all__ = ["FAULTS", "Fault", "Planted", "device", "harness", "plant", "registry", "threads"]

@@ -41,6 +41,7 @@ class Fault:
         dtypes: Dtypes of those items.
         family: Kind of ops, for the list of what is covered.
         install: Plants it: fills in `Planted`.
+        threads: Whether only threads of a group that run in any order can show it.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Fault:
     dtypes: tuple[str, ...]
     family: str
     install: Callable[[Planted], None] = field(compare=False)
+    threads: bool = False
 
 
 FAULTS: dict[str, Fault] = {}
