@@ -44,5 +44,6 @@ def library() -> Path:
 def _library(major: int) -> Path:
     shared = Path(simulator.__file__).parent
     sources = [_FOLDER / "hip_words.h", shared / "grid_kernel.h", *sorted(_FOLDER.glob("*.cpp"))]
-    soname = f"libamdhip64.so.{major}"
+    # Not AMD's own name: the loader would give this library to whoever asks for that one.
+    soname = f"libamdhip64-simulated.so.{major}"
     return simulator.library("rocm", sources, soname, [f"-DTBS_HIP_MAJOR={major}"])

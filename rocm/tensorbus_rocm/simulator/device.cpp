@@ -43,12 +43,11 @@ static int64_t memory(int device) {
     return tbs_option_int("ROCM", "memory", device, (int64_t)4 << 30);
 }
 
-/* Bytes of memory are told to the executor once. */
+/* The executor is told once how much memory each device has. */
 static void ready() {
-    static bool done = false;
+    static int told = 0;
     tbs_lock();
-    for (int k = 0; !done && k < devices(); ++k) tbs_set_memory(k, (size_t)memory(k));
-    done = true;
+    for (; told < devices(); ++told) tbs_set_memory(told, (size_t)memory(told));
     tbs_unlock();
 }
 
