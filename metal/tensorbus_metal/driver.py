@@ -129,18 +129,20 @@ class MetalDriver(GridDriver):
     # -- memory ---------------------------------------------------------------------------
 
     def obtain(self, nbytes: int) -> Place:
+        # Not owned by the reference: the pool takes blocks back in finalizers, and in a cycle of
+        # garbage cffi would have released this one first.
         return Place(self._block("newBufferWithLength:options:", nbytes), 0)
 
-    def _block(self, selector: str, *arguments: Any, owner: object = None) -> Block:
-        """A fresh block; MemoryError if Metal gives none."""
+    def _block(self, selector: str, *arguments: Any) -> Block:
+        """A fresh block, to be released; MemoryError if Metal gives none."""
         self._check()
         objc = self._objc
         with objc.pool():
-            buffer = objc.own(objc.send(self._device, selector, *arguments, _STORAGE_SHARED))
-        if buffer is None:
+            buffer = objc.send(self._device, selector, *arguments, _STORAGE_SHARED)
+        if buffer == objc.nil:
             raise MemoryError
         address = int(objc.ffi.cast("uintptr_t", objc.send(buffer, "contents")))
-        return Block(buffer, address, owner)
+        return Block(buffer, address)
 
     def borrow(self, address: int, nbytes: int, owner: object) -> Place | None:
         """Whole pages of host memory that `owner` keeps alive; None if Metal refuses them."""
@@ -160,7 +162,8 @@ class MetalDriver(GridDriver):
         return None if buffer is None else Place(Block(buffer, address, owner), 0)
 
     def release(self, place: Place, nbytes: int) -> None:
-        """Command buffers hold on to their buffers, so dropping the reference is all."""
+        # Command buffers hold on to what they use.
+        self._objc.release(place.block.buffer)
 
     def at(self, place: Place, offset: int) -> Place:
         return Place(place.block, place.offset + offset) if offset else place
@@ -227,7 +230,9 @@ class MetalDriver(GridDriver):
         def run(places: Sequence[Place]) -> None:
             if not inline and not kept:
                 make = "newBufferWithBytes:length:options:"
-                kept.append(self._block(make, objc.ffi.from_buffer(words), len(words)))
+                block = self._block(make, objc.ffi.from_buffer(words), len(words))
+                block.buffer = objc.own(block.buffer)
+                kept.append(block)
             with self._lock, objc.pool():
                 encoder = self._encoder()
                 set_state(encoder, state)

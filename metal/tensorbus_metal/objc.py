@@ -202,13 +202,14 @@ class ObjC:
 
     def own(self, new: Any) -> Any:
         """An object of a new, alloc or copy method: released with its last reference; or None."""
-        return None if new == self.nil else self.ffi.gc(new, self._release)
+        return None if new == self.nil else self.ffi.gc(new, self.release)
 
     def keep(self, borrowed: Any) -> Any:
         """An object that somebody else owns, retained; or None."""
         return self.own(self.send(borrowed, "retain"))
 
-    def _release(self, owned: Any) -> None:
+    def release(self, owned: Any) -> None:
+        """Give an object up that no reference owns."""
         if self.alive:
             self.send(owned, "release")
 
