@@ -183,8 +183,9 @@ class Hip:
         chosen: It was named explicitly (`LIBRARY`), rather than found.
         lib: Its functions.
         version: (major, minor, patch) of the runtime; zeros if it does not say.
-        kind: ``"HIP"``, or what stands in for it: ``"HIP over CUDA forwarder"`` for the tests' own
-            library, ``"simulated HIP"``.
+        simulated: Kernels run on this machine's processor.
+        kind: ``"HIP"``, or what stands in for it: ``"simulated HIP"``, or for the tests' own library
+            ``"HIP over CUDA forwarder"``.
     """
 
     def __init__(self, path: str, lib: Any, chosen: bool = False) -> None:
@@ -193,18 +194,16 @@ class Hip:
         number = ffi().new("int *")
         status = lib.hipRuntimeGetVersion(number)
         self.version: tuple[int, int, int] = split_version(number[0] if status == 0 else 0)
-        marked = [kind for symbol, kind in _STAND_INS.items() if exports(path, symbol)]
-        self.kind: str = marked[0] if marked else "HIP"
+        self.simulated = exports(path, "tensorbus_simulator")
+        self.kind: str = "simulated HIP" if self.simulated else "HIP"
+        if exports(path, "tensorbus_forwarder"):
+            over = "a simulated CUDA" if self.simulated else "CUDA"
+            self.kind = f"HIP over {over} forwarder"
 
     @property
     def stand_in(self) -> bool:
         """Whether it is not AMD's."""
         return self.kind != "HIP"
-
-    @property
-    def simulated(self) -> bool:
-        """Whether kernels run on this machine's processor."""
-        return self.kind == _STAND_INS["tensorbus_simulator"]
 
     @property
     def text(self) -> str:
@@ -230,12 +229,6 @@ class Hip:
                 "survive; start worker processes with multiprocessing's 'spawn', or use rocm only "
                 "in the child"
             )
-
-
-_STAND_INS = {
-    "tensorbus_simulator": "simulated HIP",
-    "tensorbus_forwarder": "HIP over CUDA forwarder",
-}
 
 
 def split_version(number: int) -> tuple[int, int, int]:
