@@ -184,7 +184,7 @@ class Hip:
         lib: Its functions.
         version: (major, minor, patch) of the runtime; zeros if it does not say.
         simulated: Kernels run on this machine's processor.
-        kind: ``"HIP"``, or what stands in for it: ``"simulated HIP"``, or for the tests' own library
+        kind: ``"HIP"``, or what stands in for it: ``"simulated HIP"``, or for the tests' own
             ``"HIP over CUDA forwarder"``.
     """
 

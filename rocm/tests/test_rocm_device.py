@@ -136,6 +136,50 @@ def test_a_prepared_launch_serves_many_threads(device: RocmDevice) -> None:
     assert not wrong
 
 
+def test_a_launch_in_the_midst_of_another_keeps_its_arguments(device: RocmDevice) -> None:
+    """HIP copies arguments during the call, in which another thread may launch the same."""
+    driver = device._hip_driver
+
+    class Interrupted:
+        """HIP, with another launch just before its own."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(driver.hip.lib, name)
+
+        def hipModuleLaunchKernel(self, *arguments: Any) -> int:  # noqa: N802
+            if pending:
+                pending.pop()()
+            return int(driver.hip.lib.hipModuleLaunchKernel(*arguments))
+
+    pending: list[Any] = []
+    driver._lib = Interrupted()
+    (kernel,) = device.compile([AddTo()])
+    launch = kernel.prepare(4, meta(1))  # type: ignore[attr-defined]
+    source, first, second = upload(device, X), device.allocate(1024), device.allocate(1024)
+    for _ in range(3):  # the first calls make what later ones use again
+        pending.append(lambda: launch(source, second))
+        launch(source, first)
+    device.launch(kernel, 4, [source, first], meta(8))
+    device.launch(kernel, 4, [source, second], meta(9))
+    pending.append(lambda: launch(source, second))
+    launch(source, first)
+    assert (download(device, first, np.int32, 256) == X + 1).all()
+    assert (download(device, second, np.int32, 256) == X + 1).all()
+
+
+def test_a_product_and_a_sum_are_rounded_twice(device: RocmDevice) -> None:
+    body = """LANES(l, 64) {
+    const f32 a = as_f32_i32(x[64 * g + l]), b = as_f32_i32((i32)M(2));
+    y[64 * g + l] = as_i32_f32(a * a + b);
+}"""
+    (kernel,) = device.compile([AddTo("twice", body)])
+    operand = np.full(64, 1 + 2.0**-12, np.float32)
+    source, target = upload(device, operand), device.allocate(256)
+    minus = int(np.float32(-(1 + 2.0**-11)).view(np.int32))
+    device.launch(kernel, 1, [source, target], meta(minus))
+    assert (download(device, target, np.float32, 64) == 0).all()
+
+
 def test_a_grid_beyond_32_bits_of_threads_is_launched_in_parts(
     device: RocmDevice, control: Control, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -64,7 +64,8 @@ struct Wishes {
                 return false;
             }
         }
-        if (contract) passed.push_back("-ffp-contract=fast");
+        /* g++ contracts with its expensive optimizations only. */
+        if (contract) passed.insert(passed.end(), {"-ffp-contract=fast", "-O2"});
         if (arch.empty()) arch = hip::arch(0);
         if (!starts(arch, "gfx") || arch.size() < 6) {
             *log = "error: invalid target ID '" + arch + "'\n";
