@@ -69,7 +69,7 @@ CUresult copy_checked(CUstream stream, uint64_t to, bool to_device, uint64_t fro
     if (bytes == 0) return CUDA_SUCCESS;
     for (auto end : {std::make_pair(to, to_device), std::make_pair(from, from_device)}) {
         Place place = place_of(end.first, bytes);
-        if (!end.first || (end.second ? place == Place::pageable : place == Place::nowhere))
+        if (place == Place::nowhere || (end.second && place == Place::pageable))
             return CUDA_ERROR_INVALID_VALUE;
     }
     return copy(here.context, stream, to, from, bytes, synchronous);
@@ -345,23 +345,39 @@ CU_API CUresult cuMemcpyAsync(CUdeviceptr to, CUdeviceptr from, size_t bytes, CU
     return copy_checked(stream, to, false, from, false, bytes, false);
 }
 
-CU_API CUresult cuMemcpyPeerAsync(CUdeviceptr to, CUcontext to_context, CUdeviceptr from,
-                                  CUcontext from_context, size_t bytes, CUstream stream) {
-    Call call;
-    if (call.status) return call.status;
-    if (!handles().contexts.count(to_context) || !handles().contexts.count(from_context))
-        return CUDA_ERROR_INVALID_CONTEXT;
-    if (CUresult failed = result_of(tbs_device_status(from_context->device))) return failed;
+/* Refused unless both ends lie where the caller says. */
+static CUresult check_peers(uint64_t to, CUcontext to_context, uint64_t from,
+                            CUcontext from_context, size_t bytes) {
+    for (CUcontext context : {to_context, from_context}) {
+        if (!handles().contexts.count(context)) return CUDA_ERROR_INVALID_CONTEXT;
+        if (CUresult failed = result_of(tbs_device_status(context->device))) return failed;
+    }
     int to_device = -1, from_device = -1;
     if (bytes && (place_of(to, bytes, &to_device) != Place::device
                   || place_of(from, bytes, &from_device) != Place::device
                   || to_device != to_context->device || from_device != from_context->device))
         return CUDA_ERROR_INVALID_VALUE;
-    return copy_checked(stream, to, true, from, true, bytes, false);
+    return CUDA_SUCCESS;
 }
+
+CU_API CUresult cuMemcpyPeerAsync(CUdeviceptr to, CUcontext to_context, CUdeviceptr from,
+                                  CUcontext from_context, size_t bytes, CUstream stream) {
+    Here here;
+    if (here.status) return here.status;
+    if (CUresult bad = check_peers(to, to_context, from, from_context, bytes)) return bad;
+    return copy(here.context, stream, to, from, bytes, false);
+}
+
+/* In order with all work of both contexts. */
 CU_API CUresult cuMemcpyPeer(CUdeviceptr to, CUcontext to_context, CUdeviceptr from,
                              CUcontext from_context, size_t bytes) {
-    return cuMemcpyPeerAsync(to, to_context, from, from_context, bytes, nullptr);
+    Here here;
+    if (here.status) return here.status;
+    if (CUresult bad = check_peers(to, to_context, from, from_context, bytes)) return bad;
+    for (CUcontext context : {to_context, from_context})
+        if (tbs_status failed = tbs_drain_device(context->device)) return result_of(failed);
+    if (CUresult bad = copy(here.context, nullptr, to, from, bytes, false)) return bad;
+    return result_of(tbs_drain(here.context->legacy->queue));
 }
 
 CU_API CUresult cuMemcpy2D_v2(const Copy2D *what) { return copy_2d(what, nullptr, true); }

@@ -237,8 +237,9 @@ std::string ptx_of(const std::string &image, int arch, int version) {
 nvrtcResult compile(Program *program, const Options &options) {
     std::vector<const char *> flags;
     for (const std::string &option : options.compiler) flags.push_back(option.c_str());
-    /* NVRTC contracts unless told not to, and so do we. */
-    if (options.contract) flags.push_back("-ffp-contract=fast");
+    /* NVRTC contracts unless told not to, and so do we; g++ does it among these only. */
+    if (options.contract)
+        flags.insert(flags.end(), {"-ffp-contract=fast", "-fexpensive-optimizations"});
     std::string arch = "-D__CUDA_ARCH__=" + std::to_string(10 * options.arch);
     flags.push_back(arch.c_str());
     std::string text = with_dynamic_memory(program->source) + "\n";

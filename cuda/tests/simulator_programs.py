@@ -1,0 +1,752 @@
+"""Programs that the simulator's tests run in processes of their own: ``python FILE NAME``.
+
+Each speaks to the simulated driver as any program does, through unmodified pycuda, or through the
+C functions where pycuda has no word for it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import os
+import re
+import sys
+from ctypes import byref, c_float, c_int, c_size_t, c_uint64, c_void_p
+
+import ml_dtypes
+import numpy as np
+import pytest
+from tensorbus_backends.simulator import Control
+from tensorbus_cuda.simulator import load
+
+LIBRARY = str(load())
+C = ctypes.CDLL(LIBRARY)
+
+import pycuda.driver as cuda  # noqa: E402  the simulator has to be loaded first
+
+CONTROL = Control(LIBRARY)
+INVALID_VALUE, NO_MEMORY, NOT_INITIALIZED, INVALID_CONTEXT = 1, 2, 3, 201
+INVALID_IMAGE, NO_BINARY, INVALID_PTX, OLD_PTX = 200, 209, 218, 222
+INVALID_HANDLE, NOT_FOUND, NOT_READY = 400, 500, 600
+ILLEGAL_ADDRESS, TOO_MANY_RESOURCES, LAUNCH_FAILED, UNKNOWN = 700, 701, 719, 999
+OPERATING_SYSTEM = 304
+
+KERNELS = """
+extern "C" __global__ void add(const float *a, const float *b, float *c, int n) {
+    int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < n) c[i] = a[i] + b[i];
+}
+// __global__ void not_a_kernel(int);
+extern "C" __global__ void __launch_bounds__(2 * 64, 1) total(const float *x, float *out) {
+    __shared__ float part[128];
+    const int l = threadIdx.x;
+    part[l] = x[l];
+    __syncthreads();
+    for (int half = 64; half > 0; half /= 2) {
+        if (l < half) part[l] += part[l + half];
+        __syncthreads();
+    }
+    if (l == 0) *out = part[0];
+}
+struct Numbers { char first; long long second; float third; };
+extern "C" __global__ void fields(char c, const __grid_constant__ Numbers n, double *out) {
+    out[0] = c; out[1] = n.first; out[2] = double(n.second); out[3] = n.third;
+}
+extern "C" __global__ void reverse(int *out) {
+    extern __shared__ int own[];
+    own[threadIdx.x] = threadIdx.x;
+    __syncthreads();
+    out[threadIdx.x] = own[blockDim.x - 1 - threadIdx.x];
+}
+extern "C" __global__ void past_the_end(float *x, int n) { x[n] = 1.0f; }
+extern "C" __global__ void lockstep(float *out) {
+    __shared__ float part[32];
+    part[threadIdx.x] = 1.0f;
+    for (int half = 16; half > 0; half /= 2)
+        if (threadIdx.x < half) part[threadIdx.x] += part[threadIdx.x + half];
+    if (threadIdx.x == 0) *out = part[0];
+}
+"""
+
+
+class Refused(Exception):
+    """NVRTC's status and log."""
+
+
+def nvrtc(source: str, *options: str) -> bytes:
+    program, size = c_void_p(), c_size_t()
+    assert C.nvrtcCreateProgram(byref(program), source.encode(), b"kernels.cu", 0, None, None) == 0
+    given = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
+    status = C.nvrtcCompileProgram(program, len(options), given)
+    C.nvrtcGetProgramLogSize(program, byref(size))
+    log = ctypes.create_string_buffer(size.value)
+    C.nvrtcGetProgramLog(program, log)
+    if status:
+        raise Refused(status, log.value.decode())
+    real = any("sm_" in option for option in options)
+    measure, fetch = (
+        (C.nvrtcGetCUBINSize, C.nvrtcGetCUBIN) if real else (C.nvrtcGetPTXSize, C.nvrtcGetPTX)
+    )
+    assert measure(program, byref(size)) == 0
+    image = ctypes.create_string_buffer(size.value)
+    assert fetch(program, image) == 0
+    assert C.nvrtcDestroyProgram(byref(program)) == 0
+    return image.raw
+
+
+def module(arch: str = "sm_90", source: str = KERNELS):
+    return cuda.module_from_buffer(nvrtc(source, f"--gpu-architecture={arch}", "--fmad=false"))
+
+
+def context(device: int = 0):
+    cuda.init()
+    own = cuda.Device(device).retain_primary_context()
+    own.push()
+    return own
+
+
+def fails(status: int, call, *arguments) -> str:
+    """The words of the error that has to come."""
+    words = ctypes.c_char_p()
+    assert C.cuGetErrorString(status, byref(words)) == 0
+    with pytest.raises((cuda.Error, MemoryError), match=re.escape(words.value.decode())) as caught:
+        call(*arguments)
+    return str(caught.value)
+
+
+def device_array(values: np.ndarray):
+    memory = cuda.mem_alloc(max(1, values.nbytes))
+    cuda.memcpy_htod(memory, values)
+    return memory
+
+
+def host(memory, shape, dtype=np.float32) -> np.ndarray:
+    out = np.empty(shape, dtype)
+    cuda.memcpy_dtoh(out, memory)
+    return out
+
+
+def handle(value) -> c_void_p:
+    return c_void_p(int(value))
+
+
+def launch_c(function, pointers, groups=(1, 1, 1), threads=(1, 1, 1), dynamic=0, stream=None):
+    """cuLaunchKernel with kernelParams, which pycuda does not use; takes C values."""
+    array = (c_void_p * max(1, len(pointers)))(
+        *(ctypes.cast(ctypes.pointer(p), c_void_p) for p in pointers)
+    )
+    return C.cuLaunchKernel(function, *groups, *threads, dynamic, stream, array, None)
+
+
+def function_c(image: bytes, name: str) -> c_void_p:
+    loaded, function = c_void_p(), c_void_p()
+    assert C.cuModuleLoadData(byref(loaded), image) == 0
+    assert C.cuModuleGetFunction(byref(function), loaded, name.encode()) == 0
+    return function
+
+
+# -- kernels ----------------------------------------------------------------------------------
+
+
+def vector_add():
+    own = context()
+    n = 1000
+    a, b = np.arange(n, dtype=np.float32), np.full(n, 0.5, np.float32)
+    out = cuda.mem_alloc(a.nbytes)
+    module().get_function("add")(
+        cuda.In(a), cuda.In(b), out, np.int32(n), grid=(4, 1, 1), block=(256, 1, 1)
+    )
+    assert (host(out, n) == a + b).all()
+    own.pop()
+
+
+def kernel_params():
+    own = context()
+    image = nvrtc(KERNELS, "-arch=sm_90")
+    x = device_array(np.ones(8, np.float32))
+    out = cuda.mem_alloc(32)
+    pointers = [c_uint64(int(x)), c_uint64(int(x)), c_uint64(int(out)), c_int(8)]
+    add = function_c(image, "add")
+    assert launch_c(add, pointers, threads=(8, 1, 1)) == 0
+    pointers[3].value = -1  # the launch has taken its own copy
+    assert (host(out, 8) == 2).all()
+    own.pop()
+
+
+def reduction():
+    own = context()
+    x = np.arange(128, dtype=np.float32)
+    out = cuda.mem_alloc(4)
+    kernels = module()
+    total = kernels.get_function("total")
+    total(cuda.In(x), out, grid=(1, 1, 1), block=(128, 1, 1))
+    assert host(out, 1)[0] == x.sum()
+    assert total.shared_size_bytes == 512
+    assert total.max_threads_per_block == 128
+    assert kernels.get_function("add").shared_size_bytes == 0
+    fails(TOO_MANY_RESOURCES, lambda: total(out, out, grid=(1, 1, 1), block=(256, 1, 1)))
+    own.pop()
+
+
+def struct_parameter():
+    own = context()
+    out = cuda.mem_alloc(32)
+    packed = np.zeros(
+        1, np.dtype([("first", "i1"), ("second", "<i8"), ("third", "<f4")], align=True)
+    )
+    packed[0] = (-3, 1 << 40, 2.5)
+    fields = function_c(nvrtc(KERNELS, "-arch=sm_90"), "fields")
+    block = (ctypes.c_char * packed.nbytes)(*packed.tobytes())
+    assert launch_c(fields, [ctypes.c_int8(7), block, c_uint64(int(out))]) == 0
+    assert host(out, 4, np.float64).tolist() == [7, -3, float(1 << 40), 2.5]
+    own.pop()
+
+
+def dynamic_memory():
+    own = context()
+    reverse = module().get_function("reverse")
+    out = cuda.mem_alloc(4 * 64)
+    reverse(out, grid=(1, 1, 1), block=(64, 1, 1), shared=256)
+    assert host(out, 64, np.int32).tolist() == list(range(63, -1, -1))
+    fails(INVALID_VALUE, lambda: reverse(out, grid=(1, 1), block=(64, 1, 1), shared=49153))
+    reverse.set_attribute(cuda.function_attribute.MAX_DYNAMIC_SHARED_SIZE_BYTES, 65536)
+    reverse(out, grid=(1, 1), block=(64, 1, 1), shared=65536)
+    own.pop()
+
+
+def no_lockstep():
+    """Code that relies on the threads of a warp running together gives a wrong sum."""
+    own = context()
+    out = cuda.mem_alloc(4)
+    module().get_function("lockstep")(out, grid=(1, 1), block=(32, 1, 1))
+    assert host(out, 1)[0] != 32
+    own.pop()
+
+
+def contraction():
+    """Fused unless forbidden, as NVRTC does."""
+    own = context()
+    text = 'extern "C" __global__ void f(float *x) { x[3] = x[0] * x[1] + x[2]; }'
+    a = np.float32(1 + 2.0**-12)
+    x = np.array([a, a, -(1 + 2.0**-11), 0], np.float32)
+    found = []
+    for options in (["--fmad=false"], []):
+        memory = device_array(x)
+        made = cuda.module_from_buffer(nvrtc(text, "-arch=sm_90", *options))
+        made.get_function("f")(memory, grid=(1, 1), block=(1, 1, 1))
+        found.append(host(memory, 4)[3])
+    assert found == [0, 2.0**-24], found
+    own.pop()
+
+
+# -- lateness ---------------------------------------------------------------------------------
+
+
+def new_stream(flags: int) -> c_void_p:
+    stream = c_void_p()
+    assert C.cuStreamCreate(byref(stream), flags) == 0
+    return stream
+
+
+def missing_synchronization():
+    own = context()
+    memory = device_array(np.zeros(4, np.int32))
+    apart, blocking = new_stream(1), new_stream(0)
+    assert C.cuMemsetD32Async(handle(memory), 7, c_size_t(4), apart) == 0
+    assert host(memory, 4, np.int32).tolist() == [0] * 4  # nobody waited for that stream
+    assert C.cuStreamQuery(apart) in (0, NOT_READY)
+    assert C.cuStreamSynchronize(apart) == 0
+    assert host(memory, 4, np.int32).tolist() == [7] * 4
+    assert C.cuMemsetD32Async(handle(memory), 8, c_size_t(4), blocking) == 0
+    assert host(memory, 4, np.int32).tolist() == [8] * 4  # the legacy stream did
+    own.pop()
+
+
+def blocking_waits_for_legacy():
+    own = context()
+    memory = device_array(np.zeros(4, np.int32))
+    blocking = new_stream(0)
+    pinned = cuda.pagelocked_empty(4, np.int32)
+    assert C.cuMemsetD32_v2(handle(memory), 5, c_size_t(4)) == 0
+    target = c_void_p(pinned.ctypes.data)
+    pinned[:] = 0
+    assert C.cuMemcpyDtoHAsync_v2(target, handle(memory), c_size_t(16), blocking) == 0
+    assert C.cuStreamSynchronize(blocking) == 0
+    assert pinned.tolist() == [5] * 4
+    own.pop()
+
+
+def late_copies():
+    own = context()
+    apart = new_stream(1)
+    memory = device_array(np.zeros(4, np.int32))
+    for pinned, seen in ((False, 1), (True, 2)):
+        source = cuda.pagelocked_empty(4, np.int32) if pinned else np.empty(4, np.int32)
+        source[:] = 1
+        at = c_void_p(source.ctypes.data)
+        assert C.cuMemcpyHtoDAsync_v2(handle(memory), at, c_size_t(16), apart) == 0
+        source[:] = 2
+        assert C.cuStreamSynchronize(apart) == 0
+        assert host(memory, 4, np.int32).tolist() == [seen] * 4, pinned
+    late = cuda.pagelocked_zeros(4, np.int32)
+    at = c_void_p(late.ctypes.data)
+    assert C.cuMemcpyDtoHAsync_v2(at, handle(memory), c_size_t(16), apart) == 0
+    assert late.tolist() == [0] * 4
+    assert C.cuStreamSynchronize(apart) == 0
+    assert late.tolist() == [2] * 4
+    own.pop()
+
+
+def events():
+    own = context()
+    one, two = new_stream(1), new_stream(1)
+    memory = device_array(np.zeros(4, np.int32))
+    start, end, quiet = c_void_p(), c_void_p(), c_void_p()
+    for event, flags in ((start, 0), (end, 0), (quiet, 2)):
+        assert C.cuEventCreate(byref(event), flags) == 0
+        assert C.cuEventQuery(event) == 0
+    elapsed = c_float()
+    assert C.cuEventElapsedTime_v2(byref(elapsed), start, end) == INVALID_HANDLE
+    assert C.cuEventRecord(start, one) == 0
+    assert C.cuMemsetD32Async(handle(memory), 3, c_size_t(4), one) == 0
+    assert C.cuEventRecord(end, one) == 0
+    assert C.cuEventElapsedTime_v2(byref(elapsed), start, end) == NOT_READY
+    assert C.cuStreamWaitEvent(two, end, 0) == 0
+    copied = cuda.mem_alloc(16)
+    assert C.cuMemcpyDtoDAsync_v2(handle(copied), handle(memory), c_size_t(16), two) == 0
+    assert C.cuStreamSynchronize(two) == 0
+    assert host(copied, 4, np.int32).tolist() == [3] * 4
+    assert C.cuEventSynchronize(end) == 0
+    assert C.cuEventElapsedTime_v2(byref(elapsed), start, end) == 0
+    assert elapsed.value >= 0
+    assert C.cuEventRecord(quiet, one) == 0
+    assert C.cuEventElapsedTime_v2(byref(elapsed), start, quiet) == INVALID_HANDLE
+    assert C.cuStreamDestroy_v2(one) == 0
+    assert C.cuEventQuery(quiet) == 0
+    assert C.cuStreamSynchronize(one) == INVALID_HANDLE
+    own.pop()
+
+
+# -- refusals ---------------------------------------------------------------------------------
+
+
+def out_of_memory():
+    """With memory=1MiB."""
+    own = context()
+    assert cuda.mem_get_info() == (1 << 20, 1 << 20)
+    half = cuda.mem_alloc(1 << 19)
+    fails(NO_MEMORY, cuda.mem_alloc, (1 << 19) + 1)
+    assert cuda.mem_get_info()[0] == 1 << 19
+    half.free()
+    cuda.mem_alloc(1 << 20)
+    own.pop()
+
+
+def images():
+    own = context()
+    fails(NO_BINARY, module, "sm_80")
+    fails(NO_BINARY, module, "sm_100")
+    fails(INVALID_PTX, module, "compute_100")
+    fails(INVALID_PTX, cuda.module_from_buffer, b".version 8.0\n\0")
+    fails(INVALID_IMAGE, cuda.module_from_buffer, b"\x7fELF" + bytes(64))
+    older = module("compute_80")
+    add = older.get_function("add")
+    assert add.get_attribute(cuda.function_attribute.PTX_VERSION) == 80
+    assert add.get_attribute(cuda.function_attribute.BINARY_VERSION) == 90
+    fails(NOT_FOUND, older.get_function, "not_a_kernel")
+    own.pop()
+
+
+def old_driver():
+    """With driver=12.4."""
+    own = context()
+    assert cuda.get_driver_version() == 12040
+    fails(OLD_PTX, module, "compute_90")
+    fails(INVALID_IMAGE, module, "sm_90")
+    own.pop()
+
+
+def compile_errors():
+    def refused(status: int, *options: str, source: str = "int x;") -> str:
+        with pytest.raises(Refused) as caught:
+            nvrtc(source, *options)
+        assert caught.value.args[0] == status
+        return caught.value.args[1]
+
+    log = refused(6, "-arch=sm_90", source="int x;\nint y = z;\n")
+    assert "kernels.cu:2" in log, log
+    assert "z" in log, log
+    assert "--foo" in refused(5, "--foo")
+    assert "--gpu-architecture" in refused(5, "--gpu-architecture=sm_12")
+    refused(5, "--fmad=perhaps")
+    large = 'struct S { char c[4097]; }; extern "C" __global__ void f(S s) {}'
+    assert "parameter space" in refused(6, source=large)
+    count = c_int()
+    assert C.nvrtcGetNumSupportedArchs(byref(count)) == 0
+    archs = (c_int * count.value)()
+    assert C.nvrtcGetSupportedArchs(archs) == 0
+    assert 90 in list(archs)
+    assert sorted(archs) == list(archs)
+
+
+def bad_arguments():
+    cuda.init()
+    value = c_int()
+    assert C.cuDeviceGet(byref(value), 5) == 101
+    assert C.cuMemAlloc_v2(byref(c_uint64()), c_size_t(16)) == INVALID_CONTEXT
+    own = context()
+    assert C.cuMemAlloc_v2(byref(c_uint64()), c_size_t(0)) == INVALID_VALUE
+    memory = device_array(np.zeros(4, np.float32))
+    text = ctypes.create_string_buffer(64)
+    assert C.cuMemcpyDtoH_v2(text, handle(memory), c_size_t(17)) == INVALID_VALUE
+    assert C.cuMemcpyHtoD_v2(text, text, c_size_t(4)) == INVALID_VALUE
+    assert C.cuMemFree_v2(handle(int(memory) + 4)) == INVALID_VALUE
+    image = nvrtc(KERNELS, "-arch=sm_90")
+    add = function_c(image, "add")
+    pointers = [handle(memory)] * 3 + [c_int(4)]
+    for groups, threads in (
+        ((0, 1, 1), (1, 1, 1)),
+        ((1, 65536, 1), (1, 1, 1)),
+        ((1, 1, 1), (1025, 1, 1)),
+        ((1, 1, 1), (1, 1, 65)),
+        ((1, 1, 1), (64, 32, 1)),
+    ):
+        assert launch_c(add, pointers, groups, threads) == INVALID_VALUE, (groups, threads)
+    assert launch_c(add, pointers, threads=(4, 1, 1)) == 0
+    assert launch_c(c_void_p(4096), pointers) == INVALID_HANDLE
+    assert launch_c(add, pointers, stream=c_void_p(4096)) == INVALID_HANDLE
+    assert C.cuLaunchKernel(add, 1, 1, 1, 1, 1, 1, 0, None, None, None) == INVALID_VALUE
+    assert C.cuTexRefCreate(byref(c_void_p())) == 801
+    assert C.cuCtxSynchronize() == 0
+    own.pop()
+    assert C.cuCtxPopCurrent_v2(None) == INVALID_CONTEXT
+
+
+def start_refused():
+    """With devices=0, or init=803."""
+    expected = int(sys.argv[2])
+    assert C.cuInit(0) == expected
+    assert C.cuDeviceGetCount(byref(c_int())) == NOT_INITIALIZED
+    fails(expected, cuda.init)
+
+
+def out_of_bounds():
+    own = context()
+    x = device_array(np.zeros(64, np.float32))
+    kernel = module().get_function("past_the_end")
+    kernel(x, np.int32(63), grid=(1, 1), block=(1, 1, 1))
+    own.synchronize()
+    kernel(x, np.int32(64), grid=(1, 1), block=(1, 1, 1))
+    fails(ILLEGAL_ADDRESS, own.synchronize)
+    fails(ILLEGAL_ADDRESS, cuda.mem_alloc, 4)  # for good
+    assert "behind a block of 256 bytes" in CONTROL.message(), CONTROL.message()
+    own.pop()
+
+
+# -- processes, devices, contexts -------------------------------------------------------------
+
+
+def fork():
+    own = context()
+    memory = device_array(np.zeros(4, np.float32))
+    child = os.fork()
+    if child == 0:
+        codes = [
+            C.cuInit(0),
+            C.cuCtxSynchronize(),
+            C.cuMemAlloc_v2(byref(c_uint64()), c_size_t(16)),
+            C.cuMemcpyDtoH_v2(ctypes.create_string_buffer(4), handle(memory), c_size_t(4)),
+        ]
+        os._exit(0 if codes == [NOT_INITIALIZED] * 4 else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert host(memory, 4).tolist() == [0] * 4  # the parent goes on
+    own.pop()
+
+
+def two_devices():
+    """With devices=2,capability=9.0/7.5,memory=2MiB/1MiB,name=Big/Small."""
+    cuda.init()
+    assert cuda.Device.count() == 2
+    devices = [cuda.Device(k) for k in range(2)]
+    assert [d.name() for d in devices] == ["Big", "Small"]
+    assert [d.compute_capability() for d in devices] == [(9, 0), (7, 5)]
+    assert [d.total_memory() for d in devices] == [2 << 20, 1 << 20]
+    assert devices[0].pci_bus_id() != devices[1].pci_bus_id()
+    assert devices[0].get_attribute(cuda.device_attribute.UNIFIED_ADDRESSING) == 1
+    first, second = context(0), context(1)
+    fails(NO_BINARY, module, "sm_90")
+    module("sm_75")
+    there = device_array(np.zeros(4, np.float32))
+    second.pop()
+    module("sm_90")
+    here = device_array(np.arange(4, dtype=np.float32))
+    # Not cuda.memcpy_peer, which takes the current context for both ends.
+    ends = (handle(there), c_void_p(second.handle), handle(here), c_void_p(first.handle))
+    assert C.cuMemcpyPeer(*ends, c_size_t(17)) == INVALID_VALUE
+    assert C.cuMemcpyPeer(*ends, c_size_t(16)) == 0
+    first.pop()
+    second.push()
+    assert host(there, 4).tolist() == [0, 1, 2, 3]
+    second.pop()
+
+
+def other_user():
+    """Another library holds the primary context, and pycuda lets its own hold go."""
+    cuda.init()
+    theirs, active, flags = c_void_p(), c_int(), c_int()
+    assert C.cuDevicePrimaryCtxRetain(byref(theirs), 0) == 0
+    own = context()
+    memory = device_array(np.arange(4, dtype=np.float32))
+    assert own.handle == theirs.value
+    own.pop()
+    assert C.cuCtxSetCurrent(theirs) == 0
+    out = np.empty(4, np.float32)
+    cuda.memcpy_dtoh(out, memory)
+    assert out.tolist() == [0, 1, 2, 3]
+    memory.free()
+    own.detach()
+    assert C.cuDevicePrimaryCtxGetState(0, byref(flags), byref(active)) == 0
+    assert active.value == 1
+    assert C.cuDevicePrimaryCtxRelease_v2(0) == 0
+    assert C.cuDevicePrimaryCtxGetState(0, byref(flags), byref(active)) == 0
+    assert active.value == 0
+    assert C.cuCtxSynchronize() == INVALID_CONTEXT
+
+
+def own_context():
+    cuda.init()
+    own = cuda.Device(0).make_context()
+    x = device_array(np.ones(4, np.float32))
+    assert host(x, 4).tolist() == [1] * 4
+    own.pop()
+    own.detach()
+
+
+def left_open():
+    """Nothing is put away at the end of the process but the stack of contexts."""
+    own = context()
+    x = device_array(np.ones(128, np.float32))
+    module().get_function("total")(x, x, grid=(1, 1), block=(128, 1, 1))
+    own.pop()
+
+
+def arrays():
+    own = context()
+    from pycuda import gpuarray
+    from pycuda.tools import DeviceMemoryPool
+
+    x = np.arange(24, dtype=np.float32).reshape(4, 6)
+    pool = DeviceMemoryPool()
+    there = gpuarray.to_gpu(x, allocator=pool.allocate)
+    assert (there.get() == x).all()
+    assert (there[1:3].get() == x[1:3]).all()
+    del there
+    pool.stop_holding()
+    own.pop()
+
+
+# -- failures on demand -----------------------------------------------------------------------
+
+
+def compiler_fault():
+    CONTROL.arm("compile", 2)
+    nvrtc(KERNELS)
+    with pytest.raises(Refused, match="the compiler failed"):
+        nvrtc(KERNELS)
+    nvrtc(KERNELS)
+
+
+def allocation_fault():
+    """pycuda tries again after a collection, which is served: the failure came in between."""
+    own = context()
+    address = c_uint64()
+    CONTROL.arm("alloc", 2)
+    found = [C.cuMemAlloc_v2(byref(address), c_size_t(4)) for _ in range(3)]
+    assert found == [0, NO_MEMORY, 0]
+    own.pop()
+
+
+def fault():
+    kind = sys.argv[2]
+    own = context()
+    x = device_array(np.ones(128, np.float32))
+    total = module().get_function("total")
+
+    def launch():
+        total(x, x, grid=(1, 1), block=(128, 1, 1))
+        own.synchronize()
+
+    action, code, sticks = {
+        "load": (module, NO_MEMORY, False),
+        "launch": (launch, TOO_MANY_RESOURCES, False),
+        "copy": (lambda: host(x, 4), OPERATING_SYSTEM, False),
+        "kernel": (launch, LAUNCH_FAILED, True),
+        "illegal": (launch, ILLEGAL_ADDRESS, True),
+        "lost": (launch, UNKNOWN, True),
+    }[kind]
+    action()
+    CONTROL.arm(kind, 2)
+    action()
+    fails(code, action)
+    if sticks:
+        fails(code, cuda.mem_alloc, 4)
+        fails(code, own.synchronize)
+    else:
+        action()
+        launch()
+    own.pop()
+
+
+# -- cuBLAS -----------------------------------------------------------------------------------
+
+TYPES = {0: np.float32, 1: np.float64, 2: np.float16, 14: ml_dtypes.bfloat16}
+COMPUTE_32F, COMPUTE_64F, TF32 = 68, 70, 77
+
+
+def column_major(matrix: np.ndarray, transposed: bool, extra: int) -> tuple[np.ndarray, int]:
+    """Memory in which cuBLAS finds `matrix`, filled up with NaN, and its leading dimension."""
+    stored = matrix.T if transposed else matrix
+    leading = max(1, stored.shape[0]) + extra
+    memory = np.full((stored.shape[1], leading), np.nan, matrix.dtype)
+    memory[:, : stored.shape[0]] = stored.T
+    return memory, leading
+
+
+class Blas:
+    """A handle, and one way to call each of the three functions."""
+
+    def __init__(self) -> None:
+        self.handle = c_void_p()
+        assert C.cublasCreate_v2(byref(self.handle)) == 0
+
+    def gemm(self, mode, ops, a, b, c, beta=0.5, compute=None, extra=2):
+        """op(A) op(B) + beta C for stacks of matrices, through one of the three functions."""
+        code = next(k for k, t in TYPES.items() if t == a.dtype)
+        scalar = ctypes.c_double if a.dtype == np.float64 else c_float
+        compute = compute or (COMPUTE_64F if a.dtype == np.float64 else COMPUTE_32F)
+        (lefts, lda), (rights, ldb), (outs, ldc) = (
+            self._stack(x, op, extra + n)
+            for n, (x, op) in enumerate(((a, ops[0]), (b, ops[1]), (c, False)))
+        )
+        memory = [device_array(x) for x in (lefts, rights, outs)]
+        batch = len(a)
+        m, k, n = a.shape[1], a.shape[2], b.shape[2]
+        one, more = scalar(1), scalar(beta)
+        strides = [ctypes.c_longlong(x[0].size) for x in (lefts, rights, outs)]
+        at = [handle(x) for x in memory]
+        if mode == "pointers":
+            first = [np.uint64(int(x)) for x in memory]
+            steps = [np.uint64(x[0].nbytes) for x in (lefts, rights, outs)]
+            each = np.arange(batch, dtype=np.uint64)
+            lists = [device_array(f + each * s) for f, s in zip(first, steps, strict=True)]
+            at = [handle(x) for x in lists]
+        sizes = [int(ops[0]), int(ops[1]), m, n, k]
+        if mode == "strided":
+            status = C.cublasGemmStridedBatchedEx(
+                self.handle, *sizes, byref(one), at[0], code, lda, strides[0], at[1], code, ldb,
+                strides[1], byref(more), at[2], code, ldc, strides[2], batch, compute, -1,
+            )  # fmt: skip
+        else:
+            call = C.cublasGemmEx if mode == "single" else C.cublasGemmBatchedEx
+            count = [] if mode == "single" else [batch]
+            status = call(
+                self.handle, *sizes, byref(one), at[0], code, lda, at[1], code, ldb, byref(more),
+                at[2], code, ldc, *count, compute, -1,
+            )  # fmt: skip
+        assert status == 0, status
+        out = host(memory[2], outs.shape, c.dtype)
+        return np.stack([x[:, :m].T for x in out])
+
+    @staticmethod
+    def _stack(matrices, transposed, extra):
+        made = [column_major(matrix, transposed, extra) for matrix in matrices]
+        return np.stack([memory for memory, _ in made]), made[0][1]
+
+
+def products():
+    own = context()
+    blas = Blas()
+    random = np.random.default_rng(1)
+    for dtype, left, right in itertools.product(TYPES.values(), (False, True), (False, True)):
+        for mode, batch in (("single", 1), ("strided", 3), ("pointers", 3)):
+            # Small integers: every sum is exact in every type.
+            a, b, c = (
+                random.integers(-3, 4, (batch, *shape)).astype(dtype)
+                for shape in ((5, 4), (4, 7), (5, 7))
+            )
+            c *= dtype(2)
+            wanted = a.astype(float) @ b.astype(float) + 0.5 * c.astype(float)
+            found = blas.gemm(mode, (left, right), a, b, c).astype(float)
+            assert (found == wanted).all(), (dtype, left, right, mode)
+    nothing = np.full((1, 2, 2), np.nan, np.float32)
+    ones = np.ones((1, 2, 2), np.float32)
+    assert (blas.gemm("single", (False, False), ones, ones, nothing, beta=0) == 2).all()
+    assert C.cublasDestroy_v2(blas.handle) == 0
+    assert C.cublasDestroy_v2(blas.handle) == 1
+    own.pop()
+
+
+def rounding():
+    """Sums are float32 and rounded once; TF32 only on request."""
+    own = context()
+    blas = Blas()
+    for dtype in (np.float16, ml_dtypes.bfloat16):
+        a = np.array([[[1, 2.0**-9, 2.0**-9, 2.0**-9]]]).astype(dtype)
+        b, c = np.ones((1, 4, 1), dtype), np.zeros((1, 1, 1), dtype)
+        found = blas.gemm("single", (False, False), a, b, c)
+        assert found[0, 0, 0] == dtype(1 + 3 * 2.0**-9), dtype
+    a = np.full((1, 1, 1), 1 + 2.0**-20, np.float32)
+    one, c = np.ones((1, 1, 1), np.float32), np.zeros((1, 1, 1), np.float32)
+    assert blas.gemm("single", (False, False), a, one, c)[0, 0, 0] == a[0, 0, 0]
+    assert blas.gemm("single", (False, False), a, one, c, compute=TF32)[0, 0, 0] == 1
+    assert C.cublasSetMathMode(blas.handle, 3) == 0
+    assert blas.gemm("single", (False, False), a, one, c)[0, 0, 0] == 1
+    own.pop()
+
+
+def blas_errors():
+    cuda.init()
+    bad = c_void_p()
+    assert C.cublasCreate_v2(byref(bad)) == 1  # no context
+    own = context()
+    blas = Blas()
+    x = handle(device_array(np.ones(64, np.float32)))
+    one = c_float(1)
+
+    given = byref(one)
+
+    def gemm(lda=4, ldb=4, ldc=4, m=4, kind=0, compute=COMPUTE_32F, alpha=given):
+        return C.cublasGemmEx(
+            blas.handle, 0, 0, m, 4, 4, alpha, x, kind, lda, x, kind, ldb, byref(one), x, kind, ldc,
+            compute, -1,
+        )  # fmt: skip
+
+    assert gemm() == 0
+    assert gemm(m=0) == 0
+    assert {gemm(lda=3), gemm(ldb=3), gemm(ldc=3), gemm(m=-1), gemm(alpha=None)} == {7}
+    assert {gemm(compute=COMPUTE_64F), gemm(kind=3), gemm(compute=5)} == {15}
+    CONTROL.arm("launch", 1)
+    assert gemm() == 13
+    assert gemm() == 0
+    own.pop()
+
+
+def late_product():
+    own = context()
+    blas = Blas()
+    apart = new_stream(1)
+    assert C.cublasSetStream_v2(blas.handle, apart) == 0
+    x = device_array(np.full(1, 3, np.float32))
+    out = device_array(np.zeros(1, np.float32))
+    one, zero = c_float(1), c_float(0)
+    head = (blas.handle, 0, 0, 1, 1, 1, byref(one), handle(x), 0, 1, handle(x), 0, 1)
+    assert C.cublasGemmEx(*head, byref(zero), handle(out), 0, 1, COMPUTE_32F, -1) == 0
+    assert host(out, 1)[0] == 0
+    assert C.cuStreamSynchronize(apart) == 0
+    assert host(out, 1)[0] == 9
+    own.pop()
+
+
+if __name__ == "__main__":
+    globals()[sys.argv[1]]()
+    print("finished")
