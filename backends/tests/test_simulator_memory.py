@@ -332,7 +332,7 @@ def test_settings_by_device(m: Machine, monkeypatch: pytest.MonkeyPatch) -> None
 def test_forked_child_is_told_and_does_not_hang() -> None:
     # Another thread holds the lock at the fork: a child that took it would wait for ever.
     body = """
-import ctypes as c, os, threading
+import ctypes as c, os, signal, threading
 stream, a = c.c_void_p(m.lib.tbs_stream_new(0)), m.alloc(64)
 held, done = threading.Event(), threading.Event()
 def hold():
@@ -340,6 +340,7 @@ def hold():
 t = threading.Thread(target=hold); t.start(); held.wait()
 child = os.fork()
 if child == 0:
+    signal.alarm(60)
     got = {m.try_alloc(16), m.free(a), m.lib.tbs_drain(stream), m.lib.tbs_submit(0, b"copy"),
            m.compile("int x;")[0], m.load(b"")[0], m.control.status(), m.lib.tbs_reached(stream, 1)}
     m.lib.tbs_stream_free(stream); m.lib.tbs_unload(None); m.control.disarm()
