@@ -33,9 +33,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_USAGE
     except BrokenPipeError:
         return EXIT_FAILED
+    except RuntimeError as error:
+        return _backend_failed(error)
     except KeyboardInterrupt:
         print("tensorbus: interrupted", file=sys.stderr)
         return EXIT_FAILED
+
+
+def _backend_failed(error: RuntimeError) -> int:
+    """One line for a device that is unknown, absent or broken; other errors are raised again."""
+    from tensorbus_backends.contract import BackendError, UnknownDeviceError
+
+    if not isinstance(error, BackendError):
+        raise error
+    print(f"tensorbus: {error}", file=sys.stderr)
+    return EXIT_USAGE if isinstance(error, UnknownDeviceError) else EXIT_FAILED
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -52,7 +52,7 @@ def conform(
     for info in absent:
         print(f"{info.name}: unavailable: {info.cause}. To fix it: {info.fix}", file=sys.stderr)
     todo = items_of(devices, level, ops)
-    with console.Progress(todo, level) as progress:
+    with console.Progress(todo, level, devices) as progress:
         run = run_items(todo, level, seed, workers=workers, timeout=timeout, on_cell=progress.cell)
     if level == "exhaustive" and not run.interrupted:
         run.cells += _sweeps(devices, ops)

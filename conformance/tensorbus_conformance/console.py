@@ -16,10 +16,10 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 from tensorbus_backends import dtypes as dt
-from tensorbus_backends.contract import DeviceInfo
+from tensorbus_backends.contract import DeviceInfo, Evidence
 
 from .judge.items import Item, properties
-from .report import op_table
+from .report import labels, op_table
 from .runner import Cell
 
 __all__ = ["Progress", "devices", "make_console", "ops", "summary"]
@@ -38,7 +38,8 @@ class Progress:
 
     SHOWN = 20
 
-    def __init__(self, todo: Sequence[Item], level: str) -> None:
+    def __init__(self, todo: Sequence[Item], level: str, found: Sequence[DeviceInfo] = ()) -> None:
+        self._evidence = {d.name: d.evidence for d in found if d.evidence is not Evidence.HARDWARE}
         self._bar = RichProgress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -56,7 +57,9 @@ class Progress:
             cells = properties(item.op, dt.by_name(item.dtype), item.variant, item.device, level)
             totals[item.device] = totals.get(item.device, 0) + len(cells)
         for device, total in totals.items():
-            self._tasks[device] = self._bar.add_task(device, total=total, bad="")
+            evidence = self._evidence.get(device)
+            label = f"{device} ({evidence})" if evidence else device
+            self._tasks[device] = self._bar.add_task(label, total=total, bad="")
 
     def __enter__(self) -> Progress:
         self._bar.start()
@@ -73,6 +76,8 @@ class Progress:
             if self._shown < self.SHOWN:
                 self._shown += 1
                 line = Text(f"{cell.outcome.state:>8} ", "red")
+                if device in self._evidence:
+                    line.append(f"({self._evidence[device]}) ", "default")
                 line.append(f"{cell.name}  {cell.outcome.message}"[:180], "default")
                 self._bar.console.print(line)
         bad = self._bad.get(device, 0)
@@ -118,8 +123,9 @@ def summary(data: dict[str, Any], out: Console | None = None) -> None:
     names, rows = op_table(data)
     table = Table(box=None, pad_edge=False, title=None)
     table.add_column("op")
+    heads = labels(data)
     for name in names:
-        table.add_column(name, justify="right")
+        table.add_column(heads[name], justify="right")
     for op, row in rows:
         texts = []
         for name in names:

@@ -62,6 +62,8 @@ def conformance_cells(
     conformance_item: Any, request: pytest.FixtureRequest, record_property: Any
 ) -> list[dict[str, Any]]:
     """Outcomes of the item's cells, also recorded as properties of the test (JUnit)."""
+    import tensorbus as tb
+
     from .worker import judge_item
 
     option = request.config.getoption
@@ -75,6 +77,7 @@ def conformance_cells(
         answers.append,
     )
     cells = [a["outcome"] for a in answers if "outcome" in a]
+    record_property("evidence", str(tb.get_device(conformance_item.device).info.evidence))
     for cell in cells:
         record_property(cell["property"], cell["state"])
     return cells

@@ -18,7 +18,7 @@ from tensorbus_backends.contract import DeviceInfo
 
 from .runner import Run
 
-__all__ = ["SCHEMA", "document", "load", "markdown", "op_table", "write"]
+__all__ = ["SCHEMA", "document", "labels", "load", "markdown", "op_table", "write"]
 
 SCHEMA = "tensorbus-conformance/1"
 
@@ -130,6 +130,14 @@ def load(path: Path) -> dict[str, Any]:
     return data
 
 
+def labels(data: dict[str, Any]) -> dict[str, str]:
+    """Devices by name as tables head them: with the evidence, unless it is hardware."""
+    return {
+        d["name"]: d["name"] if d["evidence"] == "hardware" else f"{d['name']} ({d['evidence']})"
+        for d in data["devices"]
+    }
+
+
 def op_table(data: dict[str, Any]) -> tuple[list[str], list[tuple[str, dict[str, Any]]]]:
     """Devices, and for each op its cells by device: (passed, total, worst state)."""
     devices = [d["name"] for d in data["devices"] if d["name"] in data["summary"]]
@@ -172,16 +180,18 @@ def markdown(data: dict[str, Any]) -> str:
         lines += ["", f"**{name} was given up**: {why.replace('|', '/')}"]
     bad = [c for c in data["cells"] if c["state"] not in ("pass", "unsupported")]
     if bad:
-        lines += ["", "## What did not pass", "", "| cell | state | why |", "|---|---|---|"]
+        lines += ["", "## What did not pass", ""]
+        lines += ["| cell | evidence | state | why |", "|---|---|---|---|"]
         lines += [
-            f"| `{c['cell']}` | {c['state']} | {c['message'].replace('|', '/')} |"
+            f"| `{c['cell']}` | {c['evidence']} | {c['state']} | {c['message'].replace('|', '/')} |"
             for c in bad[:200]
         ]
         if len(bad) > 200:
-            lines.append(f"| ... | | {len(bad) - 200} more in the JSON report |")
+            lines.append(f"| ... | | | {len(bad) - 200} more in the JSON report |")
         lines += ["", "One cell alone: `tensorbus conform --rerun CELL`."]
     devices, table = op_table(data)
-    lines += ["", "## Ops", "", "| op | " + " | ".join(devices) + " |"]
+    heads = labels(data)
+    lines += ["", "## Ops", "", "| op | " + " | ".join(heads[d] for d in devices) + " |"]
     lines.append("|---|" + "---|" * len(devices))
     for op, row in table:
         cells = []

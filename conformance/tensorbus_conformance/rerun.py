@@ -36,12 +36,13 @@ def rerun(name: str, level: str | None, seed: int) -> int:
     unknown = [w for w in wanted if w not in known]
     if unknown:
         raise ValueError(f"{item.name} has no property {unknown[0]!r}; it has {', '.join(known)}")
-    session = Session(item, fenced(tb.get_device(item.device).backend), chosen, seed)
+    device = tb.get_device(item.device)
+    session = Session(item, fenced(device.backend), chosen, seed)
     good = True
     for which in wanted:
         outcome = judge(session, which)
         good = good and outcome.state in ("pass", "unsupported")
-        print(f"{item.name}/{which}: {outcome.state}")
+        print(f"{item.name}/{which}: {outcome.state} ({device.info.evidence})")
         if outcome.message:
             print(f"    {outcome.message}")
         if outcome.unit:

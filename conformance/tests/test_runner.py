@@ -181,6 +181,22 @@ def test_interrupting_the_command_keeps_the_report(tmp_path: Path) -> None:
     assert "nterrupted" in out + err
 
 
+@pytest.mark.parametrize(
+    ("cell", "status", "said"),
+    [
+        ("add/metal/int32/portable/values", 1, "To fix it"),
+        ("add/nodevice/int32/portable/values", 2, "nodevice"),
+    ],
+)
+def test_rerun_on_a_device_that_is_not_there_is_one_line(cell: str, status: int, said: str) -> None:
+    if sys.platform == "darwin":
+        pytest.skip("Metal may be there")
+    done = command("conform", "--rerun", cell, TENSORBUS_SIMULATE="")
+    assert done.returncode == status
+    assert said in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
 def test_rerun_judges_one_cell() -> None:
     done = command("conform", "--rerun", "add/ref/int32/portable/values", "--level", "smoke")
     assert done.returncode == 0

@@ -97,7 +97,8 @@ def logaddexp(x: Expr, y: Expr) -> Expr:
     Error: half an ulp of the result and ``1.1 2**-(p+2)`` of the last term (the pairs of the
     exponential and of the logarithm).  Near the curve ``exp(x) + exp(y) = 1`` the two terms cancel
     and that absolute error remains.  So ulps are counted as those of the larger of ``|result|`` and
-    ``|max(x, y)| / 4``, and the error is below 1.75 of them.
+    ``|max(x, y)| / 4``, and the error is below 1.75 of them.  Where subnormals are flushed, a last
+    term below the least normal number is lost beside.
     """
     dtype: DType = x.dtype
     zero = f(0.0, dtype)

@@ -158,7 +158,7 @@ for _name, _what, _error in (
     ("test-lost", "the device is lost at the first launch", DeviceLostError),
     ("test-sticky", "from the first launch on every call reports a failed launch", LaunchError),
 ):
-    FAULTS[_name] = Fault(_name, _what, "device", (), (), "harness", _lost(_error))
+    FAULTS[_name] = Fault(_name, _what, "device", ("add",), ("int32",), "harness", _lost(_error))
 
 
 def _flush(planted: Planted) -> None:
@@ -166,7 +166,13 @@ def _flush(planted: Planted) -> None:
 
 
 FAULTS["test-flush"] = Fault(
-    "test-flush", "subnormals are flushed, float64 is gone", "device", (), (), "harness", _flush
+    "test-flush",
+    "subnormals are flushed, float64 is gone",
+    "device",
+    ("add",),
+    ("float32",),
+    "harness",
+    _flush,
 )
 
 for _name, _what, _launch in (
