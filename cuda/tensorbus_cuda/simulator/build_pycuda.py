@@ -3,9 +3,9 @@
     python -m tensorbus_cuda.simulator.build_pycuda
 
 pycuda is published as source only, and its build wants the toolkit's headers and a libcuda to link
-with.  The headers are on the package index (`HEADERS`); the libcuda is a stub with
-the right soname, because the functions are looked for only when the module is imported: then
-NVIDIA's driver or the simulated one answers.  The wheel is kept in the compile cache.
+with.  The headers are on the package index (`HEADERS`).  The libcuda is a stub with the right
+soname: the functions are looked for only when the module is imported, and then NVIDIA's driver or
+the simulated one answers.  The wheel is kept in the compile cache.
 
 Where it cannot be built, one line says so and the exit status is 0: the simulation of cuda is then
 reported as not run.
@@ -145,7 +145,7 @@ def _run(command: list[str], purpose: str) -> None:
     if done.returncode:
         lines = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
         # pip's own last words say only that something else failed.
-        told = [line for line in lines if "rror" in line and "subprocess-exited" not in line]
+        told = [x for x in lines if "error" in x.lower() and "subprocess-exited" not in x]
         last = (told or lines or ["no message"])[-1]
         raise _NotBuiltError(f"cannot {purpose}: {last.strip()[:300]}")
 
