@@ -126,6 +126,14 @@ def test_missing_include_shows_no_temporary_path(m: Machine) -> None:
 
 
 @compiles
+def test_undefined_function_is_an_error_of_the_compiler(m: Machine) -> None:
+    status, _, log = m.compile("int absent(int);\nKERNEL a(void **) { absent(1); }\n")
+    assert status == COMPILE
+    assert "absent(int)" in log
+    assert "tensorbus-" not in log
+
+
+@compiles
 def test_options_reach_the_compiler(m: Machine) -> None:
     text = "#ifndef WIDTH\n#error no width\n#endif\n"
     assert m.compile(text)[0] == COMPILE
@@ -226,10 +234,18 @@ def test_arithmetic_is_not_contracted(m: Machine) -> None:
         x[4] = __builtin_fmaf(x[0], x[1], x[2]);
     }
     """
+    # g++ contracts from -O2 on, where it may.
+    _, binary, _ = m.compile(text, ["-O2"])
+    _, module = m.load(binary)
+    body = c.c_void_p(m.lib.tbs_symbol(module, b"both"))
+    stream = c.c_void_p(m.lib.tbs_stream_new(0))
     address = m.alloc(20)
     x = m.array(address, "f4", 5)
     e = np.float32(2.0**-23)
     x[:3] = 1 + e, 1 - e, -1
-    assert m.run(text, "both", [address]) == OK
+    words = (c.c_uint64 * 1)(address)
+    assert m.lib.probe_launch(stream, module, body, words, c.c_uint32(1)) == OK
+    assert m.lib.tbs_drain(stream) == OK
+    m.lib.tbs_stream_free(stream)
     assert x[3] == 0
     assert x[4] == -(e * e)

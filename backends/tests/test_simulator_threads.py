@@ -61,7 +61,11 @@ static int deep(volatile char *last, int n) {
     return n ? deep(here, n - 1) + here[0] : here[0];
 }
 KERNEL stack(void **a) { volatile char c = 1; word = deep(&c, int(THREADS) * 100000); }
-KERNEL frame(void **a) { volatile char big[128 * 1024]; big[0] = 1; word = big[0]; }
+KERNEL frame(void **a) {
+    volatile char big[128 * 1024];
+    big[THREAD] = 1;
+    word = big[THREADS * 10000];
+}
 """
 
 

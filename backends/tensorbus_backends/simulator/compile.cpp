@@ -92,7 +92,7 @@ std::vector<std::string> command(const char *compiler, const char *const *option
           "-fno-math-errno -fno-trapping-math -fno-exceptions -fno-rtti -fno-stack-protector "
           "-fno-asynchronous-unwind-tables -fdiagnostics-color=never", &words);
 #ifndef __APPLE__
-    words.push_back("-Wl,-Bsymbolic");
+    words.push_back("-Wl,-Bsymbolic,-z,defs");
 #endif
     /* Statics of g++'s templates would otherwise be one for all modules of the process. */
     if (words[0].find("clang") == std::string::npos) words.push_back("-fno-gnu-unique");
@@ -101,15 +101,19 @@ std::vector<std::string> command(const char *compiler, const char *const *option
     return words;
 }
 
-/* The exit status, or -1 if the program could not be started. */
-int run_program(const std::vector<std::string> &words, const std::string &log) {
+/* The exit status, or -1 if the program could not be started; its own files go to `folder`. */
+int run_program(const std::vector<std::string> &words, const std::string &folder,
+                const std::string &log) {
     std::vector<char *> arguments;
     for (const std::string &word : words) arguments.push_back(const_cast<char *>(word.c_str()));
     arguments.push_back(nullptr);
     std::vector<char *> variables;
     for (char **variable = environ; *variable; ++variable)
-        if (strncmp(*variable, "LC_ALL=", 7) != 0) variables.push_back(*variable);
+        if (strncmp(*variable, "LC_ALL=", 7) != 0 && strncmp(*variable, "TMPDIR=", 7) != 0)
+            variables.push_back(*variable);
+    std::string temporary = "TMPDIR=" + folder;
     variables.push_back(const_cast<char *>("LC_ALL=C"));
+    variables.push_back(const_cast<char *>(temporary.c_str()));
     variables.push_back(nullptr);
     posix_spawn_file_actions_t files;
     posix_spawn_file_actions_init(&files);
@@ -181,7 +185,7 @@ tbs_status tbs_compile(const char *name, const char *include, const char *text,
                     strerror(errno));
     std::vector<std::string> words = command(compiler, options, option_count);
     words.insert(words.end(), {source, "-o", output});
-    int status = run_program(words, messages);
+    int status = run_program(words, folder.path, messages);
     std::string said = status < 0
         ? "the compiler '" + words[0] + "' cannot be started: " + strerror(errno) + "\n"
         : read_file(messages);

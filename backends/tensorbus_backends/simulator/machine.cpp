@@ -7,10 +7,10 @@
 
 namespace {
 
-const int SIGNALS[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL};
+const int SIGNALS[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP}, COUNT = 5;
 const size_t STACK = 64 * 1024;
 
-struct sigaction before[4];
+struct sigaction before[COUNT];
 stack_t stack_before;
 pthread_t runner;
 tbs::Trap *trap;
@@ -19,7 +19,7 @@ tbs::Context abandoned;
 
 /* As if ours had not been there. */
 void pass_on(int number, siginfo_t *info, void *context) {
-    for (int k = 0; k < 4; ++k) {
+    for (int k = 0; k < COUNT; ++k) {
         if (SIGNALS[k] != number) continue;
         if (before[k].sa_flags & SA_SIGINFO) return before[k].sa_sigaction(number, info, context);
         if (before[k].sa_handler != SIG_DFL && before[k].sa_handler != SIG_IGN)
@@ -80,11 +80,11 @@ Watch::Watch(Trap *where, Context *to) {
     memset(&action, 0, sizeof action);
     action.sa_sigaction = handle;
     action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
-    for (int k = 0; k < 4; ++k) sigaction(SIGNALS[k], &action, &before[k]);
+    for (int k = 0; k < COUNT; ++k) sigaction(SIGNALS[k], &action, &before[k]);
 }
 
 Watch::~Watch() {
-    for (int k = 0; k < 4; ++k) sigaction(SIGNALS[k], &before[k], nullptr);
+    for (int k = 0; k < COUNT; ++k) sigaction(SIGNALS[k], &before[k], nullptr);
     sigaltstack(&stack_before, nullptr);
     leave = nullptr;
 }

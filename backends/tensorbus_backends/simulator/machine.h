@@ -14,8 +14,8 @@ struct Trap {
     uint64_t address = 0;
 };
 
-/* While one lives, a SIGSEGV, SIGBUS, SIGFPE or SIGILL of this thread ends the kernel: `trap` is
-   filled in and `leave` goes on.  Signals of other threads go to the handlers that were there,
+/* While one lives, a SIGSEGV, SIGBUS, SIGFPE, SIGILL or SIGTRAP of this thread ends the kernel:
+   `trap` is filled in and `leave` goes on.  Signals of other threads go to the handlers that were there,
    Python's faulthandler among them; all are put back at the end. */
 class Watch {
 public:

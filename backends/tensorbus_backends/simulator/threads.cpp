@@ -213,7 +213,7 @@ tbs_status explain(int device, const tbs::Trap &trap) {
              ids.thread[1], ids.thread[2], ids.group[0], ids.group[1], ids.group[2]);
     if (trap.signal == SIGFPE)
         return tbs::fail(TBS_LAUNCH, "an integer was divided by zero in %s", where);
-    if (trap.signal == SIGILL)
+    if (trap.signal == SIGILL || trap.signal == SIGTRAP)
         return tbs::fail(TBS_LAUNCH, "%s came to a trap", where);
     if (on_a_stack(trap.address))
         tbs::fail(TBS_ILLEGAL_ADDRESS, "%s needs more than 64 KiB of stack", where);
