@@ -11,6 +11,7 @@ import itertools
 import os
 import re
 import sys
+import threading
 from ctypes import byref, c_float, c_int, c_size_t, c_uint64, c_void_p
 
 import ml_dtypes
@@ -443,6 +444,123 @@ def out_of_bounds():
     own.pop()
 
 
+def host_memory():
+    own = context()
+    buffer = np.zeros(4096, np.uint8)
+    at, size = c_void_p(buffer.ctypes.data), c_size_t(buffer.nbytes)
+    inside = c_void_p(buffer.ctypes.data + 64)
+    assert C.cuMemHostUnregister(at) == 713
+    assert C.cuMemHostRegister_v2(at, size, 0) == 0
+    assert C.cuMemHostRegister_v2(inside, c_size_t(64), 0) == 712
+    there = c_uint64()
+    assert C.cuMemHostGetDevicePointer_v2(byref(there), inside, 0) == 0
+    assert C.cuMemsetD8_v2(there, 9, c_size_t(64)) == 0
+    own.synchronize()
+    assert buffer[60:132].tolist() == [0] * 4 + [9] * 64 + [0] * 4
+    assert C.cuMemHostUnregister(at) == 0
+    managed = cuda.managed_zeros(16, np.float32, mem_flags=cuda.mem_attach_flags.GLOBAL)
+    add = module().get_function("add")
+    add(cuda.In(np.ones(16, np.float32)), managed, managed, np.int32(16), block=(16, 1, 1))
+    own.synchronize()
+    assert managed.tolist() == [1] * 16
+    del managed
+    pitched, pitch = cuda.mem_alloc_pitch(20, 4, 4)
+    copy = cuda.Memcpy2D()
+    rows = np.arange(20, dtype=np.float32).reshape(4, 5)
+    copy.set_src_host(rows)
+    copy.set_dst_device(pitched)
+    copy.dst_pitch, copy.width_in_bytes, copy.height, copy.src_pitch = pitch, 20, 4, 20
+    copy(aligned=False)
+    assert (host(pitched, (4, pitch // 4))[:, :5] == rows).all()
+    kind, device = ctypes.c_uint(), c_int(-1)
+    assert C.cuPointerGetAttribute(byref(kind), 2, handle(pitched)) == 0
+    assert C.cuPointerGetAttribute(byref(device), 9, handle(pitched)) == 0
+    assert (kind.value, device.value) == (2, 0)
+    assert C.cuPointerGetAttribute(byref(kind), 2, at) == INVALID_VALUE
+    own.pop()
+
+
+def lookups():
+    own = context()
+    found = c_void_p()
+    assert C.cuGetProcAddress_v2(b"cuMemAlloc", byref(found), 12000, c_uint64(0), None) == 0
+    assert found.value == ctypes.cast(C.cuMemAlloc_v2, c_void_p).value
+    assert C.cuGetProcAddress_v2(b"cuNothing", byref(found), 12000, c_uint64(0), None) == NOT_FOUND
+    name = ctypes.c_char_p()
+    assert C.cuGetErrorName(700, byref(name)) == 0
+    assert name.value == b"CUDA_ERROR_ILLEGAL_ADDRESS"
+    assert C.cuGetErrorName(12345, byref(name)) == INVALID_VALUE
+    total = function_c(nvrtc(KERNELS, "-arch=sm_90"), "total")
+    blocks, grid, block = c_int(), c_int(), c_int()
+    occupancy = C.cuOccupancyMaxActiveBlocksPerMultiprocessor
+    assert occupancy(byref(blocks), total, 128, c_size_t(0)) == 0
+    assert blocks.value == 16
+    assert occupancy(byref(blocks), total, 128, c_size_t(100_000)) == 0
+    assert blocks.value == 2
+    best = C.cuOccupancyMaxPotentialBlockSize
+    assert best(byref(grid), byref(block), total, None, c_size_t(0), 0) == 0
+    assert (grid.value, block.value) == (16 * 8, 128)
+    own.pop()
+
+
+def old_launch():
+    """The launch functions of CUDA 3, which pycuda still offers."""
+    own = context()
+    memory = device_array(np.full(128, 2, np.float32))
+    total = module().get_function("total")
+    total._param_set_size(16)
+    total._param_setv(0, np.array([int(memory)] * 2, np.uint64))
+    total._set_block_shape(128, 1, 1)
+    total._launch_grid(1, 1)
+    assert host(memory, 1)[0] == 256
+    own.pop()
+
+
+def kernel_traps():
+    """A kernel that goes wrong takes its context along; a new context works again."""
+    text = """
+    extern "C" __global__ void divergent(int *x) { if (threadIdx.x) __syncthreads(); }
+    extern "C" __global__ void division(int *x) { x[1] = x[1] / x[0]; }
+    extern "C" __global__ void null(int *x) { *(int *)(unsigned long long)x[0] = 1; }
+    """
+    for name, code in (("divergent", 719), ("division", 719), ("null", ILLEGAL_ADDRESS)):
+        own = context()
+        x = device_array(np.zeros(4, np.int32))
+        kernel = module(source=text).get_function(name)
+        kernel(x, grid=(1, 1), block=(2, 1, 1))
+        fails(code, own.synchronize)
+        own.pop()
+        del x, kernel
+        own.detach()
+    own = context()
+    assert host(device_array(np.ones(4, np.float32)), 4).tolist() == [1] * 4
+    own.pop()
+
+
+def threads():
+    cuda.init()
+    own = cuda.Device(0).retain_primary_context()
+    wrong = []
+
+    def work(number):
+        own.push()
+        add = module().get_function("add")
+        for k in range(20):
+            x = np.full(300, number * 100 + k, np.float32)
+            out = cuda.mem_alloc(x.nbytes)
+            add(cuda.In(x), cuda.In(x), out, np.int32(300), grid=(3, 1), block=(128, 1, 1))
+            if (host(out, 300) != 2 * x).any():
+                wrong.append((number, k))
+        own.pop()
+
+    workers = [threading.Thread(target=work, args=(n,)) for n in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert not wrong, wrong
+
+
 # -- processes, devices, contexts -------------------------------------------------------------
 
 
@@ -484,6 +602,11 @@ def two_devices():
     ends = (handle(there), c_void_p(second.handle), handle(here), c_void_p(first.handle))
     assert C.cuMemcpyPeer(*ends, c_size_t(17)) == INVALID_VALUE
     assert C.cuMemcpyPeer(*ends, c_size_t(16)) == 0
+    peer = c_int()
+    assert C.cuDeviceCanAccessPeer(byref(peer), 0, 1) == 0
+    codes = [C.cuCtxEnablePeerAccess(ends[1], 0), C.cuCtxEnablePeerAccess(ends[1], 0)]
+    codes += [C.cuCtxDisablePeerAccess(ends[1]), C.cuCtxDisablePeerAccess(ends[1])]
+    assert codes == ([0, 704, 0, 705] if peer.value else [217, 217, 705, 705])
     first.pop()
     second.push()
     assert host(there, 4).tolist() == [0, 1, 2, 3]

@@ -63,6 +63,11 @@ def run(program: str, *arguments: str, **settings: str) -> None:
         "compile_errors",
         "bad_arguments",
         "out_of_bounds",
+        "host_memory",
+        "lookups",
+        "old_launch",
+        "kernel_traps",
+        "threads",
         "fork",
         "other_user",
         "own_context",
@@ -101,11 +106,13 @@ def test_a_driver_that_does_not_start() -> None:
     run("start_refused", "803", init="803")
 
 
-def test_two_devices() -> None:
+@pytest.mark.parametrize("peer", ["0", "1"])
+def test_two_devices(peer: str) -> None:
     run(
         "two_devices",
         devices="2",
         capability="9.0/7.5",
         memory="2MiB/1MiB",
         name="Big/Small",
+        peer=peer,
     )

@@ -15,7 +15,7 @@ import ctypes
 import functools
 from pathlib import Path
 
-from tensorbus_backends.simulator import library
+from tensorbus_backends import simulator
 
 __all__ = ["SONAME", "load", "sources"]
 
@@ -25,7 +25,8 @@ _FOLDER = Path(__file__).parent
 
 def sources() -> list[Path]:
     """What the library is made of, besides the executor."""
-    return sorted([*_FOLDER.glob("*.cpp"), *_FOLDER.glob("*_words.h")])
+    shared = Path(simulator.__file__).parent / "grid_kernel.h"
+    return sorted([*_FOLDER.glob("*.cpp"), *_FOLDER.glob("*_words.h"), shared])
 
 
 @functools.cache
@@ -42,6 +43,6 @@ def load() -> Path:
     Raises:
         DeviceUnavailableError: There is no C++ compiler.
     """
-    path = library("cuda", sources(), SONAME)
+    path = simulator.library("cuda", sources(), SONAME)
     ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
     return path

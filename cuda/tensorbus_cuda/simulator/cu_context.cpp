@@ -264,9 +264,13 @@ CU_API CUresult cuCtxGetStreamPriorityRange(int *least, int *greatest) {
 }
 
 /* Hints that change nothing. */
-CU_API CUresult cuCtxGetCacheConfig(int *config) { return *config = 0, CUDA_SUCCESS; }
+CU_API CUresult cuCtxGetCacheConfig(int *config) {
+    return config ? (*config = 0, CUDA_SUCCESS) : CUDA_ERROR_INVALID_VALUE;
+}
 CU_API CUresult cuCtxSetCacheConfig(int) { return CUDA_SUCCESS; }
-CU_API CUresult cuCtxGetSharedMemConfig(int *config) { return *config = 1, CUDA_SUCCESS; }
+CU_API CUresult cuCtxGetSharedMemConfig(int *config) {
+    return config ? (*config = 1, CUDA_SUCCESS) : CUDA_ERROR_INVALID_VALUE;
+}
 CU_API CUresult cuCtxSetSharedMemConfig(int) { return CUDA_SUCCESS; }
 
 CU_API CUresult cuCtxEnablePeerAccess(CUcontext peer, unsigned flags) {

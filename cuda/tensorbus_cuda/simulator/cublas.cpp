@@ -209,7 +209,8 @@ cublasStatus prepare(Handle *handle, const Arguments &g, Product *p) {
     const bool wide = g.compute >= COMPUTE_64F && g.compute <= COMPUTE_64F + 1;
     const int scale = wide ? R_64F : g.compute <= COMPUTE_16F + 1 ? R_16F : R_32F;
     const bool tf32 = g.type_a == R_32F
-        && (g.compute == FAST_TF32 || (g.compute == COMPUTE_32F && (handle->math & 15) == MATH_TF32));
+        && (g.compute == FAST_TF32
+            || (g.compute == COMPUTE_32F && (handle->math & 15) == MATH_TF32));
     *p = Product{g.m, g.n, g.k, {g.type_a, g.op_a, g.lda}, {g.type_b, g.op_b, g.ldb},
                  {g.type_c, 0, g.ldc}, tf32, wide, 0, 0, nullptr, nullptr, scale};
     if (handle->pointers) {
@@ -223,7 +224,8 @@ cublasStatus prepare(Handle *handle, const Arguments &g, Product *p) {
 }
 
 /* `each(n)` gives the addresses of the n-th product's matrices, when the work runs. */
-template <class F> cublasStatus start(Handle *handle, const Arguments &g, const Product &p, F each) {
+template <class F>
+cublasStatus start(Handle *handle, const Arguments &g, const Product &p, F each) {
     if (g.m == 0 || g.n == 0 || g.batch == 0) return CUBLAS_STATUS_SUCCESS;
     CUstream stream;
     if (find_stream(handle->context, handle->stream, &stream)) return CUBLAS_STATUS_INVALID_VALUE;
@@ -324,7 +326,8 @@ CU_API cublasStatus cublasGetPointerMode_v2(Handle *handle, int *mode) {
 }
 CU_API cublasStatus cublasSetWorkspace_v2(Handle *handle, void *workspace, size_t bytes) {
     BLAS_CALL(handle);
-    if (bytes && (uint64_t(workspace) % 256 || place_of(uint64_t(workspace), bytes) != Place::device))
+    const uint64_t at = uint64_t(workspace);
+    if (bytes && (at % 256 || place_of(at, bytes) != Place::device))
         return CUBLAS_STATUS_INVALID_VALUE;
     return CUBLAS_STATUS_SUCCESS;
 }

@@ -7,7 +7,7 @@
 
 #include <algorithm>
 
-extern "C" const char tbs_text_cuda_words[];
+extern "C" const char tbs_text_grid_kernel[], tbs_text_cuda_words[];
 
 namespace {
 
@@ -248,7 +248,8 @@ nvrtcResult compile(Program *program, const Options &options) {
     void *binary = nullptr;
     size_t size = 0;
     char *log = nullptr;
-    tbs_status status = tbs_compile(program->name.c_str(), tbs_text_cuda_words, text.c_str(),
+    const std::string words = std::string(tbs_text_grid_kernel) + tbs_text_cuda_words;
+    tbs_status status = tbs_compile(program->name.c_str(), words.c_str(), text.c_str(),
                                     flags.data(), int(flags.size()), nullptr, &binary, &size, &log);
     program->log = log ? log : "";
     free(log);
