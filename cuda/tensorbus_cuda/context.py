@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from .libcuda import LibCuda
@@ -31,6 +31,7 @@ class PrimaryContext:
     Attributes:
         handle: CUcontext.
         context: pycuda's.
+        enter: Makes it current; whether `leave` has to be called.
         dead: No cleaning up any more: the device is lost, or this is a forked child.
 
     Args:
@@ -62,17 +63,23 @@ class PrimaryContext:
             raise found
         self.context: Any = found
         self.handle = int(found.handle)
+        self.enter = self._entrance()
 
-    def enter(self) -> bool:
-        """Make it current; whether `leave` has to be called."""
-        slot = self._slots.current
-        if self._lib.cuCtxGetCurrent(slot) == 0:
-            if slot[0] == self.handle:
-                return False
-            if slot[0] == 0 and self._lib.cuCtxSetCurrent(self.handle) == 0:
-                return False
-        self.context.push()
-        return True
+    def _entrance(self) -> Callable[[], bool]:
+        """The function `enter`: a closure, since it stands in the way of every launch."""
+        slots, handle, push = self._slots, self.handle, self.context.push
+        get, change = self._lib.cuCtxGetCurrent, self._lib.cuCtxSetCurrent
+
+        def enter() -> bool:
+            slot = slots.current
+            if get(slot) == 0:
+                current = slot[0]
+                if current == handle or (current == 0 and change(handle) == 0):
+                    return False
+            push()
+            return True
+
+        return enter
 
     def leave(self) -> None:
         """Make current what was so before `enter`."""

@@ -289,8 +289,3 @@ class CudaDriver(GridDriver):
         if status != 0:
             raise self._results.code(status).error(self.name, doing)
         other.after(self)
-
-    def memory(self) -> tuple[int, int]:
-        """Bytes of the GPU that nobody uses, and all of them."""
-        free, total = self.call("asking for its memory", cu.mem_get_info)
-        return int(free), int(total)
