@@ -44,13 +44,15 @@ class Hiprtc:
 
     Attributes:
         path: The library.
-        version: ``"hiprtc 9.0, HIP 5.2.21153, comgr 2.4"``: all that decides the code it makes.
+        version: ``"hiprtc 9.0, HIP 5.2.21153, comgr 2.4"``.
+        identity: All that decides the code it makes: its version, and the path of a library that
+            stands in for AMD's, which changes without one.
         targets: Architectures that it can compile for, without features (``"gfx90a"``); empty if
             it does not say.
     """
 
     def __init__(self, path: str, lib: Any, *, alone: bool = False) -> None:
-        """Wrap a loaded library; if `alone`, it has no compiler in a library of its own."""
+        """Wrap a loaded library; if `alone`, it stands in for AMD's and is all there is."""
         self.path, self._lib = path, lib
         pair = ffi().new("int[2]")
         self._expect(lib.hiprtcVersion(pair, pair + 1), "asked for its version")
@@ -59,6 +61,7 @@ class Hiprtc:
             parts.append("HIP {}.{}.{}".format(*split_version(pair[0])))
         comgr, self.targets = ([], frozenset[str]()) if alone else _comgr(path)
         self.version: str = ", ".join([*parts, *comgr])
+        self.identity: str = f"{self.version}, {path}" if alone else self.version
 
     @classmethod
     def open(cls, hip: Hip | None = None) -> Hiprtc:
@@ -187,7 +190,7 @@ class Toolchain:
         self._hiprtc, self._arch = hiprtc, arch
         self.load = load
         self.parallel = workers()
-        self.identity = "|".join([hiprtc.version, arch, *OPTIONS])
+        self.identity = "|".join([hiprtc.identity, arch, *OPTIONS])
 
     def compile(self, source: str) -> bytes:
         """The program's code object; CompileError with hiprtc's log."""

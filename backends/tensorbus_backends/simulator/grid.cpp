@@ -44,44 +44,37 @@ size_t behind_brackets(const std::string &text, size_t at) {
     return text.size();
 }
 
-/* Names of the functions whose declarators follow the word __global__. */
-std::vector<std::string> kernels_of(const std::string &text) {
+struct Kernel {
+    std::string name, most;                 /* threads of a group, an expression */
+};
+
+/* The functions whose declarators follow the word __global__. */
+std::vector<Kernel> kernels_of(const std::string &text) {
     static const std::string word = "__global__", bounds = "__launch_bounds__";
-    std::vector<std::string> names;
+    std::vector<Kernel> kernels;
     for (size_t at = 0; (at = text.find(word, at)) != std::string::npos;) {
         at += word.size();
         size_t open = text.find('(', at);
+        std::string most = "1024";
         for (;;) {
-            if (open == std::string::npos) return names;
+            if (open == std::string::npos) return kernels;
             size_t end = open;
             while (end > at && isspace((unsigned char)text[end - 1])) --end;
             size_t start = end;
             while (start > at && in_word(text[start - 1])) --start;
             std::string name = text.substr(start, end - start);
             if (name != bounds) {
-                if (!name.empty()) names.push_back(name);
+                if (!name.empty()) kernels.push_back({name, most});
                 break;
             }
-            open = text.find('(', behind_brackets(text, open));
+            size_t behind = behind_brackets(text, open);
+            most = text.substr(open + 1, behind - open - 2);
+            most = most.substr(0, most.find(','));
+            open = text.find('(', behind);
         }
         at = open;
     }
-    return names;
-}
-
-size_t packed_offset(size_t at, uint32_t shape) {
-    size_t alignment = shape >> 24;
-    return (at + alignment - 1) / alignment * alignment;
-}
-
-size_t size_of(uint32_t shape) { return shape & 0xffffff; }
-
-/* Bytes of all arguments together. */
-size_t packed_size(const uint32_t *shape) {
-    size_t at = 0;
-    for (uint32_t k = 1; k <= shape[0]; ++k)
-        at = packed_offset(at, shape[k]) + size_of(shape[k]);
-    return at;
+    return kernels;
 }
 
 /* The packed arguments that `extra` names, and how many bytes it says they have. */
@@ -104,19 +97,16 @@ extern "C" {
 
 char *tbs_grid_text(const char *source) {
     std::string text = source;
-    for (const std::string &name : kernels_of(text))
-        text += "\nTBS_GRID_KERNEL(" + name + ")";
+    for (const Kernel &kernel : kernels_of(text))
+        text += "\nTBS_GRID_ENTRY(" + kernel.name + ", (" + kernel.most + "))";
     return strdup(text.c_str());
 }
 
 tbs_status tbs_grid_find(tbs_module *module, const char *name, tbs_grid_kernel *kernel) {
-    std::string enter = std::string("tbs_enter_") + name, shape = std::string("tbs_shape_") + name;
-    void *entry = tbs_symbol(module, enter.c_str());
-    auto describe = (const uint32_t *(*)())(entry ? tbs_symbol(module, shape.c_str()) : nullptr);
-    if (!describe) return TBS_INVALID;
-    kernel->enter = (void (*)(void *))entry;
-    kernel->shape = describe();
-    return TBS_OK;
+    std::string enter = std::string("tbs_entry_") + name, info = std::string("tbs_info_") + name;
+    kernel->enter = (void (*)(void *))tbs_symbol(module, enter.c_str());
+    kernel->info = (const uint32_t *)tbs_symbol(module, info.c_str());
+    return kernel->enter && kernel->info ? TBS_OK : TBS_INVALID;
 }
 
 tbs_status tbs_grid_launch(tbs_stream *stream, int device, tbs_module *module,
@@ -128,8 +118,11 @@ tbs_status tbs_grid_launch(tbs_stream *stream, int device, tbs_module *module,
         if (!groups[k] || !threads[k]) return fail(TBS_INVALID, "a launch of no groups or threads");
         all *= threads[k];
     }
-    if (all > 1024) return fail(TBS_INVALID, "a group of %lu threads", (unsigned long)all);
-    size_t size = packed_size(kernel->shape), given = size;
+    const uint32_t *info = kernel->info;
+    if (all > 1024 || all > info[2])
+        return fail(TBS_INVALID, "a group of %lu threads, where %u is the most",
+                    (unsigned long)all, info[2]);
+    size_t size = info[1], given = size;
     const void *packed = nullptr;
     if (!parameters && size) {
         packed = extra ? packed_in(extra, &given) : nullptr;
@@ -142,12 +135,8 @@ tbs_status tbs_grid_launch(tbs_stream *stream, int device, tbs_module *module,
     if (packed) {
         memcpy(arguments, packed, size);
     } else {
-        size_t at = 0;
-        for (uint32_t k = 1; k <= kernel->shape[0]; ++k) {
-            at = packed_offset(at, kernel->shape[k]);
-            memcpy(arguments + at, parameters[k - 1], size_of(kernel->shape[k]));
-            at += size_of(kernel->shape[k]);
-        }
+        for (uint32_t k = 0; k < info[0]; ++k)
+            memcpy(arguments + info[3 + 2 * k], parameters[k], info[4 + 2 * k]);
     }
     Launch *launch = new Launch{device, module, *kernel, {groups[0], groups[1], groups[2]},
                                 {threads[0], threads[1], threads[2]}, dynamic, flush, arguments};

@@ -15,7 +15,8 @@ char *tbs_grid_text(const char *source);
 
 typedef struct {
     void (*enter)(void *arguments);
-    const uint32_t *shape;      /* number of arguments, then size | alignment << 24 of each */
+    const uint32_t *info;       /* number of arguments, bytes of all, most threads of a group, then
+                                   offset and size of each argument */
 } tbs_grid_kernel;
 
 /* TBS_INVALID if the module has no such kernel. */
@@ -24,7 +25,7 @@ tbs_status tbs_grid_find(tbs_module *module, const char *name, tbs_grid_kernel *
 /* Put a launch into a stream.  Arguments come as one pointer for each (`parameters`), or packed, as
    key and value pairs (`extra`: 1 and the address, 2 and the address of the size, then 0 or 3);
    they are copied.  TBS_INVALID if they do not fit the kernel, or a size is 0 or a group has more
-   than 1024 threads. */
+   threads than the kernel's __launch_bounds__ (or 1024). */
 tbs_status tbs_grid_launch(tbs_stream *stream, int device, tbs_module *module,
                            const tbs_grid_kernel *kernel, const uint32_t groups[3],
                            const uint32_t threads[3], size_t dynamic, void **parameters,

@@ -4,7 +4,6 @@
 #define __hip_bfloat16 unsigned short
 
 /* As hiprtc's: up to 1 ulp off, whatever the options say. */
-#undef sqrtf
 static inline float tbs_sqrtf(float x) {
     const float y = __builtin_sqrtf(x);
     const unsigned bits = __float_as_uint(x), off = (bits * 2654435761u >> 30) % 3u;
