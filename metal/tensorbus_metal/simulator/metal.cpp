@@ -1,7 +1,8 @@
 /* MTLDevice and MTLBuffer.
 
    Settings (TENSORBUS_SIMULATE_METAL): devices, family (apple1 .. apple10, mac2), macos, memory,
-   name, threads (largest group), local (bytes of threadgroup memory), mps (0: none). */
+   name, threads (largest group), local (bytes of threadgroup memory), mps (0: none), nocopy (0: the
+   host's memory cannot be used in place). */
 #include "metal.h"
 
 #include <stdlib.h>
@@ -77,7 +78,9 @@ Buffer *new_buffer_no_copy(Device *self, SEL, void *bytes, NSUInteger length, NS
         assertion("newBufferWithBytesNoCopy: pointer %p and length %lu must be whole pages", bytes,
                   length);
     if (deallocator) assertion("newBufferWithBytesNoCopy: deallocators are not simulated");
-    if (tbs_device_status(self->index) || length > max_buffer(self, nullptr)) return nullptr;
+    if (tbs_device_status(self->index) || length > max_buffer(self, nullptr)
+        || !self->number("nocopy", 1))
+        return nullptr;
     return new Buffer(self, (uint64_t)bytes, length, false);
 }
 

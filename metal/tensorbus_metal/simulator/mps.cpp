@@ -91,6 +91,7 @@ uint16_t float_to_half(float x) {
     uint16_t sign = uint16_t((bits >> 16) & 0x8000);
     float size = fabsf(x);
     if (isnan(x)) return 0x7e00;
+    if (size == 0) return sign;
     if (size >= 65520.0f) return uint16_t(sign | 0x7c00);
     int exponent;
     frexpf(size, &exponent);
