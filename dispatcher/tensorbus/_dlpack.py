@@ -25,7 +25,7 @@ from collections import deque
 from typing import Any
 
 from tensorbus_backends import dtypes as dt
-from tensorbus_backends.contract import BackendError, DeviceUnavailableError
+from tensorbus_backends.contract import BackendError, DeviceUnavailableError, UnsupportedError
 from tensorbus_backends.dtypes import DType
 
 from ._devices import Device, get_device, sharing
@@ -372,13 +372,23 @@ def load(x: Any, device: str | Device | None, copy: bool | None) -> Tensor:
     else:
         home = target or host_device()
         reachable = home if home.capabilities.host_accessible else host_device()
-        shared = _take(_ask(x, kind, copy), reachable, (CPU, 0))
+        shared = _take_from_host(x, kind, reachable, copy)
         target = home
     if target is None or target is shared.device:
         return shared
     if copy is False:
         raise ValueError(f"from_dlpack: copy=False, but moving to {target} needs a copy")
     return shared.to_device(target)
+
+
+def _take_from_host(x: Any, kind: int, device: Device, copy: bool | None) -> Tensor:
+    """Share the host's memory, or copy what `device` cannot use in place."""
+    try:
+        return _take(_ask(x, kind, copy), device, (CPU, 0))
+    except UnsupportedError as error:
+        if copy is False:
+            raise ValueError(f"from_dlpack: copy=False, but {error}") from error
+        return _take(_ask(x, kind, copy), get_device("ref"), (CPU, 0)).to_device(device)
 
 
 def _place(kind: int, number: int) -> str:
