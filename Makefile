@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 EXTRAS := conformance,cpu,opencl
 
-.PHONY: conform test lint format clean pycuda
+.PHONY: conform test lint format clean pycuda evidence
 
 conform: $(VENV)/.run
 	$(BIN)/tensorbus conform --level smoke
@@ -22,6 +22,10 @@ lint: $(VENV)/.test
 # For the simulated NVIDIA driver; says in one line why not where it cannot be had.
 pycuda: $(VENV)/.test
 	$(BIN)/python -m tensorbus_cuda.simulator.build_pycuda
+
+# On a machine with an NVIDIA GPU: all that has to be shown on one, into docs/evidence.
+evidence: pycuda
+	$(BIN)/python benchmarks/hardware.py --out docs/evidence
 
 format: $(VENV)/.test
 	$(BIN)/ruff check --fix .
