@@ -56,6 +56,15 @@ template <class T> T load(tbs_type type, uint64_t base, int64_t at) {
     return T();
 }
 
+/* To the nearest of 10 bits after the point, to even at a tie. */
+template <class T> void round_to_tf32(std::vector<T> *values) {
+    for (T &value : *values) {
+        uint32_t bits = bits_of((float)value);
+        if ((bits & 0x7f800000u) == 0x7f800000u) continue;
+        value = (T)float_of((bits + 0xfffu + (bits >> 13 & 1u)) & ~0x1fffu);
+    }
+}
+
 template <class T> void store(tbs_type type, uint64_t base, int64_t at, T x) {
     switch (type) {
     case TBS_F16: ((uint16_t *)base)[at] = to_half((float)x); break;
@@ -84,6 +93,10 @@ template <class T> void product(const tbs_gemm_job &job, int64_t which) {
                                 job.lda, job.trans_a);
     std::vector<T> b = fetch<T>(job.b_type, at(job.b, job.stride_b, job.b_type), job.k, job.n,
                                 job.ldb, job.trans_b);
+    if (job.tf32) {
+        round_to_tf32(&a);
+        round_to_tf32(&b);
+    }
     uint64_t c = at(job.c, job.stride_c, job.c_type), d = at(job.d, job.stride_d, job.d_type);
     std::vector<T> sum((size_t)job.m);
     for (int64_t j = 0; j < job.n; ++j) {

@@ -21,6 +21,7 @@ typedef struct {
     tbs_type a_type, b_type, c_type, d_type;
     int64_t lda, ldb, ldc, ldd;
     int64_t stride_a, stride_b, stride_c, stride_d;
+    int tf32;                       /* round float32 operands to 10 bits first */
 } tbs_gemm_job;
 
 /* TBS_INVALID for what a library refuses at the call: sizes, leading dimensions. */
