@@ -175,7 +175,9 @@ def _parameters(head: str) -> Iterator[tuple[int, str]]:
     for k, c in enumerate(head + ","):
         depth += (c in "([") - (c in ")]")
         if c == "," and depth <= 0:
-            yield head.count("\n", 0, start), head[start:k].strip()
+            text = head[start:k]
+            blank = len(text) - len(text.lstrip())
+            yield head.count("\n", 0, start + blank), text.strip()
             start = k + 1
 
 

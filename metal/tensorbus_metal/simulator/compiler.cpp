@@ -82,8 +82,10 @@ static Library *compile(const std::string &source, bool fast, std::string *log) 
     if (!log->empty()) return nullptr;
     std::vector<const char *> options{"-fsigned-char"};
     /* As on Apple's GPUs: a product and a sum are one fma unless the source forbids it. */
-    if (source.find("#pragma METAL fp contract(off)") == std::string::npos)
+    if (source.find("#pragma METAL fp contract(off)") == std::string::npos) {
         options.push_back("-ffp-contract=fast");
+        options.push_back("-O2");       /* g++ does not fuse at -O1 */
+    }
     if (fast) options.push_back("-ffast-math");
     std::string key = tbs_text_msl;
     for (const char *option : options) key += std::string(option) + "\n";
