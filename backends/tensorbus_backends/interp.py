@@ -19,7 +19,7 @@ from . import dtypes as dt, flushing
 from .dtypes import DType
 from .ir import Expr, loops_of, walk
 
-__all__ = ["add", "evaluate", "fma32", "fma64", "narrow", "widen"]
+__all__ = ["add", "convert", "evaluate", "fma32", "fma64", "narrow", "widen"]
 
 Array = NDArray[Any]
 
@@ -40,6 +40,15 @@ def narrow(value: Array, storage: DType) -> Array:
             single = value if value.dtype == np.float32 else _to_odd32(value)
             return single.astype(storage.numpy)
     return _cast(value, storage)
+
+
+def convert(stored: Array, source: DType, target: DType) -> Array:
+    """Storage values of one dtype as those of another, rounded once: what ``astype`` gives."""
+    value = widen(stored, source)
+    if target in (dt.float16, dt.bfloat16):
+        return narrow(value, target)
+    with np.errstate(all="ignore"):
+        return _cast(value, target)
 
 
 def _to_odd32(x: Array) -> Array:

@@ -52,6 +52,7 @@ class Progress:
         self._tasks: dict[str, Any] = {}
         self._bad: dict[str, int] = {}
         self._shown = 0
+        self._said: set[str] = set()
         totals: dict[str, int] = {}
         for item in todo:
             cells = properties(item.op, dt.by_name(item.dtype), item.variant, item.device, level)
@@ -73,7 +74,9 @@ class Progress:
         device = cell.item.device
         if cell.outcome.state not in ("pass", "unsupported"):
             self._bad[device] = self._bad.get(device, 0) + 1
-            if self._shown < self.SHOWN:
+            given_up = cell.outcome.state == "not run" and cell.outcome.message in self._said
+            self._said.add(cell.outcome.message)
+            if self._shown < self.SHOWN and not given_up:
                 self._shown += 1
                 line = Text(f"{cell.outcome.state:>8} ", "red")
                 if device in self._evidence:

@@ -182,6 +182,21 @@ def test_asking_for_float64_says_what_there_is(call: Any, device: tb.Device) -> 
         call(device)
 
 
+@pytest.mark.parametrize(
+    "dtype", [d for d in dt.ALL if d is not dt.float64], ids=lambda d: str(d.name)
+)
+def test_float64_from_outside_is_converted_on_the_way(device: tb.Device, dtype: dt.DType) -> None:
+    """As the cpu converts it: saturated, truncated, rounded once, NaN as 0 in integers."""
+    x = np.asarray([1.5, -2.5, 1e300, -np.inf, np.nan, 65519.99, 1 + 2.0**-24 + 2.0**-50, 300.0])
+    want = tb.astype(tb.asarray(x, device="cpu"), dtype).numpy()
+    from_numpy = tb.asarray(x, dtype=dtype, device=device)
+    from_cpu = tb.asarray(tb.asarray(x, device="cpu"), dtype=dtype, device=device)
+    for got in (from_numpy, from_cpu):
+        assert got.dtype is dtype
+        assert got.device is device
+        assert np.array_equal(got.numpy(), want, equal_nan=dtype.is_float)
+
+
 def test_defaults_need_no_float64(device: tb.Device) -> None:
     integers = tb.arange(5, device=device)
     found = {

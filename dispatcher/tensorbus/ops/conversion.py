@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from tensorbus_backends import dtypes as dt
+from tensorbus_backends import dtypes as dt, interp
+from tensorbus_backends.contract import UnsupportedError
 from tensorbus_backends.dtypes import DType
 
 from .._devices import Device, get_device
@@ -41,6 +42,7 @@ def asarray(
         TypeError: Elements that are no numbers, or of a dtype that tensorbus has not.
         ValueError: Ragged sequences; a copy would be needed although `copy` is False.
         OverflowError: A Python integer that `dtype` cannot hold.
+        UnsupportedError: The device has no such dtype.
     """
     from .manipulation import astype
 
@@ -48,7 +50,10 @@ def asarray(
         raise TypeError(f"asarray: dtype is a tensorbus dtype, not {dtype!r}")
     if isinstance(obj, Tensor):
         target = obj.device if device is None else get_device(device)
-        moved = obj if target is obj.device else to_device(obj, target)
+        lacking = obj.dtype.name not in target.capabilities.dtypes
+        # What the target cannot hold becomes what it can where it lies.
+        ready = astype(obj, dtype) if dtype is not None and lacking else obj
+        moved = ready if target is obj.device else to_device(ready, target)
         wanted = moved if dtype is None else astype(moved, dtype, copy=False)
         if wanted is obj and copy:
             return astype(obj, obj.dtype, copy=True)
@@ -73,9 +78,16 @@ def asarray(
         source = dt.from_numpy(array.dtype)
     except TypeError as error:
         raise TypeError(f"asarray: {error}") from None
-    if dtype is not None and dtype is not source:
-        return astype(from_host(where, array, source), dtype)
-    return from_host(where, array, source)
+    if dtype is None:
+        try:
+            return from_host(where, array, source)
+        except UnsupportedError as error:
+            raise UnsupportedError(f"asarray: {error}; pass dtype= to convert") from None
+    if dtype is source:
+        return from_host(where, array, source)
+    if source.name not in where.capabilities.dtypes:
+        return from_host(where, interp.convert(array, source, dtype), dtype)
+    return astype(from_host(where, array, source), dtype)
 
 
 def _from_python(obj: Any, dtype: DType | None) -> np.ndarray[Any, Any]:
