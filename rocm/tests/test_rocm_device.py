@@ -246,6 +246,17 @@ def test_a_program_for_another_gpu_is_no_program(device: RocmDevice) -> None:
         code.load(b"x" * 256)
 
 
+def test_a_group_larger_than_the_kernel_allows_is_refused(device: RocmDevice) -> None:
+    device.compile([AddTo()])
+    device._hip_driver.group = 256  # its kernels say __launch_bounds__(128)
+    with pytest.raises(LaunchError, match="hipErrorInvalidValue"):
+        run_add(device)
+
+
+def test_code_of_another_simulated_compiler_is_not_taken_for_its_own(device: RocmDevice) -> None:
+    assert device.hip.path in device._builder._toolchain.identity
+
+
 # -- failures -----------------------------------------------------------------------------
 
 

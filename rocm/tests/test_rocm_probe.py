@@ -164,6 +164,15 @@ def test_a_device_that_divides_inexactly(
     assert plugin.open_device(0).capabilities.division == "2.5 ulp"
 
 
+def test_a_device_with_too_little_memory(control: Control) -> None:
+    control.set_memory(1 << 16)
+    try:
+        line = only_line()
+    finally:
+        control.set_memory(4 << 30)
+    assert "a small kernel cannot be run on it (rocm:0: out of memory" in line.cause
+
+
 def test_a_device_that_is_lost_while_probed(control: Control) -> None:
     control.arm("lost", 1)
     line = only_line()
