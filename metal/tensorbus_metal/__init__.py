@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tensorbus_backends.contract import API_VERSION, Device, DeviceInfo
+from tensorbus_backends.offline import AbsentCompiler, OfflineCompiler
+from tensorbus_backends.offline import AbsentCompiler, OfflineCompiler
 
 __all__ = ["PLUGIN"]
 
@@ -26,6 +28,18 @@ class _Plugin:
         from .plugin import open_device
 
         return open_device(index)
+
+    def offline(self) -> Sequence[OfflineCompiler | AbsentCompiler]:
+        """The compiler, which needs no device."""
+        from .offline import offline
+
+        return offline()
+
+    def offline(self) -> Sequence[OfflineCompiler | AbsentCompiler]:
+        """The check of MSL without a device."""
+        from .offline import compilers
+
+        return compilers()
 
 
 PLUGIN = _Plugin()

@@ -40,11 +40,14 @@ class MslCheck:
 
     Attributes:
         version: For reports, ``"clang 19.1.7, OpenCL C++ 2021 front end"``.
+        identity: All but the source that decides what is accepted.
     """
 
     def __init__(self, program: str, version: str) -> None:
         self._program = program
         self.version = f"clang {version}, OpenCL C++ 2021 front end"
+        rules = Path(__file__).with_name("lint.py").read_text()
+        self.identity = "\n".join([self.version, *_OPTIONS, _STDLIB.read_text(), rules])
 
     @classmethod
     def open(cls) -> MslCheck:
