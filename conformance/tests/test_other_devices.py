@@ -170,6 +170,8 @@ def test_no_kernel_of_another_dtype_uses_float64(dtype: str) -> None:
     [
         lambda d: tb.zeros(3, dtype=tb.float64, device=d),
         lambda d: tb.asarray(np.ones(3), device=d),
+        lambda d: tb.from_dlpack(np.ones(3), device=d),
+        lambda d: tb.ones(3, dtype=tb.float64, device="cpu").to_device(d),
         lambda d: tb.linspace(0, 1, 5, dtype=tb.float64, device=d),
         lambda d: tb.arange(5, dtype=tb.float64, device=d),
         lambda d: tb.astype(tb.ones(3, device=d), tb.float64),

@@ -431,6 +431,7 @@ def _ask(x: Any, kind: int, copy: bool | None) -> Any:
 
 def _take(capsule: Any, device: Device, place: tuple[int, int]) -> Tensor:
     """Take over the contents of a capsule, which have to lie at `place`."""
+    from .ops._common import check_dtype
     from .ops.inplace import READ_ONLY
 
     handle = id(capsule)
@@ -463,6 +464,7 @@ def _take(capsule: Any, device: Device, place: tuple[int, int]) -> Tensor:
             f"from_dlpack: no dtype for DLPack code {tensor.dtype.code}, {tensor.dtype.bits} bits, "
             f"{tensor.dtype.lanes} lanes"
         )
+    check_dtype(device, dtype)
     shape = tuple(tensor.shape[k] for k in range(tensor.ndim))
     strides = tuple(tensor.strides[k] for k in range(tensor.ndim)) if tensor.strides else None
     spec = Spec.of(device, dtype, shape, strides)
