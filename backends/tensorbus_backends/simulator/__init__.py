@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import os
@@ -14,7 +15,8 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ..cache import DiskCache, cache_key
@@ -77,7 +79,8 @@ def library(family: str, sources: Sequence[Path], soname: str, flags: Sequence[s
             ``my_words.h`` is ``extern "C" const char tbs_text_my_words[]``.  Headers that lie
             beside a source count for the cache as well.
         soname: Name that the library goes by, ``"libcuda.so.1"``.
-        flags: More options for the compiler, such as include folders.
+        flags: More options for compiling the family's sources, such as include folders; those
+            that begin with ``-l`` are for linking.
 
     Returns:
         The library's path, which keeps for the life of the process.
@@ -86,13 +89,14 @@ def library(family: str, sources: Sequence[Path], soname: str, flags: Sequence[s
         DeviceUnavailableError: No compiler, or it refused; the cause is its first error.
     """
     build = _Build(family, compiler(family))
-    executor = build.executor()
-    key = cache_key(
-        "simulator", soname, str(executor), *build.key, *flags, *_texts(family, sources)
-    )
-    return DiskCache().get_or_build(
-        key, ".so", lambda path: build.driver(path, executor, sources, soname, flags)
-    )
+    own = sorted(path for path in _FOLDER.iterdir() if path.suffix in _COMPILED)
+    compiled = [path for path in sources if path.suffix in _COMPILED]
+    texts = [_FOLDER / "kernel.h", *(path for path in sources if path.suffix not in _COMPILED)]
+    # The family's own first: processes that build several families share the rest.
+    parts = [(path, tuple(flags)) for path in compiled] + [(path, ()) for path in own]
+    with ThreadPoolExecutor(max(2, os.cpu_count() or 1)) as workers:
+        objects = [*workers.map(lambda part: build.object(*part), parts), build.texts(texts)]
+    return build.link(objects, soname, [flag for flag in flags if flag.startswith("-l")])
 
 
 class Control:
@@ -141,70 +145,78 @@ def control(path: Path | str) -> Control:
 
 
 class _Build:
-    """One compiler's way to the libraries: the executor is compiled once for all families."""
+    """Object files and libraries of one compiler, each in the cache by what it is made from."""
 
     def __init__(self, family: str, command: tuple[str, ...]) -> None:
         self._family, self._command = family, command
         self._predefined = _predefined(command)
-        self.key = (*command, self._predefined)
+        features = [flag for macro, flag in _FEATURES.items() if f" {macro} " in self._predefined]
         self._flags = ["-std=c++17", "-O2", "-fPIC", "-fvisibility-inlines-hidden"]
-        self._flags += ["-fno-stack-protector", f"-I{_FOLDER}"]
+        self._flags += ["-fno-stack-protector", f"-I{_FOLDER}", f'-DTBS_CXX="{" ".join(command)}"']
+        self._flags.append(f'-DTBS_KERNEL_FLAGS="{" ".join(features)}"')
         if "__clang__" not in self._predefined:
             self._flags.append("-fno-gnu-unique")
 
-    def executor(self) -> Path:
-        """The object file of this folder."""
-        sources = sorted(path for path in _FOLDER.iterdir() if path.suffix in _COMPILED)
-        texts = _texts(self._family, [*sources, _FOLDER / "kernel.h"])
-        features = " ".join(
-            flag for macro, flag in _FEATURES.items() if f"#define {macro} " in self._predefined
-        )
-        defined = [f'-DTBS_CXX="{" ".join(self._command)}"', f'-DTBS_KERNEL_FLAGS="{features}"']
+    def object(self, source: Path, flags: Sequence[str]) -> Path:
+        """The object file of a source."""
+        headers = _read(self._family, [*_headers(source.parent), *_headers(_FOLDER)])
+        text = _read(self._family, [source])
+        options = [*flags, "-c", str(source)]
+        return self._kept(".o", [*flags, *text, *headers], lambda path: self._run(options, path))
+
+    def texts(self, paths: Sequence[Path]) -> Path:
+        """The object file of files embedded as text."""
+        embedded = _embedded(self._family, paths)
 
         def build(target: Path) -> None:
-            self._run(target, [*defined, "-r", "-nostdlib"], sources, [_FOLDER / "kernel.h"], [])
+            source = target.with_name("embedded.cpp")
+            source.write_text(embedded)
+            self._run(["-c", str(source)], target)
+            source.unlink()
 
-        key = cache_key("executor", *self.key, *defined, *texts)
-        return DiskCache().get_or_build(key, ".o", build)
+        return self._kept(".o", [embedded], build)
 
-    def driver(
-        self,
-        target: Path,
-        executor: Path,
-        sources: Sequence[Path],
-        soname: str,
-        flags: Sequence[str],
-    ) -> None:
-        """A family's library."""
-        texts = [path for path in sources if path.suffix not in _COMPILED]
-        compiled = [path for path in sources if path.suffix in _COMPILED]
-        self._run(target, flags, compiled, texts, [str(executor), *_link_flags(soname)])
+    def link(self, objects: Sequence[Path], soname: str, libraries: Sequence[str]) -> Path:
+        """The library of object files."""
+        options = [*map(str, objects), *_link_flags(soname), *libraries]
+        return self._kept(".so", options, lambda path: self._run(options, path))
 
-    def _run(
-        self,
-        target: Path,
-        flags: Sequence[str],
-        sources: Sequence[Path],
-        texts: Sequence[Path],
-        last: Sequence[str],
-    ) -> None:
-        embedded = target.with_name("embedded.cpp")
-        embedded.write_text(_embedded(texts))
-        files = map(str, [*sources, embedded])
+    def _kept(self, suffix: str, parts: Sequence[str], build: Callable[[Path], None]) -> Path:
+        cache = DiskCache()
+        key = cache_key("simulator", *self._command, self._predefined, *self._flags, *parts)
+        found = cache.lookup(key, suffix)
+        if found is not None:
+            return found
+        with _alone(cache.directory, key):
+            return cache.get_or_build(key, suffix, build)
+
+    def _run(self, options: Sequence[str], target: Path) -> None:
         done = subprocess.run(
-            [*self._command, *self._flags, *flags, *files, "-o", str(target), *last],
+            [*self._command, *self._flags, *options, "-o", str(target)],
             capture_output=True,
             text=True,
             timeout=_TIMEOUT_S,
             env={**os.environ, "LC_ALL": "C"},
         )
-        embedded.unlink()
         if done.returncode:
             raise DeviceUnavailableError(
                 self._family,
                 f"the simulated driver could not be built: {_first_error(done.stderr)}",
                 "install a C++17 compiler (g++ 9 or clang++ 10 do) and the headers it asks for",
             )
+
+
+@contextlib.contextmanager
+def _alone(directory: Path, key: str) -> Iterator[None]:
+    """Of processes that want the same file at once, let one build it and the others wait."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(ImportError, OSError):
+            import fcntl
+
+            directory.mkdir(parents=True, exist_ok=True)
+            lock = stack.enter_context(open(directory / f"simulator-{key[0]}.lock", "w"))
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @functools.cache
@@ -222,24 +234,29 @@ def _predefined(command: tuple[str, ...]) -> str:
     return ""
 
 
-def _texts(family: str, sources: Sequence[Path]) -> list[str]:
-    """What a build reads, for its key: names and texts of sources and of headers beside them."""
+def _headers(folder: Path) -> list[Path]:
+    with contextlib.suppress(OSError):
+        return sorted(path for path in folder.iterdir() if path.suffix in _HEADERS)
+    return []
+
+
+def _read(family: str, paths: Sequence[Path]) -> list[str]:
+    """Names and texts, for a key."""
     try:
-        beside = {path for source in sources for path in source.parent.iterdir()}
-        paths = {path for path in beside if path.suffix in _HEADERS} | set(sources)
-        return [part for path in sorted(paths) for part in (path.name, path.read_text())]
+        return [part for path in paths for part in (path.name, path.read_text())]
     except OSError as error:
         raise DeviceUnavailableError(
             family, f"a source of the simulated driver cannot be read ({error})", "reinstall it"
         ) from error
 
 
-def _embedded(paths: Sequence[Path]) -> str:
+def _embedded(family: str, paths: Sequence[Path]) -> str:
     """C++ text that defines ``tbs_text_<stem>`` for each file."""
     definitions = []
     for path in paths:
         name = "tbs_text_" + re.sub(r"\W", "_", path.stem)
-        quoted = "\n".join(map(_literal, path.read_text().splitlines())) or '""'
+        _, text = _read(family, [path])
+        quoted = "\n".join(map(_literal, text.splitlines())) or '""'
         definitions.append(
             f'extern "C" {{ extern const char {name}[]; const char {name}[] =\n{quoted}; }}'
         )
