@@ -277,6 +277,19 @@ def blocking_waits_for_legacy():
     own.pop()
 
 
+def free_waits():
+    own = context()
+    apart = new_stream(1)
+    x = device_array(np.ones(8, np.float32))
+    out = cuda.mem_alloc(32)
+    pointers = [c_uint64(int(x)), c_uint64(int(x)), c_uint64(int(out)), c_int(8)]
+    add = function_c(nvrtc(KERNELS, "-arch=sm_90"), "add")
+    assert launch_c(add, pointers, threads=(8, 1, 1), stream=apart) == 0
+    x.free()
+    assert (host(out, 8) == 2).all()
+    own.pop()
+
+
 def late_copies():
     own = context()
     apart = new_stream(1)

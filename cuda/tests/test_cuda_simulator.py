@@ -57,6 +57,7 @@ def run(program: str, *arguments: str, **settings: str) -> None:
         "contraction",
         "missing_synchronization",
         "blocking_waits_for_legacy",
+        "free_waits",
         "late_copies",
         "events",
         "images",
