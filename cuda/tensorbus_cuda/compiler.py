@@ -124,6 +124,14 @@ class Nvrtc:
         Raises:
             CompileError: NVRTC rejects it.
         """
+        return self._compile(source, arch, ptx=not arch.startswith("sm_"))[-1]
+
+    def compile_both(self, source: str, arch: str) -> tuple[bytes, bytes]:
+        """PTX, and the machine code made of it, for ``"sm_90"``; CompileError as `compile`."""
+        ptx, image = self._compile(source, arch, ptx=True, image=True)
+        return ptx, image
+
+    def _compile(self, source: str, arch: str, *, ptx: bool, image: bool = False) -> list[bytes]:
         ffi, lib = self._ffi, self._lib
         handle = ffi.new("nvrtcProgram *")
         text, file = ffi.new("char[]", source.encode()), ffi.new("char[]", _FILE.encode())
@@ -142,9 +150,10 @@ class Nvrtc:
                     log.rstrip(b"\0").decode(errors="replace"),
                     source,
                 )
-            if arch.startswith("sm_"):
-                return self._get(handle[0], lib.nvrtcGetCUBINSize, lib.nvrtcGetCUBIN)
-            return self._get(handle[0], lib.nvrtcGetPTXSize, lib.nvrtcGetPTX)
+            made = [(lib.nvrtcGetPTXSize, lib.nvrtcGetPTX)] if ptx else []
+            if not ptx or image:
+                made.append((lib.nvrtcGetCUBINSize, lib.nvrtcGetCUBIN))
+            return [self._get(handle[0], measure, fetch) for measure, fetch in made]
         finally:
             lib.nvrtcDestroyProgram(handle)
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from tensorbus_backends.contract import API_VERSION, Device, DeviceInfo
 from tensorbus_backends.offline import AbsentCompiler, OfflineCompiler
-from tensorbus_backends.offline import AbsentCompiler, OfflineCompiler
 
 __all__ = ["PLUGIN"]
 
@@ -30,16 +29,10 @@ class _Plugin:
         return open_device(index)
 
     def offline(self) -> Sequence[OfflineCompiler | AbsentCompiler]:
-        """The compiler, which needs no device."""
+        """The check of MSL without a device."""
         from .offline import offline
 
         return offline()
-
-    def offline(self) -> Sequence[OfflineCompiler | AbsentCompiler]:
-        """The check of MSL without a device."""
-        from .offline import compilers
-
-        return compilers()
 
 
 PLUGIN = _Plugin()

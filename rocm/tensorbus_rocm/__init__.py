@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tensorbus_backends.contract import API_VERSION, Device, DeviceInfo
+from tensorbus_backends.offline import AbsentCompiler, OfflineCompiler
 
 __all__ = ["PLUGIN"]
 
@@ -26,6 +27,12 @@ class _Plugin:
         from .plugin import open_device
 
         return open_device(index)
+
+    def offline(self) -> Sequence[OfflineCompiler | AbsentCompiler]:
+        """The compiler, which needs no device."""
+        from .offline import offline
+
+        return offline()
 
 
 PLUGIN = _Plugin()
