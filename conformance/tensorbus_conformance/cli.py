@@ -1,4 +1,4 @@
-"""The command ``tensorbus``: devices, ops, conform, report, bench."""
+"""The command ``tensorbus``: devices, ops, conform, compile-check, report, bench."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 __all__ = ["main"]
 
-EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
+EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_NOTHING = 0, 1, 2, 3
 
 
 class UsageError(Exception):
@@ -82,6 +82,24 @@ def _parser() -> argparse.ArgumentParser:
         "--self-test", action="store_true", help="plant faults and count those caught"
     )
     conform.set_defaults(run=_conform)
+
+    compiling = commands.add_parser(
+        "compile-check",
+        help="put every kernel through compilers that need no device",
+        epilog="Exit status: 0 all accepted, 1 kernels rejected, 2 usage, 3 nothing was executed, "
+        "or a compiler that was asked for by name is absent.",
+    )
+    compiling.add_argument("--compiler", metavar="C,...", help="compilers (default: all there are)")
+    compiling.add_argument("--target", metavar="T,...", help="targets (default: the usual ones)")
+    compiling.add_argument(
+        "--level",
+        default=None,
+        help="kernels that judging at this level launches (smoke, standard)",
+    )
+    compiling.add_argument("--ops", metavar="a,b", help="ops (default: all)")
+    compiling.add_argument("--json", metavar="FILE", type=Path, help="write the JSON report here")
+    compiling.add_argument("--workers", type=int, help="processes (default: one for each core)")
+    compiling.set_defaults(run=_compile_check)
 
     report = commands.add_parser("report", help="show reports")
     actions = report.add_subparsers(title="actions", metavar="ACTION", required=True)
@@ -205,6 +223,32 @@ def _conform(options: argparse.Namespace) -> int:
         json_file=options.json,
         folder=options.report,
     )
+
+
+def _compile_check(options: argparse.Namespace) -> int:
+    from .compilecheck.check import check
+    from .judge.items import LEVELS
+
+    if options.level is not None and options.level not in LEVELS:
+        raise _suggest("level", options.level, LEVELS)
+    if options.workers is not None and options.workers < 1:
+        raise UsageError(f"--workers {options.workers} is no number of processes")
+    names, targets = _listed(options.compiler), _listed(options.target)
+    ops = choose_ops(options.ops)
+    try:
+        rows = check(
+            names, targets, options.level, ops=ops, workers=options.workers, json_file=options.json
+        )
+    except LookupError as error:
+        raise UsageError(str(error)) from None
+    if any(row.state == "rejected" for row in rows):
+        return EXIT_FAILED
+    missing = names is not None and any(row.state == "not run" for row in rows)
+    return EXIT_NOTHING if missing or all(row.state == "not run" for row in rows) else EXIT_OK
+
+
+def _listed(text: str | None) -> list[str] | None:
+    return None if text is None else [p for p in (q.strip() for q in text.split(",")) if p]
 
 
 def _show(options: argparse.Namespace) -> int:

@@ -18,7 +18,7 @@ from tensorbus_backends.contract import DeviceInfo
 
 from .runner import Run
 
-__all__ = ["SCHEMA", "document", "labels", "load", "markdown", "op_table", "write"]
+__all__ = ["SCHEMA", "document", "labels", "load", "machine", "markdown", "op_table", "write"]
 
 SCHEMA = "tensorbus-conformance/1"
 
@@ -39,7 +39,7 @@ def document(
         "seed": seed,
         "asked": asked,
         "seconds": round(run.seconds, 1),
-        "machine": _machine(),
+        "machine": machine(),
         "devices": [_device(d) for d in devices],
         "lost": run.lost,
         "summary": {d.name: _counted(run.counts(d.name)) for d in devices},
@@ -63,7 +63,8 @@ def _counted(counts: dict[str, int]) -> dict[str, int]:
     return {"cells": sum(counts.values()), "pass": counts.get("pass", 0), **counts}
 
 
-def _machine() -> dict[str, str]:
+def machine() -> dict[str, str]:
+    """System, processor cores, and versions of what a result may depend on."""
     versions = {}
     for name in ("tensorbus", "numpy", "pyopencl", "python-flint", "mpmath"):
         try:

@@ -1,0 +1,1 @@
+"""The compile check: the kernels of the op set through compilers that need no device."""

@@ -1,0 +1,185 @@
+"""Which kernels an op set needs: found by calling every op on a device that runs nothing.
+
+The device's memory is real and its launches are not, so a call costs its planning alone.  A call
+that reads results back (its shape depends on values, say, or it checks indices) is made once more
+with the interpreter running its kernels, so that it goes the way that values lead it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import tensorbus as tb
+from tensorbus_backends import dtypes as dt
+from tensorbus_backends.contract import Buffer, Capabilities, DeviceInfo, KernelSpec
+from tensorbus_backends.ref import RefDevice
+
+from ..judge import random
+from ..judge.cases import Case, cases, is_elementwise, shape_cases, special_cases
+from ..judge.gradients import _cases as gradient_cases
+from ..judge.items import Item, Outcome, items, properties
+from ..judge.layouts import LAYOUTS, place
+from ..judge.promotion import _pairs
+from ..judge.session import Session
+from ..oracle import REFERENCES
+
+__all__ = ["kernels", "kernels_of"]
+
+_INFO = DeviceInfo("none", "none", 0, description="runs nothing")
+
+
+class _Collecting(RefDevice):
+    """Notes what it is asked to compile.
+
+    Attributes:
+        live: Whether launches are run (by the interpreter).
+        read: Whether anything was read back.
+        specs: The kernels, in the order in which they were met.
+    """
+
+    def __init__(self, capabilities: Capabilities) -> None:
+        super().__init__(_INFO)
+        # Reads have to come through `copy_out` to be noticed.
+        self.capabilities = replace(capabilities, host_accessible=False)
+        self.live = self.read = False
+        self.specs: dict[KernelSpec, None] = {}
+
+    def compile(self, kernels: Sequence[KernelSpec]) -> list[Any]:
+        self.specs.update(dict.fromkeys(kernels))
+        return super().compile(kernels)
+
+    def launch(self, kernel: Any, groups: int, buffers: Sequence[Buffer], meta: bytes) -> None:
+        if self.live:
+            super().launch(kernel, groups, buffers, meta)
+
+    def copy_out(self, source: Buffer, offset: int, target: memoryview) -> None:
+        self.read = True
+        super().copy_out(source, offset, target)
+
+    def attempt(self, call: Callable[[], object]) -> None:
+        """Call; what it raises is the judge's business."""
+        for live in (False, True):
+            self.live, self.read = live, False
+            with contextlib.suppress(Exception):
+                call()
+            if not self.read:
+                break
+
+
+def kernels(
+    level: str, capabilities: Capabilities, ops: Sequence[str] | None = None, seed: int = 0
+) -> dict[str, KernelSpec]:
+    """The portable kernels that judging at a level launches, by name.
+
+    Args:
+        level: ``"smoke"`` or ``"standard"``.
+        capabilities: Of the device; dtypes that it lacks need no kernels.
+        ops: Names in ``tb.FUNCTIONS``; None for all.
+        seed: Of the data, which no kernel depends on.
+    """
+    found: dict[str, KernelSpec] = {}
+    for item in items("none", capabilities, {}, level, ops):
+        found |= {spec.name: spec for spec in kernels_of(item, level, capabilities, seed)}
+    return found
+
+
+def kernels_of(
+    item: Item, level: str, capabilities: Capabilities, seed: int = 0
+) -> list[KernelSpec]:
+    """The kernels of one item."""
+    if item.dtype not in capabilities.dtypes:
+        return []
+    device = _Collecting(capabilities)
+    session = Session(item, tb.Device(device), level, seed)
+    names = properties(item.op, session.dtype, item.variant, item.device, level)
+    with np.errstate(all="ignore"):
+        for call in _calls(session, names):
+            device.attempt(call)
+    return list(device.specs)
+
+
+def _calls(session: Session, names: Sequence[str]) -> list[Callable[[], object]]:
+    """The calls that the properties make, without their judging."""
+    op, dtype, level, seed = session.op, session.dtype, session.level, session.seed
+    if session.item.op in random.COVERED:
+        return [lambda: random._draw(session, random.SEEDS[0])]
+    if op not in REFERENCES:
+        return []
+    found: list[Callable[[], object]] = []
+
+    def each(sets: Sequence[Case], *layouts: str) -> None:
+        for case in session.usable(sets):
+            for layout in layouts:
+                found.append(lambda case=case, layout=layout: _call(session, case, layout))  # type: ignore[misc]
+
+    each(cases(op, dtype, level, seed), "contiguous")
+    if "layouts" in names:
+        each(cases(op, dtype, level, seed), *(("general",) if level == "smoke" else LAYOUTS[1:]))
+    if "special" in names:
+        each(special_cases(op, dtype, level, seed), "contiguous")
+    if "shapes" in names:
+        each(shape_cases(op, dtype, seed), "contiguous")
+    if "gradient" in names:
+        for case in gradient_cases(session):
+            found.append(lambda case=case: _reverse(session, case))  # type: ignore[misc]
+            found.append(lambda case=case: _forward(session, case))  # type: ignore[misc]
+    if "promotion" in names:
+        each(cases(op, dtype, "smoke", seed), "contiguous")
+        if is_elementwise(op) and REFERENCES[op].tensors == (2, 2):
+            found.append(lambda: _pairs(session, Outcome("promotion")))
+    return found
+
+
+def _call(session: Session, case: Case, layout: str) -> object:
+    return session.call(case, session.tensors(case, layout)[0])
+
+
+def _like(session: Session, x: Any) -> tb.Tensor:
+    return place(session.device, np.ones(x.shape, x.dtype.numpy))[0]
+
+
+def _floating(tensors: Sequence[tb.Tensor]) -> list[int]:
+    return [k for k, t in enumerate(tensors) if t.dtype.is_float]
+
+
+def _reverse(session: Session, case: Case) -> None:
+    """Gradients, and the gradients of these: both are kernels of the op."""
+    tensors, _ = session.tensors(case)
+    wanted = [tensors[k] for k in _floating(tensors)]
+    for t in wanted:
+        t.requires_grad = True
+    results = session.call(case, tensors)
+    with tb.reproducible(session.portable):
+        for create in (False, True):
+            grads = tb.grad(
+                results,
+                wanted,
+                [_like(session, r) for r in results],
+                create_graph=create,
+                retain_graph=True,
+                allow_unused=True,
+            )
+        if session.dtype not in (dt.float32, dt.float64):
+            return
+        live = [g for g in grads if g is not None and g.requires_grad]
+        if live:
+            tb.grad(live, wanted, [_like(session, g) for g in live], allow_unused=True)
+
+
+def _forward(session: Session, case: Case) -> None:
+    tensors, _ = session.tensors(case)
+    wanted = _floating(tensors)
+
+    def run(*moving: tb.Tensor) -> Any:
+        full = list(tensors)
+        for k, t in zip(wanted, moving, strict=True):
+            full[k] = t
+        return tuple(session.call(case, full))
+
+    chosen = [tensors[k] for k in wanted]
+    with tb.reproducible(session.portable):
+        tb.jvp(run, chosen, [_like(session, t) for t in chosen])
