@@ -229,3 +229,9 @@ def test_fractions_are_medians_over_rounds(bench):
     data = {"unit": "bytes/s", "against": "a copy", "rounds": 3, "rows": {"add": found}}
     lines = hardware.table("bandwidth", data, data["rows"])
     assert "0.938 (0.500 to 1.000) | 0.90 | met |" in lines[-1]
+
+
+def test_the_sanitizers_ops_exist():
+    from tensorbus_conformance.cli import choose_ops
+
+    assert len(choose_ops(hardware.SANITIZED)) == len(hardware.SANITIZED.split(","))
