@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -33,48 +34,103 @@ void drop_launch(void *data) {
     delete (Launch *)data;
 }
 
-bool in_word(char c) { return isalnum((unsigned char)c) || c == '_'; }
-
-/* Behind a bracket that matches the one at `at`. */
-size_t behind_brackets(const std::string &text, size_t at) {
-    for (int depth = 0; at < text.size(); ++at) {
-        if (text[at] == '(') ++depth;
-        if (text[at] == ')' && --depth == 0) return at + 1;
-    }
-    return text.size();
-}
-
 struct Kernel {
     std::string name, most;                 /* threads of a group, an expression */
 };
 
-/* The functions whose declarators follow the word __global__. */
-std::vector<Kernel> kernels_of(const std::string &text) {
-    static const std::string word = "__global__", bounds = "__launch_bounds__";
-    std::vector<Kernel> kernels;
-    for (size_t at = 0; (at = text.find(word, at)) != std::string::npos;) {
-        at += word.size();
-        size_t open = text.find('(', at);
-        std::string most = "1024";
-        for (;;) {
-            if (open == std::string::npos) return kernels;
-            size_t end = open;
-            while (end > at && isspace((unsigned char)text[end - 1])) --end;
-            size_t start = end;
-            while (start > at && in_word(text[start - 1])) --start;
-            std::string name = text.substr(start, end - start);
-            if (name != bounds) {
-                if (!name.empty()) kernels.push_back({name, most});
-                break;
-            }
-            size_t behind = behind_brackets(text, open);
-            most = text.substr(open + 1, behind - open - 2);
-            most = most.substr(0, most.find(','));
-            open = text.find('(', behind);
+/* The text with comments, literals and directives blanked, so that words in it are code. */
+std::string code_only(const std::string &text) {
+    std::string code = text;
+    bool fresh = true;              /* nothing but blanks on this line so far */
+    for (size_t k = 0; k < text.size(); ++k) {
+        size_t end = k;
+        if (text.compare(k, 2, "//") == 0) {
+            end = text.find('\n', k);
+        } else if (text.compare(k, 2, "/*") == 0) {
+            end = text.find("*/", k + 2);
+            end = end == std::string::npos ? end : end + 2;
+        } else if (text[k] == '#' && fresh) {
+            do end = text.find('\n', end == k ? k : end + 1);
+            while (end != std::string::npos && text[end - 1] == '\\');
+        } else if (text[k] == '"') {
+            for (end = k + 1; end < text.size() && text[end] != '"'; ++end)
+                if (text[end] == '\\') ++end;
+            ++end;
+        } else {
+            fresh = text[k] == '\n' || (fresh && isspace((unsigned char)text[k]));
+            continue;
         }
-        at = open;
+        end = std::min(end, text.size());
+        for (size_t at = k; at < end; ++at)
+            if (code[at] != '\n') code[at] = ' ';
+        k = end - 1;
+    }
+    return code;
+}
+
+bool is_word(char c) { return isalnum((unsigned char)c) || c == '_'; }
+
+size_t skip_parentheses(const std::string &code, size_t at) {
+    int depth = 0;
+    do {
+        depth += code[at] == '(' ? 1 : code[at] == ')' ? -1 : 0;
+        ++at;
+    } while (depth && at < code.size());
+    return at;
+}
+
+/* Every `__global__ ... name(`, with the number in its __launch_bounds__. */
+std::vector<Kernel> kernels_of(const std::string &text) {
+    const std::string code = code_only(text), mark = "__global__", bounds = "__launch_bounds__";
+    std::vector<Kernel> kernels;
+    for (size_t at = 0; (at = code.find(mark, at)) != std::string::npos;) {
+        at += mark.size();
+        Kernel kernel = {"", "1024"};
+        std::string word;
+        while (at < code.size() && code[at] != '{' && code[at] != ';') {
+            if (is_word(code[at])) {
+                size_t end = at;
+                while (end < code.size() && is_word(code[end])) ++end;
+                word = code.substr(at, end - at);
+                at = end;
+            } else if (code[at] != '(') {
+                ++at;
+            } else {
+                size_t end = skip_parentheses(code, at);
+                std::string inside = code.substr(at + 1, end - at - 2);
+                at = end;
+                if (word == bounds) {
+                    kernel.most = inside.substr(0, inside.find(','));
+                } else if (word != "__attribute__" && word != "alignas") {
+                    kernel.name = word;
+                    break;
+                }
+            }
+        }
+        bool known = false;
+        for (const Kernel &other : kernels) known = known || other.name == kernel.name;
+        if (!kernel.name.empty() && !known) kernels.push_back(kernel);
     }
     return kernels;
+}
+
+/* `extern __shared__ T name[];` of a function becomes a pointer to what the launch asked for. */
+std::string with_dynamic_memory(std::string text) {
+    const std::string mark = "extern __shared__";
+    for (size_t at = 0; (at = text.find(mark, at)) != std::string::npos;) {
+        size_t open = text.find('[', at), end = text.find(';', at);
+        if (open == std::string::npos || end == std::string::npos || open > end) break;
+        std::string type = text.substr(at + mark.size(), open - at - mark.size());
+        while (!type.empty() && isspace((unsigned char)type.back())) type.pop_back();
+        size_t start = type.size();
+        while (start && is_word(type[start - 1])) --start;
+        std::string name = type.substr(start);
+        type.resize(start);
+        std::string with = type + "*" + name + " = (" + type + "*)tbs_id->dynamic";
+        text.replace(at, end - at, with);
+        at += with.size();
+    }
+    return text;
 }
 
 /* The packed arguments that `extra` names, and how many bytes it says they have. */
@@ -96,8 +152,8 @@ using namespace tbs;
 extern "C" {
 
 char *tbs_grid_text(const char *source) {
-    std::string text = source;
-    for (const Kernel &kernel : kernels_of(text))
+    std::string text = with_dynamic_memory(source);
+    for (const Kernel &kernel : kernels_of(source))
         text += "\nTBS_GRID_ENTRY(" + kernel.name + ", (" + kernel.most + "))";
     return strdup(text.c_str());
 }

@@ -119,9 +119,12 @@ TBS_INLINE void tbs_call(void (*kernel)(A...), char *block, tbs_numbers<I...>) {
 template <class... A> TBS_INLINE void tbs_call(void (*kernel)(A...), char *block) {
     tbs_call(kernel, block, typename tbs_upto<sizeof...(A)>::type());
 }
+/* A family may put a check of the arguments' size here. */
+#define TBS_GRID_CHECK(name, most)
 #define TBS_GRID_ENTRY(name, most)                                                          \
     extern "C" __attribute__((visibility("default"))) const auto tbs_info_##name            \
         = tbs_layout_of(&name, most);                                                       \
     extern "C" __attribute__((visibility("default"))) void tbs_entry_##name(void *block) {  \
         tbs_call(&name, (char *)block);                                                     \
-    }
+    }                                                                                       \
+    TBS_GRID_CHECK(name, most)

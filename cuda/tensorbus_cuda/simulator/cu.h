@@ -91,7 +91,7 @@ struct CUfunc_st {
     CUmodule module;
     std::string name;
     void (*entry)(void *);
-    const uint32_t *info;           /* as TBS_ENTRY in cuda_words.h lays it out */
+    const uint32_t *info;           /* as grid_kernel.h lays it out */
     size_t shared;                  /* static shared memory, bytes */
     uint32_t dynamic_limit = 0;     /* dynamic shared memory that was asked for with an attribute */
     /* for the launch API of CUDA 3 */

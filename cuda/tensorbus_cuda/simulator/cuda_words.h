@@ -20,7 +20,7 @@ TBS_INLINE double tbs_rounded(double x) { __asm__("" : "+g"(x)); return x; }
 #define __fsqrt_rn __builtin_sqrtf
 #define __dsqrt_rn __builtin_sqrt
 
-#define TBS_ENTRY(name, most)                                                               \
-    TBS_GRID_ENTRY(name, most)                                                              \
+#undef TBS_GRID_CHECK
+#define TBS_GRID_CHECK(name, most)                                                          \
     static_assert(decltype(tbs_layout_of(&name, most))(most).info[1] <= 4096,               \
                   "formal parameter space overflowed: a kernel takes at most 4096 bytes");

@@ -1,7 +1,7 @@
 /* NVRTC: CUDA C++ to an image that the simulated driver loads. */
 #include "cu.h"
+#include "grid.h"
 
-#include <ctype.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -115,105 +115,6 @@ bool take_arch(const std::string &option, Options *options, std::string *log) {
     return true;
 }
 
-struct Kernel {
-    std::string name, most;
-};
-
-/* The text with comments, literals and directives blanked, so that words in it are code. */
-std::string code_only(const std::string &text) {
-    std::string code = text;
-    bool fresh = true;              /* nothing but blanks on this line so far */
-    for (size_t k = 0; k < text.size(); ++k) {
-        size_t end = k;
-        if (text.compare(k, 2, "//") == 0) {
-            end = text.find('\n', k);
-        } else if (text.compare(k, 2, "/*") == 0) {
-            end = text.find("*/", k + 2);
-            end = end == std::string::npos ? end : end + 2;
-        } else if (text[k] == '#' && fresh) {
-            do end = text.find('\n', end == k ? k : end + 1);
-            while (end != std::string::npos && text[end - 1] == '\\');
-        } else if (text[k] == '"') {
-            for (end = k + 1; end < text.size() && text[end] != '"'; ++end)
-                if (text[end] == '\\') ++end;
-            ++end;
-        } else {
-            fresh = text[k] == '\n' || (fresh && isspace((unsigned char)text[k]));
-            continue;
-        }
-        end = std::min(end, text.size());
-        for (size_t at = k; at < end; ++at)
-            if (code[at] != '\n') code[at] = ' ';
-        k = end - 1;
-    }
-    return code;
-}
-
-bool is_word(char c) { return isalnum((unsigned char)c) || c == '_'; }
-
-size_t skip_parentheses(const std::string &code, size_t at) {
-    int depth = 0;
-    do {
-        depth += code[at] == '(' ? 1 : code[at] == ')' ? -1 : 0;
-        ++at;
-    } while (depth && at < code.size());
-    return at;
-}
-
-/* Every `__global__ ... name(`, with the number in its __launch_bounds__. */
-std::vector<Kernel> kernels_of(const std::string &text) {
-    const std::string code = code_only(text), mark = "__global__", bounds = "__launch_bounds__";
-    std::vector<Kernel> kernels;
-    for (size_t at = 0; (at = code.find(mark, at)) != std::string::npos;) {
-        at += mark.size();
-        Kernel kernel = {"", "1024"};
-        std::string word;
-        while (at < code.size() && code[at] != '{' && code[at] != ';') {
-            if (is_word(code[at])) {
-                size_t end = at;
-                while (end < code.size() && is_word(code[end])) ++end;
-                word = code.substr(at, end - at);
-                at = end;
-            } else if (code[at] != '(') {
-                ++at;
-            } else {
-                size_t end = skip_parentheses(code, at);
-                std::string inside = code.substr(at + 1, end - at - 2);
-                at = end;
-                if (word == bounds) {
-                    kernel.most = inside.substr(0, inside.find(','));
-                } else if (word != "__attribute__" && word != "alignas") {
-                    kernel.name = word;
-                    break;
-                }
-            }
-        }
-        bool known = false;
-        for (const Kernel &other : kernels) known = known || other.name == kernel.name;
-        if (!kernel.name.empty() && !known) kernels.push_back(kernel);
-    }
-    return kernels;
-}
-
-/* `extern __shared__ T name[];` of a function becomes a pointer to what the launch asked for. */
-std::string with_dynamic_memory(std::string text) {
-    const std::string mark = "extern __shared__";
-    for (size_t at = 0; (at = text.find(mark, at)) != std::string::npos;) {
-        size_t open = text.find('[', at), end = text.find(';', at);
-        if (open == std::string::npos || end == std::string::npos || open > end) break;
-        std::string type = text.substr(at + mark.size(), open - at - mark.size());
-        while (!type.empty() && isspace((unsigned char)type.back())) type.pop_back();
-        size_t start = type.size();
-        while (start && is_word(type[start - 1])) --start;
-        std::string name = type.substr(start);
-        type.resize(start);
-        std::string with = type + "*" + name + " = (" + type + "*)tbs_id->dynamic";
-        text.replace(at, end - at, with);
-        at += with.size();
-    }
-    return text;
-}
-
 std::string base64(const std::string &data) {
     static const char DIGITS[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     std::string text;
@@ -242,17 +143,16 @@ nvrtcResult compile(Program *program, const Options &options) {
         flags.insert(flags.end(), {"-ffp-contract=fast", "-fexpensive-optimizations"});
     std::string arch = "-D__CUDA_ARCH__=" + std::to_string(10 * options.arch);
     flags.push_back(arch.c_str());
-    std::string text = with_dynamic_memory(program->source) + "\n";
-    for (const Kernel &kernel : kernels_of(program->source))
-        text += "TBS_ENTRY(" + kernel.name + ", (" + kernel.most + "))\n";
+    char *text = tbs_grid_text(program->source.c_str());
     void *binary = nullptr;
     size_t size = 0;
     char *log = nullptr;
     const std::string words = std::string(tbs_text_grid_kernel) + tbs_text_cuda_words;
-    tbs_status status = tbs_compile(program->name.c_str(), words.c_str(), text.c_str(),
+    tbs_status status = tbs_compile(program->name.c_str(), words.c_str(), text,
                                     flags.data(), int(flags.size()), nullptr, &binary, &size, &log);
     program->log = log ? log : "";
     free(log);
+    free(text);
     if (!status) {
         Image head = {};
         memcpy(head.magic, IMAGE_MAGIC, sizeof head.magic);
