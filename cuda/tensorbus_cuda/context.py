@@ -13,6 +13,8 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from tensorbus_backends.contract import DeviceLostError
+
 from .libcuda import LibCuda
 
 __all__ = ["PrimaryContext"]
@@ -33,19 +35,21 @@ class PrimaryContext:
         context: pycuda's.
         enter: Makes it current; whether `leave` has to be called.
         dead: No cleaning up any more: the device is lost, or this is a forked child.
+        closed: It was released.
 
     Args:
         cuda: The driver library.
         ordinal: Number of the GPU.
+        name: Name of the device, for messages.
     """
 
-    def __init__(self, cuda: LibCuda, ordinal: int) -> None:
+    def __init__(self, cuda: LibCuda, ordinal: int, name: str) -> None:
         import pycuda.driver as cu
 
-        self._lib = cuda.lib
+        self._lib, self._name = cuda.lib, name
         self._slots = _Slots(cuda)
         self._owner = os.getpid()
-        self.dead = False
+        self.dead = self.closed = False
         made: list[Any] = []
 
         def retain() -> None:
@@ -63,7 +67,7 @@ class PrimaryContext:
             raise found
         self.context: Any = found
         self.handle = int(found.handle)
-        self.enter = self._entrance()
+        self.enter: Callable[[], bool] = self._entrance()
 
     def _entrance(self) -> Callable[[], bool]:
         """The function `enter`: a closure, since it stands in the way of every launch."""
@@ -88,6 +92,8 @@ class PrimaryContext:
     @contextlib.contextmanager
     def pushed(self) -> Iterator[None]:
         """On pycuda's own stack, where the constructors and destructors of its objects look."""
+        if self.closed:
+            self._refuse()
         self.context.push()
         try:
             yield
@@ -103,13 +109,20 @@ class PrimaryContext:
         if not self.alive():
             self.abandon()
             return
-        self.dead = True
         self.context.push()
+        self.dead = self.closed = True
+        self.enter = self._refuse
         # The one that is active is released by the driver, and leaves pycuda's stack.
         self.context.detach()
         slot = self._slots.current
         while self._lib.cuCtxGetCurrent(slot) == 0 and slot[0] == self.handle:
             self._lib.cuCtxSetCurrent(0)
+
+    def _refuse(self) -> bool:
+        raise DeviceLostError(
+            f"{self._name} was closed at the end of the process; use it before, or in an atexit "
+            "function that is registered after it was opened"
+        )
 
     def abandon(self) -> None:
         """Forget it without a call to the driver, which would fail and be printed."""

@@ -90,7 +90,7 @@ class CudaDriver(GridDriver):
         self._cuda = cuda
         self._results = Results(cuda.words)
         try:
-            self.context = PrimaryContext(cuda, ordinal)
+            self.context = PrimaryContext(cuda, ordinal, name)
         except cu.Error as error:
             raise self._results.of(error).error(name, "being opened") from error
         self._own = _Resources(self.context)
@@ -149,6 +149,7 @@ class CudaDriver(GridDriver):
         if block is None or self.context.dead:
             return
         with contextlib.suppress(cu.Error), self.context.pushed():
+            # That cuMemFree waits for kernels is no promise.
             self.stream.synchronize()
             block.free()
 
@@ -217,12 +218,11 @@ class CudaDriver(GridDriver):
             )
         # Metadata in memory has a place of its own, behind the buffers'.
         pack = struct.Struct(f"{spec.buffers + (not meta)}Q").pack
-        run, stream = function._launch_kernel, self.stream
-        enter, leave = self.context.enter, self.context.leave
+        run, stream, context = function._launch_kernel, self.stream, self.context
         grid, block = (groups,), (self.group,)
 
         def launch(places: Sequence[int]) -> None:
-            entered = enter()
+            entered = context.enter()
             try:
                 run(grid, block, pack(*places) + meta, 0, stream)
             except cu.MemoryError as error:
@@ -231,7 +231,7 @@ class CudaDriver(GridDriver):
                 raise self.failure(error, f"launching kernel {spec.name!r}") from error
             finally:
                 if entered:
-                    leave()
+                    context.leave()
 
         return launch
 

@@ -30,6 +30,7 @@ __all__ = ["open_device", "probe"]
 NAME = "cuda"
 GROUP = "TENSORBUS_CUDA_GROUP"
 _INSTALL = 'pip install "tensorbus[cuda]"'
+_BUILD = "python -m tensorbus_cuda.simulator.build_pycuda"
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,9 @@ def _find() -> _Found:
     except ImportError as error:
         missing = isinstance(error, ModuleNotFoundError) and (error.name or "") == "pycuda"
         what = "is not installed" if missing else f"cannot be imported ({error})"
-        fix = _INSTALL if missing else "pip install --force-reinstall --no-cache-dir pycuda"
+        simulated = cuda.evidence is Evidence.SIMULATED
+        fix = _BUILD if simulated else _INSTALL
+        fix = fix if missing else "pip install --force-reinstall --no-cache-dir pycuda"
         raise DeviceUnavailableError(NAME, f"pycuda {what}", fix) from error
     simulated = cuda.evidence is Evidence.SIMULATED
     nvrtc = Nvrtc.open(cuda.path if simulated else None, newest=cuda.version[0])

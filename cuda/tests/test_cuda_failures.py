@@ -311,3 +311,21 @@ def test_the_end_of_a_process_with_a_lost_device_is_silent():
         raises(DeviceLostError, lambda: (x + 1).numpy())
         """
     )
+
+
+def test_what_runs_after_the_device_was_closed_gets_an_error():
+    printed = run(
+        """
+        import atexit
+        tensors = []
+        def late():
+            x = tensors[0]
+            for call in (x.numpy, lambda: x + 1, x.device.synchronize, x.device.backend.record):
+                raises(DeviceLostError, call, "closed at the end of the process")
+            raises(DeviceLostError, lambda: x.device.backend.allocate(1 << 25))
+            print("late")
+        atexit.register(late)
+        tensors.append(tb.ones(1000, device="cuda:0") + 1)
+        """
+    )
+    assert printed == "late\n"

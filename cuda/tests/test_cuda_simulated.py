@@ -63,6 +63,48 @@ def test_the_same_bits_as_the_interpreter_on_both_devices_and_between_them():
     )
 
 
+def test_memory_that_another_device_still_reads_is_not_changed():
+    run(
+        """
+        first, second = (tb.get_device(f"cuda:{k}").backend for k in (0, 1))
+        source, target = first.allocate(4000), second.allocate(4000)
+        first.copy_in(source, 0, memoryview(b"a" * 4000))
+        assert second.copy_from(target, 0, source, 0, 4000)
+        first.copy_in(source, 0, memoryview(b"b" * 4000))
+        first.synchronize()
+        out = bytearray(4000)
+        second.copy_out(target, 0, memoryview(out))
+        assert out == b"a" * 4000
+        host = tb.get_device("ref").backend
+        assert not second.copy_from(target, 0, host.allocate(8), 0, 8)
+        """,
+        cuda=TWO,
+    )
+
+
+def test_pinned_host_memory_is_done_with_on_return():
+    """The driver reads and writes it late, unlike ordinary memory."""
+    run(
+        """
+        import pycuda.driver as cu
+        device = tb.get_device("cuda:0").backend
+        with device.driver.context.pushed():
+            pinned = cu.pagelocked_empty(4000, np.uint8)
+        buffer = device.allocate(4000)
+        pinned[:] = 1
+        device.copy_in(buffer, 0, pinned.data)
+        pinned[:] = 2
+        out = bytearray(4000)
+        device.copy_out(buffer, 0, memoryview(out))
+        assert out == bytes([1]) * 4000
+        device.copy_out(buffer, 0, pinned.data)
+        assert (pinned == 1).all()
+        with device.driver.context.pushed():
+            del pinned
+        """
+    )
+
+
 def test_devices_without_peer_access_copy_by_way_of_the_host():
     run(
         """
