@@ -35,6 +35,7 @@ __all__ = [
 
 GROUP = "tensorbus.backends"
 DEFAULT_TIMEOUT_S = 20.0
+SIMULATED_TIMEOUT_S = 180.0
 _NAME = re.compile(r"[a-z][a-z0-9_-]*\Z")
 
 
@@ -68,12 +69,17 @@ def valid_name(name: str) -> bool:
 
 
 def probe_timeout() -> float:
-    """Seconds that a plugin may take to list its devices: ``TENSORBUS_PROBE_TIMEOUT``, else 20."""
+    """Seconds that a plugin may take to list its devices.
+
+    ``TENSORBUS_PROBE_TIMEOUT``, else 20; 180 where drivers are simulated, since the first use of a
+    simulated driver compiles it.
+    """
+    otherwise = SIMULATED_TIMEOUT_S if os.environ.get("TENSORBUS_SIMULATE") else DEFAULT_TIMEOUT_S
     try:
         seconds = float(os.environ.get("TENSORBUS_PROBE_TIMEOUT", ""))
     except ValueError:
-        return DEFAULT_TIMEOUT_S
-    return seconds if math.isfinite(seconds) and seconds > 0 else DEFAULT_TIMEOUT_S
+        return otherwise
+    return seconds if math.isfinite(seconds) and seconds > 0 else otherwise
 
 
 def absent(

@@ -412,7 +412,10 @@ def test_lines_survive_the_way_from_the_child() -> None:
 @pytest.mark.parametrize("text", ["", "x", "-1", "nan", "inf", "0"])
 def test_a_senseless_timeout_is_ignored(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TENSORBUS_PROBE_TIMEOUT", text)
+    monkeypatch.delenv("TENSORBUS_SIMULATE", raising=False)
     assert probing.probe_timeout() == probing.DEFAULT_TIMEOUT_S
+    monkeypatch.setenv("TENSORBUS_SIMULATE", "cuda")
+    assert probing.probe_timeout() == probing.SIMULATED_TIMEOUT_S
 
 
 def test_an_interrupt_ends_the_probes(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
