@@ -49,7 +49,6 @@ SIGNATURES = {
     "objectAtIndex:": "id(NSUInteger)",
     # MTLDevice
     "name": "id()",
-    "registryID": "uint64_t()",
     "supportsFamily:": "BOOL(NSInteger)",
     "hasUnifiedMemory": "BOOL()",
     "maxBufferLength": "NSUInteger()",
@@ -72,7 +71,6 @@ SIGNATURES = {
     # MTLLibrary, MTLComputePipelineState
     "newFunctionWithName:": "id(id)",
     "maxTotalThreadsPerThreadgroup": "NSUInteger()",
-    "threadExecutionWidth": "NSUInteger()",
     # MTLBuffer
     "contents": "void *()",
     # MTLCommandQueue, MTLCommandBuffer

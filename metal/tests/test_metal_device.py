@@ -146,6 +146,21 @@ def test_an_event_is_reached_by_asking(device: MetalDevice, add_to: Any) -> None
     assert any(event.done() for _ in range(1000))
 
 
+def test_more_command_buffers_than_a_queue_holds(device: MetalDevice, add_to: Any) -> None:
+    (kernel,) = device.compile([add_to()])
+    x = np.zeros(N, np.int32)
+    a, b = upload(device, x), device.allocate(x.nbytes)
+    events = []
+    for _ in range(100):
+        device.launch(kernel, 1, [a, b], meta(1))
+        device.launch(kernel, 1, [b, a], meta(1))
+        events.append(device.record())
+    assert not events[-1].done()
+    events[-1].wait()
+    assert all(event.done() for event in events)
+    assert (download(device, a, x) == 200).all()
+
+
 def test_writing_waits_for_what_still_reads(device: MetalDevice, add_to: Any) -> None:
     (kernel,) = device.compile([add_to()])
     x = np.full(N, 10, np.int32)

@@ -27,6 +27,7 @@ long code_of(tbs_status status) {
 struct Queue : Object {
     Ref<Device> device;
     tbs_stream *stream;
+    int unfinished = 0;         /* command buffers that were handed out and have not ended */
     explicit Queue(Device *device)
         : Object(queue_class), device(device), stream(tbs_stream_new(device->index)) {}
     ~Queue() { tbs_stream_free(stream); }
@@ -34,7 +35,13 @@ struct Queue : Object {
 
 Object *new_queue(Device *self, SEL) { return new Queue(self); }
 
+/* A queue has 64 command buffers at once; for one more the caller waits. */
 Object *new_commands(Queue *self, SEL) {
+    tbs_lock();
+    if (self->unfinished == 64) tbs_drain(self->stream);
+    if (self->unfinished == 64) assertion("64 command buffers of a queue were never committed");
+    ++self->unfinished;
+    tbs_unlock();
     return autorelease(new CommandBuffer(self->device.get(), self, self->stream));
 }
 
@@ -55,6 +62,7 @@ void drop(void *data) {
     CommandBuffer *self = (CommandBuffer *)data;
     if (self->status == COMMITTED) self->fail(tbs_device_status(self->device->index));
     self->commands.clear();
+    --static_cast<Queue *>(self->queue.get())->unfinished;
     release(self);
 }
 
@@ -211,6 +219,13 @@ Object *blit_encoder(CommandBuffer *self, SEL) {
 
 CommandBuffer::CommandBuffer(Device *device, Object *queue, tbs_stream *stream)
     : Object(buffer_class), device(device), queue(queue), stream(stream) {}
+
+CommandBuffer::~CommandBuffer() {
+    if (status != NOT_ENQUEUED) return;
+    tbs_lock();
+    --static_cast<Queue *>(queue.get())->unfinished;
+    tbs_unlock();
+}
 
 void CommandBuffer::begin(const char *what) {
     if (status != NOT_ENQUEUED) assertion("%s in a command buffer that was committed", what);

@@ -71,6 +71,7 @@ struct CommandBuffer : Object {
     bool encoding = false;
     uint64_t mark = 0;
     CommandBuffer(Device *device, Object *queue, tbs_stream *stream);
+    ~CommandBuffer();
     /* Refuses with the words of Metal's validation unless commands may be added. */
     void begin(const char *what);
     /* The device's answer to one more launch or copy; adds a command that fails if it is refused. */
