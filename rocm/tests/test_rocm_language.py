@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import struct
 import subprocess
 import threading
 from pathlib import Path
@@ -12,7 +11,8 @@ import pytest
 from tensorbus_backends.check import Check
 from tensorbus_backends.contract import CompileError, DeviceUnavailableError
 from tensorbus_backends.units import program_text
-from tensorbus_rocm import dialect as dialect_module
+from tensorbus_rocm import compiler, dialect as dialect_module
+from tensorbus_rocm.codeobject import float_modes
 from tensorbus_rocm.compiler import Hiprtc
 from tensorbus_rocm.dialect import hip_dialect
 
@@ -95,32 +95,24 @@ def targets(hiprtc: Hiprtc, *names: str) -> list[str]:
 SOURCE = program_text(hip_dialect(), [Check(True).source(hip_dialect())])
 
 
-def kernel_descriptor(code: bytes, name: str) -> bytes:
-    """The 64 bytes of a kernel's descriptor ("AMDGPU code object": symbol ``<name>.kd``)."""
-    assert code[:4] == b"\x7fELF"
-    (sections,) = struct.unpack_from("<Q", code, 40)
-    entry, count = struct.unpack_from("<HH", code, 58)
-    heads = [struct.unpack_from("<IIQQQQIIQQ", code, sections + k * entry) for k in range(count)]
-    for head in heads:
-        if head[1] != 11:  # SHT_DYNSYM
-            continue
-        strings = heads[head[6]][4]
-        for at in range(head[4], head[4] + head[5], 24):
-            text, _, _, where, value, _ = struct.unpack_from("<IBBHQQ", code, at)
-            end = code.index(b"\0", strings + text)
-            if code[strings + text : end].decode() == f"{name}.kd":
-                home = heads[where]
-                start = home[4] + value - home[3]
-                return code[start : start + 64]
-    raise AssertionError(f"no {name}.kd")
-
-
 def test_the_vocabulary_compiles_and_keeps_subnormals(hiprtc: Hiprtc) -> None:
     for arch in targets(hiprtc, "gfx90a", "gfx1030", "gfx942", "gfx1100"):
-        descriptor = kernel_descriptor(hiprtc.compile(SOURCE, arch), "tb_check_64")
-        (mode,) = struct.unpack_from("<I", descriptor, 48)  # COMPUTE_PGM_RSRC1
-        rounding, subnormals = mode >> 12 & 15, mode >> 16 & 15
-        assert (rounding, subnormals) == (0, 15), arch
+        modes = float_modes(hiprtc.compile(SOURCE, arch))
+        assert modes["tb_check_64"].ieee, arch
+
+
+def test_flushed_subnormals_are_seen_in_the_code(
+    hiprtc: Hiprtc, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compiler, "OPTIONS", ("-fgpu-flush-denormals-to-zero",))
+    (modes,) = float_modes(hiprtc.compile(SOURCE, "gfx90a")).values()
+    assert (modes.rounding, modes.subnormals) == (0, 0b1100)
+    assert not modes.ieee
+
+
+def test_another_format_has_no_modes() -> None:
+    assert float_modes(b"TBSHIP1") == {}
+    assert float_modes(b"\x7fELF" + bytes(64)) == {}
 
 
 def test_features_are_part_of_a_target(hiprtc: Hiprtc) -> None:

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include <algorithm>
+#include <map>
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -43,11 +44,16 @@ static int64_t memory(int device) {
     return tbs_option_int("ROCM", "memory", device, (int64_t)4 << 30);
 }
 
-/* The executor is told once how much memory each device has. */
+/* The executor is told how much memory each device has, again if the setting changes. */
 static void ready() {
-    static int told = 0;
+    static std::map<int, int64_t> told;
     tbs_lock();
-    for (; told < devices(); ++told) tbs_set_memory(told, (size_t)memory(told));
+    for (int k = 0; k < devices(); ++k) {
+        auto known = told.find(k);
+        if (known != told.end() && known->second == memory(k)) continue;
+        told[k] = memory(k);
+        tbs_set_memory(k, (size_t)memory(k));
+    }
     tbs_unlock();
 }
 
