@@ -9,6 +9,7 @@ from tensorbus_backends.contract import Capabilities, DeviceUnavailableError, Ke
 from tensorbus_backends.dialect import Dialect
 from tensorbus_backends.offline import AbsentCompiler, OfflineCompiler
 
+from .codeobject import Modes, float_modes
 from .compiler import OPTIONS, Hiprtc
 from .dialect import hip_dialect
 
@@ -38,13 +39,23 @@ class HiprtcCheck:
         return hip_dialect()
 
     def compile(self, source: str, target: str) -> str:
-        """A code object is made and dropped; nothing is returned."""
-        self._hiprtc.compile(source, target)
-        return ""
+        """One line for each kernel: its name, rounding mode, and which subnormals it keeps."""
+        modes = float_modes(self._hiprtc.compile(source, target))
+        return "\n".join(f"{name} {m.rounding} {m.subnormals}" for name, m in modes.items())
 
     def objections(self, listing: str, kernels: Mapping[str, str]) -> Mapping[str, str]:
-        """None: machine code spells a division with fma, so contraction cannot be told from it."""
-        return {}
+        """Kernels that do not start in IEEE 754's modes.
+
+        Machine code spells a division with fma, so contraction cannot be told from it.
+        """
+        found = {}
+        for line in listing.splitlines():
+            name, rounding, subnormals = line.split()
+            if name in kernels and not Modes(int(rounding), int(subnormals)).ieee:
+                found[name] = (
+                    f"starts with rounding mode {rounding} and keeps subnormals {subnormals}"
+                )
+        return found
 
 
 def offline() -> Sequence[OfflineCompiler | AbsentCompiler]:

@@ -15,6 +15,7 @@ from tensorbus_rocm import compiler, dialect as dialect_module
 from tensorbus_rocm.codeobject import float_modes
 from tensorbus_rocm.compiler import Hiprtc
 from tensorbus_rocm.dialect import hip_dialect
+from tensorbus_rocm.offline import HiprtcCheck
 
 # -- the square root ----------------------------------------------------------------------
 
@@ -108,6 +109,17 @@ def test_flushed_subnormals_are_seen_in_the_code(
     (modes,) = float_modes(hiprtc.compile(SOURCE, "gfx90a")).values()
     assert (modes.rounding, modes.subnormals) == (0, 0b1100)
     assert not modes.ieee
+
+
+def test_the_compile_check_objects_to_flushed_subnormals(
+    hiprtc: Hiprtc, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check = HiprtcCheck(hiprtc)
+    kernels = {"tb_check_64": SOURCE}
+    assert check.objections(check.compile(SOURCE, "gfx90a"), kernels) == {}
+    monkeypatch.setattr(compiler, "OPTIONS", ("-fgpu-flush-denormals-to-zero",))
+    (words,) = check.objections(check.compile(SOURCE, "gfx90a"), kernels).values()
+    assert "keeps subnormals 12" in words
 
 
 def test_another_format_has_no_modes() -> None:
