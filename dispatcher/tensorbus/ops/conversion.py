@@ -143,8 +143,10 @@ def from_dlpack(
     """A tensor over the memory of another library's array, through DLPack.
 
     Host memory is shared with the default device if that is host-accessible, else with ``"cpu"``
-    (or ``"ref"`` without a compiler).  Memory that the other library forbids to change is shared
-    too; changing it in place raises ValueError.
+    (or ``"ref"`` without a compiler).  Memory of a CUDA or ROCm device (of PyTorch or CuPy, say) is
+    shared with our device of the same type and number; without one, the other library is asked for
+    a copy on the host.  Memory that the other library forbids to change is shared too; changing it
+    in place raises ValueError.
 
     Args:
         x: An object with ``__dlpack__`` and ``__dlpack_device__``.
