@@ -9,7 +9,8 @@ extern "C" {
 #endif
 
 /* The text to give to tbs_compile for a source, malloc'ed: behind it an entry for each kernel that
-   is `extern "C"`.  Put `tbs_text_grid_kernel` (embed grid_kernel.h) and the family's own words in
+   is `extern "C"`, and each `extern __shared__` array of a function taken from the memory that the
+   launch asks for.  Put `tbs_text_grid_kernel` (embed grid_kernel.h) and the family's own words in
    front of it. */
 char *tbs_grid_text(const char *source);
 
