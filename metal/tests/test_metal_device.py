@@ -155,10 +155,23 @@ def test_more_command_buffers_than_a_queue_holds(device: MetalDevice, add_to: An
         device.launch(kernel, 1, [a, b], meta(1))
         device.launch(kernel, 1, [b, a], meta(1))
         events.append(device.record())
+    assert len(device.driver._sent) <= 48
     assert not events[-1].done()
     events[-1].wait()
     assert all(event.done() for event in events)
     assert (download(device, a, x) == 200).all()
+
+
+def test_launches_share_command_buffers(device: MetalDevice, add_to: Any) -> None:
+    (kernel,) = device.compile([add_to()])
+    x = np.zeros(N, np.int32)
+    a, b = upload(device, x), device.allocate(x.nbytes)
+    launch = kernel.prepare(1, meta(1))  # type: ignore[attr-defined]
+    for _ in range(BATCH - 1):
+        launch(a, b)
+    assert len(device.driver._sent) == 0
+    launch(a, b)
+    assert len(device.driver._sent) == 1
 
 
 def test_writing_waits_for_what_still_reads(device: MetalDevice, add_to: Any) -> None:
@@ -182,6 +195,16 @@ def test_metadata_beyond_4_kib_goes_through_a_buffer(
     assert (download(device, b, x) == x + 7).all()
     launch(a, b)
     assert (download(device, b, x) == x + 9).all()
+
+
+def test_a_small_pipeline_gets_small_groups(simulated: Callable[..., str]) -> None:
+    script = """
+    import numpy as np, tensorbus as tb
+    x = tb.asarray(np.ones((300, 300), np.float32), device="metal")
+    print(tb.sum(x).numpy())
+    """
+    # Metal aborts the process if a group is larger than its pipeline allows.
+    assert simulated(script, threads=24).strip() == "90000.0"
 
 
 def test_what_numpy_sees_is_the_memory(device: MetalDevice, add_to: Any) -> None:
