@@ -182,6 +182,7 @@ def _try(hip: Hip, index: int) -> DeviceInfo:
     except BackendError as error:
         cause, fix = f"a small kernel cannot be run on it ({error})", _OTHER
     else:
+        device.empty_cache()
         inexact = ", ".join(name for name, ok in verdict.items() if not ok)
         more = {"inexact": inexact} if inexact else {}
         return replace(device.info, details={**device.info.details, **more})

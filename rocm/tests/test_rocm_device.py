@@ -388,3 +388,41 @@ def test_a_forked_child_gets_an_error_not_a_hang(settings: Settings) -> None:
         [sys.executable, "-c", textwrap.dedent(_FORK)], capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+_END = """
+import sys
+sys.path.insert(0, {folder!r})
+import numpy as np
+from adding import AddTo, meta, upload
+from tensorbus_rocm.plugin import open_device
+device = open_device(0)
+(kernel,) = device.compile([AddTo()])
+source = upload(device, np.zeros(256, np.int32))
+for k in range(100):
+    device.launch(kernel, 4, [source, source], meta(1))
+event = device.record()
+cycle = [event, device, source]
+cycle.append(cycle)
+"""
+
+
+def test_a_process_ends_in_the_midst_of_work(settings: Settings) -> None:
+    script = textwrap.dedent(_END).format(folder=str(Path(__file__).parent))
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_probing_leaves_no_memory_behind(control: Control) -> None:
+    from tensorbus_rocm.plugin import find_hip
+
+    sizes = driver_module.ffi().new("size_t[2]")
+    lib = find_hip().lib
+    probe()
+    assert lib.hipMemGetInfo(sizes, sizes + 1) == 0
+    before = sizes[0]
+    probe()
+    assert lib.hipMemGetInfo(sizes, sizes + 1) == 0
+    assert sizes[0] == before
