@@ -30,7 +30,8 @@ OPTIONS = (
 )
 """For every program: IEEE arithmetic, nothing fast and loose.
 
-The last but one is the default and says so in the cache's keys; hiprtc 5 warns that it is unused.
+Division and square root are correctly rounded by default; the option makes that part of the cache's
+keys, and hiprtc 5 warns that it does nothing.
 """
 
 INSTALL = "install ROCm's HIP runtime compiler (libhiprtc.so; Debian: libamdhip64-dev)"
