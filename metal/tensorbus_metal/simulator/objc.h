@@ -6,6 +6,8 @@
 #ifndef TENSORBUS_METAL_OBJC_H
 #define TENSORBUS_METAL_OBJC_H
 
+#include <stddef.h>
+
 #include <atomic>
 #include <string>
 #include <unordered_map>
@@ -32,6 +34,7 @@ struct Object {
     Object(const Object &) = delete;
     Object &operator=(const Object &) = delete;
     /* The memory of the dead is kept for a while, so that late messages are noticed. */
+    static void *operator new(size_t size) { return ::operator new(size); }
     static void operator delete(void *memory);
 };
 
