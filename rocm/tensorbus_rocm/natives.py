@@ -93,6 +93,7 @@ class _Products:
 
     def run(self, product: gemm.Product, dtype: dt.DType, a: int, b: int, c: int) -> None:
         """One batch; addresses of the operands in column-major order, then the output's."""
+        self._driver.hip.check_process()
         p, size = product, dtype.bits >> 3
         compute = dt.float64 if dtype is dt.float64 else dt.float32
         scalars, kind, computed = self._scalars[compute], _TYPES[dtype], _TYPES[compute]

@@ -355,13 +355,18 @@ def test_an_index_that_is_not_there(settings: Settings) -> None:
 
 _FORK = """
 import os, sys
+from tensorbus_backends import dtypes as dt
+from tensorbus_backends.contract import NativeCase
 from tensorbus_rocm.plugin import open_device, probe
 device = open_device(0)
 event = device.record()
+case = NativeCase("matmul", (dt.float32,) * 3, ((4, 4),) * 3, ((4, 1),) * 3)
+operands = [device.allocate(64) for _ in range(3)]
+multiply = lambda: device.natives["matmul"].run(case, operands, [0, 0, 0])
 child = os.fork()
 if child == 0:
     try:
-        for attempt in (device.synchronize, lambda: device.allocate(1 << 20), event.wait):
+        for attempt in (device.synchronize, lambda: device.allocate(1 << 20), event.wait, multiply):
             try:
                 attempt()
             except Exception as error:
