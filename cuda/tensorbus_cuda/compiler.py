@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import functools
-import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -173,14 +172,12 @@ class Nvrtc:
 
 
 _loaded: dict[str, Nvrtc] = {}
-_loading = threading.Lock()
 
 
 def _load(name: str) -> Nvrtc:
-    with _loading:
-        if name not in _loaded:
-            _loaded[name] = Nvrtc(name)
-        return _loaded[name]
+    found = _loaded.get(name)
+    # No lock, which a fork could leave held: a library that is loaded twice is one.
+    return found if found is not None else _loaded.setdefault(name, Nvrtc(name))
 
 
 def _short(error: Exception) -> str:

@@ -93,7 +93,7 @@ class CudaDevice(GridDevice):
             in_memory=spelling.dialect(in_memory=True),
             argument_bytes=_ARGUMENTS,
         )
-        self.target, self.cuda_major = arch, cuda.version[0]
+        self.target, self.cuda_major, self.capability = arch, cuda.version[0], entry.capability
         self.dlpack_stream = int(driver.stream.handle)
         self.natives = native_table(self, cuda.path if simulated else None).table
 

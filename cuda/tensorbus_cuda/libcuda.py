@@ -8,7 +8,6 @@ for: the loader knows a library by its name, so pycuda gets the one that is ther
 from __future__ import annotations
 
 import functools
-import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,7 +93,6 @@ class LibCuda:
 
 
 _NO_DEVICE = 100
-_lock = threading.Lock()
 _loaded: list[LibCuda] = []
 
 
@@ -104,10 +102,10 @@ def libcuda() -> LibCuda:
     Raises:
         DeviceUnavailableError: It cannot be loaded.
     """
-    with _lock:
-        if not _loaded:
-            _loaded.append(_load())
-        return _loaded[0]
+    # No lock, which a fork could leave held: a library that is loaded twice is one.
+    if not _loaded:
+        _loaded.append(_load())
+    return _loaded[0]
 
 
 def _load() -> LibCuda:

@@ -63,8 +63,9 @@ _COMPUTE_32F, _COMPUTE_32F_FAST_TF32, _COMPUTE_64F = 68, 77, 70
 _NO_REDUCED_PRECISION = 16
 _ALGO_DEFAULT = -1
 _NO_TRANSPOSE, _TRANSPOSE = 0, 1
-# cuBLAS's own recommendation for Hopper; a fixed workspace makes repeated products equal.
-_WORKSPACE = 32 << 20
+# What cuBLAS takes for itself by default, from Hopper on and before.  One that is fixed makes
+# repeated products equal.
+_WORKSPACE, _WORKSPACE_BEFORE = 32 << 20, 4 << 20
 
 _STATUS = {
     1: "CUBLAS_STATUS_NOT_INITIALIZED",
@@ -101,7 +102,7 @@ class Blas:
         self._handle: Any = None
         self._workspace: Buffer | None = None
         # A handle is not made for use by several threads at a time.
-        self._lock = threading.Lock()
+        self._lock, self._owner = threading.Lock(), os.getpid()
         self._double = ffi.new("double *", 1.0), ffi.new("double *", 0.0)
         self._single = ffi.new("float *", 1.0), ffi.new("float *", 0.0)
         self.tf32 = os.environ.get(TF32, "") not in ("", "0")
@@ -142,6 +143,9 @@ class Blas:
         head = (int(p.trans_a), int(p.trans_b), p.m, p.n, p.k, one)
         tail = (compute, _ALGO_DEFAULT)
         call, strides = self._call, p.strides
+        if os.getpid() != self._owner:
+            # Raises what a forked child is told; a lock might be held for ever there.
+            self._device.synchronize()
         with self._lock:
             handle = self._opened()
             if p.batch == 1:
@@ -176,12 +180,14 @@ class Blas:
             slot = self._ffi.new("cublasHandle_t *")
             self._call(lib.cublasCreate_v2, slot)
             handle = slot[0]
-            self._workspace = self._device.allocate(_WORKSPACE)
+            new = self._device.capability >= (9, 0)
+            size = _WORKSPACE if new else _WORKSPACE_BEFORE
+            self._workspace = self._device.allocate(size)
             self._call(lib.cublasSetMathMode, handle, _NO_REDUCED_PRECISION)
             # In this order: setting the stream takes the workspace away.
             self._call(lib.cublasSetStream_v2, handle, int(driver.stream.handle))
             address = self._device.pointer(self._workspace)
-            self._call(lib.cublasSetWorkspace_v2, handle, address, _WORKSPACE)
+            self._call(lib.cublasSetWorkspace_v2, handle, address, size)
             driver.before_close(lambda: lib.cublasDestroy_v2(handle))
             self._handle = handle
         return self._handle

@@ -271,6 +271,10 @@ def test_a_forked_child_gets_a_clear_error_and_ends_silently():
         x = tb.ones(1000, device="cuda:0")
         y = tb.matmul(tb.ones((4, 4), device="cuda:0"), tb.ones((4, 4), device="cuda:0"))
         event = x.device.backend.record()
+        # As if another thread multiplied meanwhile.
+        multiply = x.device.backend.natives["matmul"].run
+        blas = next(c.cell_contents for c in multiply.__closure__)
+        blas._lock.acquire()
         child = os.fork()
         if not child:
             new = lambda: tb.ones(5, device="cuda:0")
@@ -280,6 +284,7 @@ def test_a_forked_child_gets_a_clear_error_and_ends_silently():
             gc.collect()
             sys.exit(7)  # with all of Python's and pycuda's own cleaning up
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+        blas._lock.release()
         assert ((x + 1).numpy() == 2).all()
         """
     )
