@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, cast
@@ -99,6 +100,13 @@ class MetalDevice(GridDevice):
             self.natives = table.table
         library = next((n.library for n in self.natives.values()), "none")
         self.info = replace(info, details={**info.details, "natives": library})
+
+    def __del__(self) -> None:
+        driver = self.__dict__.get("driver")
+        # Buffers keep their device, so none is in use.  The process's end releases them as well.
+        if isinstance(driver, MetalDriver) and not sys.is_finalizing():
+            driver.close()
+            self.empty_cache()
 
     def settle(self, verdict: Mapping[str, bool]) -> None:
         """Take over what `run_check` found; MSL allows 2.5 ulp for inexact division, sqrt 3."""

@@ -20,7 +20,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tensorbus_backends.contract import BackendError, DeviceLostError, Event, KernelSpec
+from tensorbus_backends.contract import (
+    BackendError,
+    DeviceLostError,
+    Event,
+    KernelSpec,
+    LaunchError,
+)
 from tensorbus_backends.grid import GridDriver, Launcher
 
 from .compiler import Compiler, Pipeline
@@ -37,6 +43,9 @@ _IN_FLIGHT = 48
 
 # The most bytes that `setBytes` takes.
 _INLINE = 4096
+
+# A thread reads the number of its group as a uint.
+_MOST_GROUPS = (1 << 32) - 1
 
 _STORAGE_SHARED = 0
 _COMPLETED, _ERROR = 4, 5
@@ -217,6 +226,11 @@ class MetalDriver(GridDriver):
         return self._compiler.pipeline(program, spec, self._group)
 
     def launcher(self, function: Pipeline, spec: KernelSpec, groups: int, meta: bytes) -> Launcher:
+        if groups > _MOST_GROUPS:
+            raise LaunchError(
+                f"kernel {spec.name!r} was launched with {groups} groups, and {self._name} numbers "
+                f"{_MOST_GROUPS}; work on smaller pieces"
+            )
         objc, last = self._objc, spec.buffers
         set_state = objc.call("setComputePipelineState:")
         set_buffer = objc.call("setBuffer:offset:atIndex:")
@@ -277,6 +291,8 @@ class MetalDriver(GridDriver):
         if self._compute is None:
             objc = self._objc
             self._compute = objc.keep(objc.send(self._open(), "computeCommandEncoder"))
+            if self._compute is None:
+                raise BackendError(f"{self._name} gives no command encoder; restart the process")
         return self._compute
 
     def _end_encoder(self) -> None:

@@ -331,7 +331,7 @@ def test_every_object_goes_away(make: Make, add_to: Any, census: Census) -> None
     device.record().wait()
     device.import_pointer(x.ctypes.data, x.nbytes, x)
     del a, b, f, out
-    device.empty_cache()
+    device.launch(kernel, 1, [device.allocate(4 * N), device.allocate(4 * N)], meta(1))
     del kernel, launch, native, device
     gc.collect()
     assert census() == before

@@ -97,6 +97,12 @@ def test_a_launch_that_is_refused(device: MetalDevice, faults: Control, add_to: 
     fails(device, add_to)
 
 
+def test_more_groups_than_a_grid_numbers(device: MetalDevice, add_to: Any) -> None:
+    (kernel,) = device.compile([add_to()])
+    with pytest.raises(LaunchError, match="work on smaller pieces"):
+        device.launch(kernel, 1 << 32, buffers(device), META)
+
+
 def test_a_kernel_that_fails_is_met_by_the_next_read(
     device: MetalDevice, faults: Control, add_to: Any
 ) -> None:
