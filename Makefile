@@ -5,13 +5,21 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 EXTRAS := conformance,cpu,opencl
 
-.PHONY: conform test lint format clean pycuda evidence
+.PHONY: conform test lint format clean pycuda simulate evidence
 
 conform: $(VENV)/.run
 	$(BIN)/tensorbus conform --level smoke
 
 test: lint pycuda
 	$(BIN)/python -m pytest -n auto --dist loadgroup -q
+	$(MAKE) simulate
+
+# The smoke level on simulated drivers; cuda's needs pycuda and is left out, and said to be, without.
+simulate: pycuda
+	devices=rocm,metal; \
+	if $(BIN)/python -c 'import importlib.util as u; raise SystemExit(not u.find_spec("pycuda"))'; \
+	then devices=cuda,$$devices; else echo "not run: simulated cuda (pycuda is not installed)"; fi; \
+	TENSORBUS_SIMULATE=cuda,rocm,metal $(BIN)/tensorbus conform --level smoke --device $$devices
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
