@@ -102,7 +102,7 @@ class Blas:
         self._handle: Any = None
         self._workspace: Buffer | None = None
         # A handle is not made for use by several threads at a time.
-        self._lock, self._owner = threading.Lock(), os.getpid()
+        self._lock = threading.Lock()
         self._double = ffi.new("double *", 1.0), ffi.new("double *", 0.0)
         self._single = ffi.new("float *", 1.0), ffi.new("float *", 0.0)
         self.tf32 = os.environ.get(TF32, "") not in ("", "0")
@@ -121,6 +121,7 @@ class Blas:
         """A product that is supported: both operands, then the output."""
         dtype = case.dtypes[0]
         starts = zip(buffers, offsets, strict=True)
+        # Before the lock: in a forked child, where it may be held for ever, this raises.
         a, b, c = (self._device.pointer(x) + k * dtype.itemsize for x, k in starts)
         self.run(dtype, gemm.plan(case.shapes, case.strides).column_major(), b, a, c)
 
@@ -143,9 +144,6 @@ class Blas:
         head = (int(p.trans_a), int(p.trans_b), p.m, p.n, p.k, one)
         tail = (compute, _ALGO_DEFAULT)
         call, strides = self._call, p.strides
-        if os.getpid() != self._owner:
-            # Raises what a forked child is told; a lock might be held for ever there.
-            self._device.synchronize()
         with self._lock:
             handle = self._opened()
             if p.batch == 1:

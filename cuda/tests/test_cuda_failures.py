@@ -272,13 +272,17 @@ def test_a_forked_child_gets_a_clear_error_and_ends_silently():
         y = tb.matmul(tb.ones((4, 4), device="cuda:0"), tb.ones((4, 4), device="cuda:0"))
         event = x.device.backend.record()
         # As if another thread multiplied meanwhile.
-        multiply = x.device.backend.natives["matmul"].run
-        blas = next(c.cell_contents for c in multiply.__closure__)
+        from tensorbus_backends import dtypes as dt
+        native = x.device.backend.natives["matmul"].run
+        case = NativeCase("matmul", (dt.float32,) * 3, ((4, 4),) * 3, ((4, 1),) * 3)
+        product = lambda: native(case, [y._buffer] * 3, [0] * 3)
+        product()
+        blas = next(c.cell_contents for c in native.__closure__)
         blas._lock.acquire()
         child = os.fork()
         if not child:
             new = lambda: tb.ones(5, device="cuda:0")
-            for call in (lambda: x + 1, x.numpy, new, lambda: y @ y):
+            for call in (lambda: x + 1, x.numpy, new, lambda: y @ y, product):
                 raises(BackendError, call, "does not survive a fork", "spawn")
             del x, y, event
             gc.collect()
