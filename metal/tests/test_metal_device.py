@@ -122,7 +122,7 @@ def test_prepared_launches_serve_several_threads(device: MetalDevice, add_to: An
     assert all((r == 80).all() for r in results)
 
 
-def test_work_is_late_until_somebody_waits(device: MetalDevice, add_to: Any, faults: Any) -> None:
+def test_work_is_late_until_somebody_waits(device: MetalDevice, add_to: Any) -> None:
     (kernel,) = device.compile([add_to()])
     x = np.zeros(N, np.int32)
     a, b = upload(device, x), upload(device, x)
@@ -183,9 +183,7 @@ def test_writing_waits_for_what_still_reads(device: MetalDevice, add_to: Any) ->
     assert (download(device, b, x) == 11).all()
 
 
-def test_metadata_beyond_4_kib_goes_through_a_buffer(
-    device: MetalDevice, add_to: Any, census: Census
-) -> None:
+def test_metadata_beyond_4_kib_goes_through_a_buffer(device: MetalDevice, add_to: Any) -> None:
     words = 4096 // 8 + 1
     (kernel,) = device.compile([add_to(words=words)])
     x = np.arange(N, dtype=np.int32)

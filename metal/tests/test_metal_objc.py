@@ -149,4 +149,4 @@ def test_pools_belong_to_threads(objc: ObjC, census: Census) -> None:
     ],
 )
 def test_a_mistake_ends_the_process_with_a_sentence(simulated: Run, line: str, words: str) -> None:
-    assert words in simulated(START.replace("\n", "\n") + line + "\n", code=-6)
+    assert words in simulated(START + line + "\n", code=-6)
