@@ -5,13 +5,14 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 EXTRAS := conformance,cpu,opencl
 
-.PHONY: conform test lint format clean pycuda simulate evidence
+.PHONY: conform test compile-check lint format clean pycuda simulate evidence
 
 conform: $(VENV)/.run
 	$(BIN)/tensorbus conform --level smoke
 
 test: lint pycuda
 	$(BIN)/python -m pytest -n auto --dist loadgroup -q
+	$(MAKE) compile-check
 	$(MAKE) simulate
 
 # The smoke level on simulated drivers; cuda's needs pycuda and is left out, and said to be, without.
@@ -26,6 +27,11 @@ lint: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Every kernel through NVRTC, hiprtc and the MSL check; where none is installed (3), it says so.
+# Less, in a hurry: make test CHECK='--level smoke'
+compile-check: $(VENV)/.test
+	$(BIN)/tensorbus compile-check $(CHECK) || [ $$? = 3 ]
 
 # For the simulated NVIDIA driver; says in one line why not where it cannot be had.
 pycuda: $(VENV)/.test

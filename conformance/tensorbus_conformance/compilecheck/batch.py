@@ -22,7 +22,7 @@ from .compilers import opened
 
 __all__ = ["Rejected", "Text", "compile_texts", "compile_unit"]
 
-_UNIT = 16
+_UNIT, _KEPT = 16, 256
 # Raised when the checks of a plugin's `objections` change their meaning.
 _CHECKS = "1"
 
@@ -145,6 +145,9 @@ def compile_texts(
             names = {r.name for r in bad}
             fresh |= {digests[k.name] for k in unit.kernels if k.name not in names}
             done(len(unit.kernels))
+            if len(fresh) >= _KEPT:  # a run that is ended from outside loses no more than this
+                accepted.add(fresh)
+                fresh = set()
     finally:
         if fresh:
             accepted.add(fresh)

@@ -18,7 +18,7 @@ from tensorbus_backends import dtypes as dt
 from tensorbus_backends.contract import Buffer, Capabilities, DeviceInfo, KernelSpec
 from tensorbus_backends.ref import RefDevice
 
-from ..judge import random
+from ..judge import errors, random
 from ..judge.cases import Case, cases, is_elementwise, shape_cases, special_cases
 from ..judge.gradients import _cases as gradient_cases
 from ..judge.items import Item, Outcome, items, properties
@@ -127,6 +127,8 @@ def _calls(session: Session, names: Sequence[str]) -> list[Callable[[], object]]
         for case in gradient_cases(session):
             found.append(lambda case=case: _reverse(session, case))  # type: ignore[misc]
             found.append(lambda case=case: _forward(session, case))  # type: ignore[misc]
+    if "errors" in names:
+        found.append(lambda: errors.check(session))
     if "promotion" in names:
         each(cases(op, dtype, "smoke", seed), "contiguous")
         if is_elementwise(op) and REFERENCES[op].tensors == (2, 2):
