@@ -500,6 +500,8 @@ def assemble(
     """
     helpers: dict[str, str] = {}
     _collect(body, dialect, helpers)
+    if dialect.rolled:
+        body = body.replace("for (i32 d = ", f"{dialect.rolled}for (i32 d = ")
     shift = [f"{'' if a.written else 'const '}{storage_ctype(a.dtype)}" for a in arguments]
     if dialect.style == "loop":
         args = ""

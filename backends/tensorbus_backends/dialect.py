@@ -50,6 +50,8 @@ class Dialect:
         fp64: Whether float64 exists.
         spell: Helper functions (see `clike.HELPERS`) that this device spells better, by name.
         hooks: Text put at ``enter`` and ``leave`` of every kernel (floating-point modes, say).
+        rolled: Text before the loops over an operand's dimensions, for compilers that unroll them
+            in vain: they take a step or two.
     """
 
     name: str
@@ -65,6 +67,7 @@ class Dialect:
     fp64: bool = True
     spell: Mapping[str, str] = field(default_factory=dict, hash=False)
     hooks: Mapping[str, str] = field(default_factory=dict, hash=False)
+    rolled: str = ""
 
     @property
     def loops(self) -> bool:

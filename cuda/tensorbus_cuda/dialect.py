@@ -67,4 +67,5 @@ class Spelling:
             group="(i64)blockIdx.x",
             # Or a region of GROUP lanes becomes a loop.
             hooks={"enter": "    __builtin_assume(threadIdx.x < GROUP);\n"},
+            rolled='_Pragma("unroll 1") ',
         )

@@ -124,3 +124,18 @@ def test_the_proof_kernel_compiles_for_every_target(nvrtc):
     source = program_text(dialect, [Check(True).source(dialect)])
     for arch in {min(nvrtc.supported_archs), 80, 90, max(nvrtc.supported_archs)}:
         assert nvrtc.compile(source, f"sm_{arch}")[:4] == b"\x7fELF"
+
+
+def test_loops_over_dimensions_stay_loops(nvrtc):
+    # Each copy of such a loop's body holds a 64-bit division.
+    body = "\n".join(
+        [
+            "i64 rest = g, o = 0;",
+            "for (i32 d = (i32)M(0) - 1; d > 0; --d) {",
+            "    o += rest % M(3); rest = rest / M(3);",
+            "}",
+            "LANES(l, 1) { y[l + o] = x[l]; }",
+        ]
+    )
+    divisions = [i for i in instructions(nvrtc, body) if i.startswith("div.s64")]
+    assert len(divisions) == 1
