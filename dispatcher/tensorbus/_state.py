@@ -9,6 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from tensorbus_backends.contract import BackendError
+from tensorbus_backends.environment import switch
+
 __all__ = [
     "Policy",
     "Record",
@@ -82,7 +85,7 @@ class _State(threading.local):
         self.trace: Trace | None = None
         self.depth = 0
         self.policy: Policy = _policy_from_environment()
-        self.reproducible = os.environ.get("TENSORBUS_REPRODUCIBLE", "") not in ("", "0")
+        self.reproducible = switch("TENSORBUS_REPRODUCIBLE")
         self.device: Any = None
         self.tables: dict[Any, dict[Any, Any]] = {}
         self.fast: dict[Any, Any] = {}
@@ -96,10 +99,11 @@ class _State(threading.local):
 
 
 def _policy_from_environment() -> Policy:
-    value = os.environ.get("TENSORBUS_FALLBACK", "error")
+    value = os.environ.get("TENSORBUS_FALLBACK") or "error"
     if value not in get_args(Policy):
-        raise ValueError(
-            f"TENSORBUS_FALLBACK={value!r}: choose one of {', '.join(get_args(Policy))}"
+        raise BackendError(
+            f"TENSORBUS_FALLBACK={value!r} is no policy; set it to one of "
+            f"{', '.join(get_args(Policy))}, or unset it"
         )
     return value  # type: ignore[return-value]
 
