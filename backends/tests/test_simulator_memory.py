@@ -313,7 +313,6 @@ def _script(body: str, **environment: str) -> str:
 def test_failures_from_the_environment() -> None:
     body = "print([m.try_alloc(16) for _ in range(3)], m.load(b'')[0])"
     assert _script(body, TENSORBUS_SIMULATE_FAULTS="alloc:2,load:1") == "[0, 1, 0] 1\n"
-    assert "'aloc:2' is not understood" in _script(body, TENSORBUS_SIMULATE_FAULTS="aloc:2")
 
 
 def test_settings_by_device(m: Machine, monkeypatch: pytest.MonkeyPatch) -> None:

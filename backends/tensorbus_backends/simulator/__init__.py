@@ -15,12 +15,13 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ..cache import DiskCache, cache_key
 from ..contract import DeviceUnavailableError
+from . import settings
 
 __all__ = ["FAMILIES", "Control", "compiler", "control", "library", "wanted"]
 
@@ -70,7 +71,13 @@ def compiler(family: str = "simulator") -> tuple[str, ...]:
     )
 
 
-def library(family: str, sources: Sequence[Path], soname: str, flags: Sequence[str] = ()) -> Path:
+def library(
+    family: str,
+    sources: Sequence[Path],
+    soname: str,
+    flags: Sequence[str] = (),
+    forms: Mapping[str, settings.Form] | None = None,
+) -> Path:
     """Build a simulated driver, or find it in the compile cache.
 
     Args:
@@ -81,13 +88,16 @@ def library(family: str, sources: Sequence[Path], soname: str, flags: Sequence[s
         soname: Name that the library goes by, ``"libcuda.so.1"``.
         flags: More options for compiling the family's sources, such as include folders; those
             that begin with ``-l`` are for linking.
+        forms: What ``TENSORBUS_SIMULATE_<FAMILY>`` may set (see `settings`); None: anything.
 
     Returns:
         The library's path, which keeps for the life of the process.
 
     Raises:
-        DeviceUnavailableError: No compiler, or it refused; the cause is its first error.
+        DeviceUnavailableError: No compiler, or it refused (the cause is its first error), or a
+            setting is not understood.
     """
+    settings.check(family, forms or {})
     build = _Build(family, compiler(family))
     own = sorted(path for path in _FOLDER.iterdir() if path.suffix in _COMPILED)
     compiled = [path for path in sources if path.suffix in _COMPILED]
