@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import EntryPoint
@@ -72,14 +73,22 @@ def probe_timeout() -> float:
     """Seconds that a plugin may take to list its devices.
 
     ``TENSORBUS_PROBE_TIMEOUT``, else 20; 180 where drivers are simulated, since the first use of a
-    simulated driver compiles it.
+    simulated driver compiles it.  A value that is no such time is ignored with a RuntimeWarning.
     """
     otherwise = SIMULATED_TIMEOUT_S if os.environ.get("TENSORBUS_SIMULATE") else DEFAULT_TIMEOUT_S
+    text = os.environ.get("TENSORBUS_PROBE_TIMEOUT", "")
     try:
-        seconds = float(os.environ.get("TENSORBUS_PROBE_TIMEOUT", ""))
+        seconds = float(text or otherwise)
     except ValueError:
-        return otherwise
-    return seconds if math.isfinite(seconds) and seconds > 0 else otherwise
+        seconds = math.nan
+    if math.isfinite(seconds) and seconds > 0:
+        return seconds
+    warnings.warn(
+        f"TENSORBUS_PROBE_TIMEOUT={text!r} is no number of seconds; {otherwise:g} s are used",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+    return otherwise
 
 
 def absent(

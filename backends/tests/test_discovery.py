@@ -409,9 +409,18 @@ def test_lines_survive_the_way_from_the_child() -> None:
     assert probing.from_json(probing.to_json(given)) == given
 
 
-@pytest.mark.parametrize("text", ["", "x", "-1", "nan", "inf", "0"])
-def test_a_senseless_timeout_is_ignored(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("text", ["x", "-1", "nan", "inf", "0"])
+def test_a_senseless_timeout_is_ignored_with_a_warning(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("TENSORBUS_PROBE_TIMEOUT", text)
+    monkeypatch.delenv("TENSORBUS_SIMULATE", raising=False)
+    with pytest.warns(RuntimeWarning, match=f"TENSORBUS_PROBE_TIMEOUT='{text}' .*; 20 s are used"):
+        assert probing.probe_timeout() == probing.DEFAULT_TIMEOUT_S
+
+
+def test_simulated_drivers_have_more_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TENSORBUS_PROBE_TIMEOUT", "")
     monkeypatch.delenv("TENSORBUS_SIMULATE", raising=False)
     assert probing.probe_timeout() == probing.DEFAULT_TIMEOUT_S
     monkeypatch.setenv("TENSORBUS_SIMULATE", "cuda")
