@@ -6,6 +6,7 @@ import argparse
 import difflib
 import json
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not hasattr(options, "run"):
         parser.print_help()
         return EXIT_USAGE
+    warnings.formatwarning = _warning
     try:
         return int(options.run(options))
     except UsageError as error:
@@ -38,6 +40,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("tensorbus: interrupted", file=sys.stderr)
         return EXIT_FAILED
+
+
+def _warning(message: Warning | str, *where: object, **more: object) -> str:
+    """A warning for those who did not write the line of code that it comes from."""
+    return f"tensorbus: warning: {message}\n"
 
 
 def _backend_failed(error: RuntimeError) -> int:
@@ -156,7 +163,7 @@ def choose_devices(text: str | None) -> list[Any]:
         return [d for d in tb.devices() if d.available]
     plugins = {a.name for a in registry.plugins()}
     chosen: list[Any] = []
-    for wanted in filter(None, (part.strip() for part in text.split(","))):
+    for wanted in filter(None, (part.strip().lower() for part in text.split(","))):
         plugin = wanted.split(":")[0]
         # Only the plugin that is named is probed: others may be slow to answer.
         lines = registry.devices(plugin=plugin) if plugin in plugins else []
@@ -167,6 +174,9 @@ def choose_devices(text: str | None) -> list[Any]:
         ]
         if not matches and wanted == plugin:
             matches = [d for d in lines if d.available] or lines
+        if [d.name for d in lines] == [plugin] and not lines[0].available:
+            # The whole plugin is absent, so "cuda:0" is no misspelling.
+            matches = lines
         if not matches:
             known = [n for d in tb.devices() for n in (d.name, *d.aliases)]
             raise _suggest("device", wanted, sorted({*known, *plugins}))
