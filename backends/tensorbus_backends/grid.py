@@ -1,6 +1,6 @@
 """A device that runs grids of thread groups, over the few calls in which drivers differ.
 
-cuda, rocm and metal share everything but their driver's vocabulary: cached memory, parts of
+cuda, rocm, metal and opencl share everything but their driver's vocabulary: cached memory, parts of
 buffers, batches of kernels, checked launches, what happens after a fork.  A plugin writes a
 `GridDriver` and a `Toolchain` and gets a `Device`.
 """
@@ -38,14 +38,15 @@ __all__ = ["GridBuffer", "GridDevice", "GridDriver", "GridKernel", "Launcher", "
 Place = Any
 """A position in device memory, in the driver's own terms: an address, or a handle and an offset."""
 
-Launcher = Callable[[Sequence[Place]], None]
+Launcher = Callable[[Sequence["GridBuffer"]], None]
+"""Launches with buffers of the device; it takes the places themselves, since a call less counts."""
 
 
 class GridDriver(ABC):
     """What a driver does, on one device and one in-order queue.
 
-    Every method raises the contract's exceptions and nothing else, but for MemoryError where that
-    is said; all may be called from several threads.
+    Every method raises the contract's exceptions and nothing else, but for MemoryError: a copy or a
+    launcher did nothing, and more free memory may help.  All may be called from several threads.
     """
 
     @abstractmethod
@@ -80,9 +81,8 @@ class GridDriver(ABC):
     def launcher(self, function: Any, spec: KernelSpec, groups: int, meta: bytes) -> Launcher:
         """A launch with everything but the places of the buffers fixed.
 
-        `meta` is empty for a kernel in `GridDevice`'s dialect `in_memory`: it gets the place of its
-        metadata behind those of its buffers.  MemoryError from the launcher means that nothing was
-        launched and more free memory may help.
+        `meta` is empty for a kernel in `GridDevice`'s dialect `in_memory`: it gets the buffer with
+        its metadata behind the others.
         """
 
     @abstractmethod
@@ -170,10 +170,9 @@ class GridKernel:
             if device.driver is not driver:
                 device.driver.synchronize()
             try:
-                run([b.at for b in buffers])
+                run(buffers)
             except MemoryError:
-                device.empty_cache()
-                device.attempt(run, [b.at for b in buffers], self.spec)
+                device.retry(f"launching kernel {self.spec.name!r}", run, buffers)
 
         if not words:
             return launch
@@ -206,6 +205,8 @@ class GridDevice(Device):
         cache: Keeps compiled programs.
         total: Bytes of memory it has; 0 if unknown.
         largest: The most bytes that one buffer may have; 0 means no limit but `total`.
+        keep: Bytes of memory, used and kept for reuse, from which on kept memory goes back before
+            more is obtained; 0 means no limit.
         in_memory: The dialect with metadata in memory, for kernels with more arguments than fit.
         argument_bytes: The most bytes of arguments, eight for a buffer, that a kernel may have; 0
             means no limit.
@@ -222,6 +223,7 @@ class GridDevice(Device):
         *,
         total: int = 0,
         largest: int = 0,
+        keep: int = 0,
         in_memory: Dialect | None = None,
         argument_bytes: int = 0,
     ) -> None:
@@ -238,6 +240,7 @@ class GridDevice(Device):
             lambda nbytes: self.driver.obtain(min(nbytes, largest or nbytes)),
             lambda place, nbytes: self.driver.release(place, nbytes),
             total=total,
+            keep=keep,
         )
         _open.add(self)
 
@@ -263,7 +266,7 @@ class GridDevice(Device):
 
     def import_pointer(self, address: int, nbytes: int, owner: object) -> Buffer:
         """A buffer over device memory of another library, by the device's address."""
-        if not isinstance(address, int):
+        if not self.dlpack_type:
             return super().import_pointer(address, nbytes, owner)
         return self._borrow(self.driver.at(address, 0), nbytes, owner)
 
@@ -273,6 +276,8 @@ class GridDevice(Device):
         return span
 
     def pointer(self, buffer: Buffer) -> int:
+        if not self.dlpack_type:
+            return super().pointer(buffer)
         return self.driver.pointer(self._own(buffer).at)
 
     def memory(self) -> MemoryFigures:
@@ -302,12 +307,14 @@ class GridDevice(Device):
     def copy_in(self, target: Buffer, offset: int, source: memoryview) -> None:
         at = self._span(target, offset, source.nbytes)
         if source.nbytes:
-            self.driver.write(self.driver.at(at, offset), source)
+            driver = self.driver
+            self._do("copying to it", driver.write, driver.at(at, offset), source)
 
     def copy_out(self, source: Buffer, offset: int, target: memoryview) -> None:
         at = self._span(source, offset, target.nbytes)
         if target.nbytes:
-            self.driver.read(self.driver.at(at, offset), target)
+            driver = self.driver
+            self._do("copying from it", driver.read, driver.at(at, offset), target)
 
     def copy(
         self, target: Buffer, target_offset: int, source: Buffer, source_offset: int, nbytes: int
@@ -316,7 +323,29 @@ class GridDevice(Device):
         of = self._span(source, source_offset, nbytes)
         if nbytes:
             driver = self.driver
-            driver.copy(driver.at(to, target_offset), driver.at(of, source_offset), nbytes)
+            to, of = driver.at(to, target_offset), driver.at(of, source_offset)
+            self._do("copying", driver.copy, to, of, nbytes)
+
+    def _do(self, doing: str, command: Callable[..., None], *arguments: Any) -> None:
+        try:
+            command(*arguments)
+        except MemoryError:
+            self.retry(doing, command, *arguments)
+
+    def retry(self, doing: str, command: Callable[..., None], *arguments: Any) -> None:
+        """Do once more what lacked memory, after kept memory was released.
+
+        Raises:
+            OutOfMemoryError: It still lacks memory.
+        """
+        self.empty_cache()
+        try:
+            command(*arguments)
+        except MemoryError as error:
+            raise OutOfMemoryError(
+                f"{self.info.name}: out of memory while {doing}; drop tensors that are no longer "
+                "needed or work on smaller pieces"
+            ) from error
 
     # -- kernels --------------------------------------------------------------------------
 
@@ -361,31 +390,15 @@ class GridDevice(Device):
             raise LaunchError(f"{self.info.name} was given a kernel that it did not compile")
         if len(buffers) != kernel.count or len(meta) != kernel.size or groups < 1:
             kernel.check(groups, meta, len(buffers))
-        places = [self._own(b).at for b in buffers]
+        own = [self._own(b) for b in buffers]
         if kernel.in_memory:
             # It goes back to the pool on return: what takes it next runs after this kernel.
-            words = self._own(self.store(meta))
-            places, meta = [*places, words.at], b""
+            own, meta = [*own, self._own(self.store(meta))], b""
         run = self.driver.launcher(kernel.function, kernel.spec, groups, meta)
         try:
-            run(places)
+            run(own)
         except MemoryError:
-            self.empty_cache()
-            self.attempt(run, places, kernel.spec)
-
-    def attempt(self, run: Launcher, places: Sequence[Place], spec: KernelSpec) -> None:
-        """A launch after kept memory was released.
-
-        Raises:
-            OutOfMemoryError: The driver still lacks memory for it.
-        """
-        try:
-            run(places)
-        except MemoryError as error:
-            raise OutOfMemoryError(
-                f"{self.info.name}: out of memory while launching kernel {spec.name!r}; drop "
-                "tensors that are no longer needed or work on smaller pieces"
-            ) from error
+            self.retry(f"launching kernel {kernel.spec.name!r}", run, own)
 
     def synchronize(self) -> None:
         self.driver.synchronize()
@@ -397,8 +410,10 @@ class GridDevice(Device):
 class _Forked:
     """What a device has for a driver in a forked child: every call says why nothing works."""
 
-    def __init__(self, device: str, parent: int) -> None:
+    def __init__(self, device: str, parent: int, driver: GridDriver) -> None:
         self._device, self._parent = device, parent
+        # The handles are the parent's: letting go of one here would end in the driver.
+        self._kept: list[object] = [driver]
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         return self._refuse
@@ -411,7 +426,8 @@ class _Forked:
         )
 
     def release(self, place: Place, nbytes: int) -> None:
-        """The memory is the parent's."""
+        """Keep its handle too."""
+        self._kept.append(place)
 
 
 _open: weakref.WeakSet[GridDevice] = weakref.WeakSet()
@@ -421,8 +437,9 @@ def _after_fork() -> None:
     for device in list(_open):
         device._pool.after_fork()
         device._compiling = threading.RLock()
-        if not isinstance(device.driver, _Forked):
-            device.driver = cast(GridDriver, _Forked(device.info.name, os.getppid()))
+        driver = device.driver
+        if not isinstance(driver, _Forked):
+            device.driver = cast(GridDriver, _Forked(device.info.name, os.getppid(), driver))
 
 
 if hasattr(os, "register_at_fork"):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from tensorbus_backends.contract import CompileError, KernelSpec, LaunchError
 from tensorbus_backends.dialect import Dialect
-from tensorbus_backends.grid import GridDriver, Launcher
+from tensorbus_backends.grid import GridBuffer, GridDriver, Launcher
 
 DIALECT = Dialect(name="fake", prelude="// prelude\n", kernel="__global__ void {name}({args})")
 HELPER = "INLINE i32 helper(i32 x) {\n    return x;\n}\n"
@@ -117,14 +117,14 @@ class FakeDriver(GridDriver):
     def launcher(self, function: str, spec: KernelSpec, groups: int, meta: bytes) -> Launcher:
         words = np.frombuffer(meta, np.int64)
 
-        def run(places: Sequence[int]) -> None:
+        def run(buffers: Sequence[GridBuffer]) -> None:
             if self.starved:
                 self.starved -= 1
                 raise MemoryError
             if words[1] == 13:
                 raise LaunchError("kernel failed")
             self.launches.append((function, groups, meta))
-            spec.interpret([self.memory[p:].view(np.int32) for p in places], words, groups)
+            spec.interpret([self.memory[b.at :].view(np.int32) for b in buffers], words, groups)
 
         return run
 

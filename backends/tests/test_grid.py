@@ -1,4 +1,4 @@
-"""The device that cuda, rocm and metal share, over a driver that is made up."""
+"""The device that cuda, rocm, metal and opencl share, over a driver that is made up."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from tensorbus_backends.contract import (
     DeviceInfo,
     LaunchError,
     OutOfMemoryError,
+    UnsupportedError,
 )
 from tensorbus_backends.grid import GridDevice
 
@@ -112,6 +113,44 @@ def test_one_buffer_is_no_larger_than_the_device_allows(make):
     assert device.driver.sizes == [1000]
 
 
+def test_kept_memory_is_bounded(make):
+    device = make(keep=1024)
+    put(device, np.zeros(128, np.int32))
+    assert device.memory().cached == 512
+    first = device.allocate(256)
+    assert device.memory().cached == 512
+    second = device.allocate(512 + 64)  # held: 512 kept, 256 and 576 used
+    assert device.memory().cached == 0
+    assert (first.nbytes, second.nbytes) == (256, 576)
+
+
+def test_a_copy_without_memory_gets_what_was_kept(device):
+    x, y = put(device, X), put(device, X)
+    four = memoryview(bytearray(4))
+    for name, what, call in (
+        ("write", "copying to it", lambda: device.copy_in(x, 0, four)),
+        ("read", "copying from it", lambda: device.copy_out(x, 0, four)),
+        ("copy", "copying", lambda: device.copy(y, 0, x, 0, 4)),
+    ):
+        put(device, np.zeros(1000, np.int32))
+        held = len(device.driver.held)
+        sound, refusals = getattr(device.driver, name), [1]
+
+        def scarce(*arguments, sound=sound, refusals=refusals):
+            if refusals:
+                refusals.pop()
+                raise MemoryError
+            sound(*arguments)
+
+        setattr(device.driver, name, scarce)
+        call()
+        assert len(device.driver.held) == held - 1
+        refusals[:] = [1, 1]
+        with pytest.raises(OutOfMemoryError, match=f"out of memory while {what}; drop tensors"):
+            call()
+        setattr(device.driver, name, sound)
+
+
 def test_a_part_is_a_view_that_keeps_the_whole_alive(device):
     whole = device.allocate(3 * 4096)
     device.copy_in(whole, 4096, X.data.cast("B"))
@@ -161,6 +200,7 @@ def test_buffers_of_another_device_are_refused(make):
 
 
 def test_memory_of_other_libraries(device):
+    device.dlpack_type = 2
     buffer = put(device, X)
     address = device.pointer(device.part(buffer, 4, 8))
     assert address == device.pointer(buffer) + 4
@@ -173,6 +213,11 @@ def test_memory_of_other_libraries(device):
     del borrowed
     assert watch() is None
     assert get(device, buffer, 2).tolist() == [0, 1]  # was not given to the pool
+    device.dlpack_type = 0
+    with pytest.raises(UnsupportedError):
+        device.pointer(buffer)
+    with pytest.raises(UnsupportedError):
+        device.import_pointer(address, 8, buffer)
 
 
 # -- kernels ----------------------------------------------------------------------------------
@@ -300,6 +345,7 @@ def in_child(work):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_a_forked_child_is_told_and_does_not_hang(device):
     (kernel,) = device.compile([AddTo()])
+    device.dlpack_type = 2
     x, y = put(device, X), put(device, X)
     prepared = kernel.prepare(3, meta(5))
     temporary = [device.allocate(64)]

@@ -26,10 +26,10 @@ class Driver(FakeDriver):
         if meta:
             return super().launcher(function, spec, groups, meta)
 
-        def run(places):
-            *buffers, words = places
-            found = self.memory[words : words + 8 * spec.words].tobytes()
-            super(Driver, self).launcher(function, spec, groups, found)(buffers)
+        def run(buffers):
+            *others, words = buffers
+            found = self.memory[words.at : words.at + 8 * spec.words].tobytes()
+            super(Driver, self).launcher(function, spec, groups, found)(others)
 
         return run
 

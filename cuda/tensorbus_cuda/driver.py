@@ -10,7 +10,7 @@ from typing import Any
 
 import pycuda.driver as cu
 from tensorbus_backends.contract import BackendError, CompileError, Event, KernelSpec, LaunchError
-from tensorbus_backends.grid import GridDriver, Launcher
+from tensorbus_backends.grid import GridBuffer, GridDriver, Launcher
 
 from .context import PrimaryContext
 from .errors import Kind, Results
@@ -221,10 +221,10 @@ class CudaDriver(GridDriver):
         run, stream, context = function._launch_kernel, self.stream, self.context
         grid, block = (groups,), (self.group,)
 
-        def launch(places: Sequence[int]) -> None:
+        def launch(buffers: Sequence[GridBuffer]) -> None:
             entered = context.enter()
             try:
-                run(grid, block, pack(*places) + meta, 0, stream)
+                run(grid, block, pack(*[b.at for b in buffers]) + meta, 0, stream)
             except cu.MemoryError as error:
                 raise MemoryError from error
             except cu.Error as error:

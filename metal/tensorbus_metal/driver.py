@@ -27,7 +27,7 @@ from tensorbus_backends.contract import (
     KernelSpec,
     LaunchError,
 )
-from tensorbus_backends.grid import GridDriver, Launcher
+from tensorbus_backends.grid import GridBuffer, GridDriver, Launcher
 
 from .compiler import Compiler, Pipeline
 from .errors import failure
@@ -241,7 +241,8 @@ class MetalDriver(GridDriver):
         inline = len(words) <= _INLINE
         kept: list[Block] = []
 
-        def run(places: Sequence[Place]) -> None:
+        def run(buffers: Sequence[GridBuffer]) -> None:
+            places: list[Place] = [b.at for b in buffers]
             if not inline and not kept:
                 make = "newBufferWithBytes:length:options:"
                 block = self._block(make, objc.ffi.from_buffer(words), len(words))

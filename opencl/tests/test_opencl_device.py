@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import os
+import signal
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,12 +28,13 @@ from tensorbus_backends.contract import (
 )
 from tensorbus_backends.dialect import Dialect
 from tensorbus_backends.discovery import REGISTRY
+from tensorbus_backends.grid import GridBuffer, GridKernel
 from tensorbus_opencl import PLUGIN
 
 cl = pytest.importorskip("pyopencl", reason="pyopencl is not installed")
 
-from tensorbus_opencl import device as device_module  # noqa: E402
-from tensorbus_opencl.device import OpenCLDevice, OpenCLKernel  # noqa: E402
+from tensorbus_opencl import driver as driver_module  # noqa: E402
+from tensorbus_opencl.device import OpenCLDevice  # noqa: E402
 
 Make = Callable[..., OpenCLDevice]
 
@@ -174,7 +177,11 @@ def test_parts_of_buffers(device: OpenCLDevice) -> None:
     gc.collect()
     assert download(device, part, 2).tolist() == [1, 8]
     assert device.part(part, 0, 0).nbytes == 0
-    assert download(device, device.part(part, 4096, 8), 2).tolist() == [1, 1]
+    inner = device.part(part, 4096, 4096)
+    assert download(device, inner, 2).tolist() == [1, 1]
+    device.launch(kernel, 16, [inner, part], words(0, 0, 5))
+    assert download(device, part, 2).tolist() == [6, 6]
+    device.launch(kernel, 1, [part, part], words(0, 0, 9))
     with pytest.raises(BackendError, match="a part of 20 bytes at offset 8192 does not fit"):
         device.part(part, 8192, 20)
 
@@ -182,15 +189,16 @@ def test_parts_of_buffers(device: OpenCLDevice) -> None:
 def test_memory_is_reused_and_counted(make: Make) -> None:
     device = make()
     a = device.allocate(1 << 20)
-    assert isinstance(a, Buffer)
-    block = a.mem  # type: ignore[attr-defined]
+    assert isinstance(a, GridBuffer)
+    block = a.at
     assert device.memory().used == 1 << 20
     assert device.memory().total > 1 << 20
     del a
     gc.collect()
     assert (device.memory().used, device.memory().cached) == (0, 1 << 20)
     b = device.allocate(1 << 20)
-    assert b.mem is block  # type: ignore[attr-defined]
+    assert isinstance(b, GridBuffer)
+    assert b.at is block
     device.empty_cache()
     del b
     device.empty_cache()
@@ -247,16 +255,16 @@ def test_a_launch_that_the_driver_refuses(
 ) -> None:
     device = make()
     (kernel,) = device.compile([AddTo()])
-    assert isinstance(kernel, OpenCLKernel)
+    assert isinstance(kernel, GridKernel)
     a = upload(device, np.zeros(64, np.int32))
-    real, refusals = device_module._run, [1]
+    real, refusals = driver_module._run, [1]
 
     def run(*arguments: Any) -> Any:
         if refusals and refusals.pop():
             raise cl.RuntimeError(cl._cl._ErrorRecord("no", code, "clEnqueueNDRangeKernel"))
         return real(*arguments)
 
-    monkeypatch.setattr(device_module, "_run", run)
+    monkeypatch.setattr(driver_module, "_run", run)
     if kind is OutOfMemoryError:
         # Lazy drivers find out at a launch: once more, with the cache emptied.
         device.launch(kernel, 1, [a, a], words(0, 0, 2))
@@ -273,7 +281,7 @@ def test_a_launch_that_the_driver_refuses(
 
 def test_a_launch_and_its_prepared_form(device: OpenCLDevice) -> None:
     (kernel,) = device.compile([AddTo()])
-    assert isinstance(kernel, OpenCLKernel)
+    assert isinstance(kernel, GridKernel)
     x = np.arange(640, dtype=np.int32)
     a, b = upload(device, x), upload(device, np.zeros(640, np.int32))
     device.launch(kernel, 10, [a, b], words(0, 0, 5))
@@ -314,8 +322,8 @@ def test_metadata_beyond_the_argument_limit(make: Make) -> None:
     limit = REGISTRY.open(device.info.name)._argument_bytes  # type: ignore[attr-defined]
     wide = AddTo("add_wide", words=limit // 8 + 1)
     narrow, kernel = device.compile([AddTo(), wide])
-    assert isinstance(kernel, OpenCLKernel)
-    assert isinstance(narrow, OpenCLKernel)
+    assert isinstance(kernel, GridKernel)
+    assert isinstance(narrow, GridKernel)
     assert (narrow.in_memory, kernel.in_memory) == (False, True)
     a, b = upload(device, np.arange(64, dtype=np.int32)), device.allocate(256)
     meta = words(0, 0, 3, 4, total=wide.words)
@@ -327,7 +335,7 @@ def test_metadata_beyond_the_argument_limit(make: Make) -> None:
 
 def test_many_threads_launch_at_once(device: OpenCLDevice) -> None:
     (kernel,) = device.compile([AddTo()])
-    assert isinstance(kernel, OpenCLKernel)
+    assert isinstance(kernel, GridKernel)
     shared = kernel.prepare(2, words(0, 0, 1))
     failures: list[object] = []
 
@@ -391,6 +399,44 @@ def test_the_group_size_comes_from_the_environment(
     monkeypatch.setenv("TENSORBUS_OPENCL_GROUP", "many")
     with pytest.raises(BackendError, match="'many' is no number of work-items"):
         PLUGIN.open(line.index)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_child_is_told_and_does_not_hang(make: Make) -> None:
+    device = make()
+    (kernel,) = device.compile([AddTo()])
+    assert isinstance(kernel, GridKernel)
+    a = upload(device, np.zeros(2048, np.int32))
+    launch = kernel.prepare(1, words(0, 0, 2))
+    launch(a, device.part(a, 4096, 4096))
+    kept: list[Buffer] = [device.part(device.allocate(8192), 4096, 4096)]
+    child = os.fork()
+    if child == 0:
+        signal.alarm(60)  # if it hangs after all
+        refused = 0
+        for call in (lambda: launch(a, a), lambda: upload(device, np.zeros(1 << 20, np.int32))):
+            try:
+                call()
+            except BackendError as error:
+                refused += "'spawn'" in str(error)
+        kept.clear()
+        device.empty_cache()
+        os._exit(refused)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 2
+    launch(a, a)
+    assert download(device, a, 1025)[[0, 1024]].tolist() == [2, 2]
+
+
+def test_prepared_launches_keep_their_metadata_apart(device: OpenCLDevice) -> None:
+    (kernel,) = device.compile([AddTo()])
+    assert isinstance(kernel, GridKernel)
+    a = upload(device, np.zeros(64, np.int32))
+    one, two = kernel.prepare(1, words(0, 0, 1)), kernel.prepare(1, words(0, 0, 10))
+    for launch in (one, two, two, one):
+        launch(a, a)
+    device.launch(kernel, 1, [a, a], words(0, 0, 100))
+    one(a, a)
+    assert download(device, a, 1).tolist() == [123]
 
 
 # -- compilation ------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from tensorbus_backends.contract import CompileError, KernelSpec, LaunchError
-from tensorbus_backends.grid import GridDriver, Launcher
+from tensorbus_backends.grid import GridBuffer, GridDriver, Launcher
 
 from .dialect import MOST_THREADS
 from .errors import NOT_READY, is_memory, translate
@@ -199,13 +199,13 @@ class HipDriver(GridDriver):
         # a block to itself, and the next one takes it over.
         free: list[tuple[Any, Any, Any]] = []
 
-        def run(places: Sequence[int]) -> None:
+        def run(buffers: Sequence[GridBuffer]) -> None:
             try:
                 mine = free.pop()
             except IndexError:
                 mine = block()
             values, extra, _ = mine
-            values[0:count] = places
+            values[0:count] = [b.at for b in buffers]
             status = 0
             with current:
                 for first, part in parts:
