@@ -28,6 +28,8 @@ __all__ = ["DiskCache", "cache_key", "default_directory"]
 
 _CHECKSUM = "sha256"
 _STALE_S = 24 * 3600.0
+# Processes and directories: each plugin has its own DiskCache of the same directory.
+_WARNED: set[tuple[int, Path]] = set()
 _CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR}
 
 
@@ -173,7 +175,8 @@ class DiskCache:
         """The temporary directory of this process; warn when it is first needed."""
         with self._lock:
             if self._private is None or self._owner != os.getpid():
-                if error is not None:
+                if error is not None and (os.getpid(), self.directory) not in _WARNED:
+                    _WARNED.add((os.getpid(), self.directory))
                     warnings.warn(
                         f"the compile cache {self.directory} cannot be written "
                         f"({error.strerror or error}); kernels compiled now are not kept after "
