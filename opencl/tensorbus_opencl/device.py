@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import pyopencl as cl
 from tensorbus_backends import dtypes as dt
 from tensorbus_backends.cache import DiskCache
-from tensorbus_backends.check import settled
-from tensorbus_backends.contract import BackendError, Capabilities, DeviceInfo
+from tensorbus_backends.contract import Capabilities, DeviceInfo
 from tensorbus_backends.grid import GridDevice
 from tensorbus_backends.units import workers
 
 from .dialect import Spelling
 from .driver import OpenCLDriver
-from .inventory import Entry
+from .inventory import Entry, largest_group
 from .kernels import OpenCLToolchain
 
 __all__ = ["OpenCLDevice", "build_options"]
@@ -31,10 +29,11 @@ class OpenCLDevice(GridDevice):
         entry: Which.
         info: The line that `probe` gives for it.
         cache: Keeps compiled programs.
-        group: Work-items in a group, for tests of determinism; None lets the device choose.
+        group: Work-items in a group, 1 to `largest_group`, for tests of determinism; None lets the
+            device choose.
 
     Raises:
-        BackendError: `group` is more than the device has, or it cannot be used at all.
+        BackendError: It cannot be used at all.
     """
 
     driver: OpenCLDriver
@@ -44,18 +43,12 @@ class OpenCLDevice(GridDevice):
     ) -> None:
         device = entry.device
         capabilities = _declared(device)
-        most = capabilities.max_group
-        if group is not None and not 1 <= group <= most:
-            raise BackendError(
-                f"{info.name} has groups of 1 to {most} work-items, {group} were asked for "
-                "(TENSORBUS_OPENCL_GROUP)"
-            )
         processor = entry.kind == "cpu"
         loops = processor and group is None
         block, columns = (4096, 64) if processor else (1024, 32)
         hide = loops and entry.short == "intel"
         spelling = Spelling(capabilities.fp64, loops, hide, block, columns)
-        self.group = 1 if loops else min(group or 128, most)
+        self.group = 1 if loops else group or min(128, capabilities.max_group)
         driver = OpenCLDriver(device, info.name, self.group)
         toolchain = OpenCLToolchain(
             driver.context,
@@ -79,11 +72,6 @@ class OpenCLDevice(GridDevice):
             argument_bytes=int(device.max_parameter_size),
         )
 
-    def settle(self, verdict: Mapping[str, bool]) -> None:
-        """Put what `run_check` found out into the capabilities."""
-        # Without correct rounding OpenCL C allows 2.5 ulp for / and 3 ulp for sqrt in float32.
-        self.capabilities = settled(self.capabilities, verdict, "2.5", "3")
-
 
 def _declared(device: Any) -> Capabilities:
     """What the driver says of a device."""
@@ -96,7 +84,7 @@ def _declared(device: Any) -> Capabilities:
         fp16="cl_khr_fp16" in extensions,
         fma=bool(fma & cl.device_fp_config.FMA),
         local_memory=int(device.local_mem_size),
-        max_group=int(min(device.max_work_group_size, device.max_work_item_sizes[0])),
+        max_group=largest_group(device),
         atomics="cl_khr_global_int32_base_atomics" in extensions,
     )
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from .loader import Drivers
 
-__all__ = ["Entry", "Found", "inventory", "short_name"]
+__all__ = ["Entry", "Found", "inventory", "largest_group", "short_name"]
 
 # First match wins: a runtime of one vendor may name another's hardware.
 _KNOWN = (
@@ -116,6 +116,11 @@ def _kind(bits: int) -> tuple[int, str]:
     if bits & cl.device_type.CPU:
         return 2, "cpu"
     return 1, "accelerator"
+
+
+def largest_group(device: Any) -> int:
+    """The most work-items that a group of a pyopencl device can have."""
+    return int(min(device.max_work_group_size, device.max_work_item_sizes[0]))
 
 
 def short_name(platform: Any) -> str:

@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
 
 from tensorbus_backends.cache import DiskCache
-from tensorbus_backends.contract import (
-    BackendError,
-    CompileError,
-    Device,
-    DeviceInfo,
-    DeviceUnavailableError,
-    Evidence,
-)
+from tensorbus_backends.contract import DeviceInfo, DeviceUnavailableError, Evidence
+from tensorbus_backends.environment import group_threads
+from tensorbus_backends.opening import Terms, absent, checked, expect_index, tried
 
-from .inventory import Entry, Found, inventory
+from .inventory import Entry, Found, inventory, largest_group
 from .loader import Drivers, drivers, load_error
+
+if TYPE_CHECKING:
+    from .device import OpenCLDevice
 
 __all__ = ["open_device", "probe"]
 
 NAME = "opencl"
 GROUP = "TENSORBUS_OPENCL_GROUP"
 _INSTALL = 'pip install "tensorbus[opencl]"'
+# Without correct rounding OpenCL C allows 2.5 ulp for / and 3 ulp for sqrt in float32.
+_TERMS = Terms("2.5", "3")
+_POCL = replace(
+    _TERMS,
+    compiler_fix="this PoCL does not know this processor: install your system's package (Debian: "
+    f"pocl-opencl-icd) instead of a wheel, or Intel's runtime with {_INSTALL}",
+)
 
 
 def probe() -> list[DeviceInfo]:
@@ -33,7 +40,7 @@ def probe() -> list[DeviceInfo]:
         cause = f"pyopencl cannot be imported ({type(error).__name__}: {error})"
         return [_absent(NAME, cause, _INSTALL)]
     listed = inventory(found)
-    lines = [_try(entry, found) for entry in listed.entries]
+    lines = [tried(_line(e, found), partial(_checked, e, found)) for e in listed.entries]
     lines += [
         _absent(f"{NAME}:{short}", cause, "reinstall or update that platform's driver")
         for short, cause in listed.broken
@@ -42,12 +49,12 @@ def probe() -> list[DeviceInfo]:
     return lines or [_no_platform(found)]
 
 
-def open_device(index: int) -> Device:
+def open_device(index: int) -> OpenCLDevice:
     """Open device `index` of `probe`.
 
     Raises:
-        DeviceUnavailableError: It is not there, or does not compute right.
-        BackendError: ``TENSORBUS_OPENCL_GROUP`` asks for what the device does not have.
+        DeviceUnavailableError: It is not there, does not compute right, or has no groups of what
+            ``TENSORBUS_OPENCL_GROUP`` asks for.
     """
     try:
         found = drivers()
@@ -56,88 +63,37 @@ def open_device(index: int) -> Device:
             NAME, f"pyopencl cannot be imported ({error})", _INSTALL
         ) from (error)
     entries = inventory(found).entries
-    if not 0 <= index < len(entries):
-        count = len(entries)
-        raise DeviceUnavailableError(
-            f"{NAME}:{index}",
-            f"this process sees {count} OpenCL device{'' if count == 1 else 's'}",
-            "choose one that `tensorbus devices` lists; import tensorbus before other libraries "
-            "that use OpenCL",
-        )
+    hint = "import tensorbus before other libraries that use OpenCL"
+    expect_index(NAME, index, len(entries), "OpenCL", hint)
     entry = entries[index]
-    try:
-        device, _ = _checked(entry, found, _group())
-    except CompileError as error:
-        raise DeviceUnavailableError(entry.name, *_compiler_problem(entry, error)) from error
-    return device
+    group = group_threads(GROUP, entry.name, largest_group(entry.device))
+    return _checked(entry, found, group)
 
 
-def _group() -> int | None:
-    text = os.environ.get(GROUP, "")
-    if not text:
-        return None
-    try:
-        return int(text)
-    except ValueError:
-        raise BackendError(
-            f"{GROUP}={text!r} is no number of work-items; use 1, 2, ... or unset it"
-        ) from None
-
-
-def _checked(entry: Entry, found: Drivers, group: int | None) -> tuple[Device, Mapping[str, bool]]:
+def _checked(entry: Entry, found: Drivers, group: int | None = None) -> OpenCLDevice:
     """Open a device and let it prove itself."""
-    from tensorbus_backends.check import run_check
+    import pyopencl as cl
 
     from .device import OpenCLDevice
+    from .errors import translate
 
-    device = OpenCLDevice(entry, _line(entry, found), DiskCache(), group)
-    verdict = run_check(device)
-    wrong = [name for name, ok in verdict.items() if not ok and name.split()[0] in ("add", "mul")]
-    if wrong:
-        raise DeviceUnavailableError(
-            entry.name,
-            f"a small kernel gave wrong results on it ({', '.join(wrong)})",
-            "update its driver, or use another device",
-        )
-    device.settle(verdict)
-    return device, verdict
-
-
-def _try(entry: Entry, found: Drivers) -> DeviceInfo:
-    """The line of one device."""
-    import pyopencl as cl
+    def opened() -> OpenCLDevice:
+        try:
+            return OpenCLDevice(entry, _line(entry, found), DiskCache(), group)
+        except cl.Error as error:
+            raise translate(error, entry.name, "being opened") from error
 
     device = entry.device
     if not (device.available and device.compiler_available):
         what = "has no compiler" if device.available else "reports that it is not available"
-        return _absent_device(entry, found, f"the driver {what}", "update or repair the driver")
-    try:
-        _, verdict = _checked(entry, found, None)
-    except CompileError as error:
-        return _absent_device(entry, found, *_compiler_problem(entry, error))
-    except DeviceUnavailableError as error:
-        return _absent_device(entry, found, error.cause, error.fix)
-    except (BackendError, cl.Error) as error:
-        cause = f"a small kernel cannot be run on it ({error})"
-        return _absent_device(entry, found, cause, "update its driver, or use another device")
-    inexact = ", ".join(name for name, ok in verdict.items() if not ok)
-    return _line(entry, found, {"inexact": inexact} if inexact else {})
-
-
-def _compiler_problem(entry: Entry, error: CompileError) -> tuple[str, str]:
-    """Cause and fix for a device that cannot compile a small kernel."""
-    words = [line.strip() for line in error.log.splitlines() if "error" in line.lower()]
-    log = f": {words[0]}" if words else ""
-    cause = f"its compiler fails on a small kernel{log or f' ({error.args[0]})'}"
-    if entry.short == "pocl":
-        return cause, (
-            "this PoCL does not know this processor: install your system's package (Debian: "
-            f"pocl-opencl-icd) instead of a wheel, or Intel's runtime with {_INSTALL}"
+        raise DeviceUnavailableError(
+            entry.name, f"the driver {what}", "update or repair the driver"
         )
-    return cause, "update its driver, or use another device"
+    terms = _POCL if entry.short == "pocl" else _TERMS
+    return checked(entry.name, opened, terms)
 
 
-def _line(entry: Entry, found: Drivers, more: Mapping[str, str] | None = None) -> DeviceInfo:
+def _line(entry: Entry, found: Drivers) -> DeviceInfo:
     from .device import build_options
 
     device, platform = entry.device, entry.device.platform
@@ -162,27 +118,12 @@ def _line(entry: Entry, found: Drivers, more: Mapping[str, str] | None = None) -
             "loader": found.loader,
             "compute_units": str(device.max_compute_units),
             "memory": str(device.global_mem_size),
-            **(more or {}),
         },
     )
 
 
-def _absent_device(entry: Entry, found: Drivers, cause: str, fix: str) -> DeviceInfo:
-    from dataclasses import replace
-
-    return replace(_line(entry, found), available=False, cause=" ".join(cause.split()), fix=fix)
-
-
 def _absent(name: str, cause: str, fix: str) -> DeviceInfo:
-    return DeviceInfo(
-        name=name,
-        plugin=NAME,
-        index=-1,
-        available=False,
-        description="OpenCL devices",
-        cause=" ".join(cause.split()),
-        fix=fix,
-    )
+    return absent(NAME, "OpenCL devices", cause, fix, name)
 
 
 def _intel_missing(found: Drivers, listed: Found) -> list[DeviceInfo]:

@@ -11,7 +11,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from tensorbus_backends import opening
 from tensorbus_backends.contract import (
+    Capabilities,
     CompileError,
     DeviceInfo,
     DeviceLostError,
@@ -24,6 +26,8 @@ from tensorbus_opencl.inventory import Entry, Found, inventory, short_name
 from tensorbus_opencl.loader import Drivers, icd_entries
 
 cl = pytest.importorskip("pyopencl", reason="pyopencl is not installed")
+
+from tensorbus_opencl import device as device_module  # noqa: E402
 
 NONE = Drivers((), (), "", "loader", "")
 
@@ -256,7 +260,7 @@ def test_a_runtime_that_cannot_compile_for_this_processor(
         raise CompileError("rejected", "warning: x\nerror: unknown target CPU 'generic'\n", "src")
 
     lone(monkeypatch, short)
-    monkeypatch.setattr(plugin, "_checked", fail)
+    monkeypatch.setattr(device_module, "OpenCLDevice", fail)
     (line,) = plugin.probe()
     assert (line.available, line.aliases) == (False, (f"opencl:{short}:0",))
     assert "unknown target CPU 'generic'" in line.cause
@@ -264,16 +268,18 @@ def test_a_runtime_that_cannot_compile_for_this_processor(
 
 
 def test_a_device_that_computes_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    from tensorbus_backends import check
-    from tensorbus_opencl import device
-
     verdicts: list[Mapping[str, bool]] = [
         {"add f32": True, "mul f32": False, "div f32": True},
         {"add f32": True, "mul f32": True, "div f32": False},
     ]
     lone(monkeypatch, "amd")
-    monkeypatch.setattr(device, "OpenCLDevice", lambda *args: SimpleNamespace(settle=str))
-    monkeypatch.setattr(check, "run_check", lambda device: verdicts.pop(0))
+
+    def make(entry: Entry, line: DeviceInfo, *more: object) -> Any:
+        declared = Capabilities(frozenset())
+        return SimpleNamespace(info=line, capabilities=declared, empty_cache=list)
+
+    monkeypatch.setattr(device_module, "OpenCLDevice", make)
+    monkeypatch.setattr(opening, "run_check", lambda device: verdicts.pop(0))
     (wrong,) = plugin.probe()
     assert not wrong.available
     assert "wrong results on it (mul f32)" in wrong.cause
