@@ -152,6 +152,7 @@ CU_API const char *cublasGetStatusName(int status) {
     case 13: return "CUBLAS_STATUS_EXECUTION_FAILED";
     case 14: return "CUBLAS_STATUS_INTERNAL_ERROR";
     case 15: return "CUBLAS_STATUS_NOT_SUPPORTED";
+    case 16: return "CUBLAS_STATUS_LICENSE_ERROR";
     default: return "CUBLAS_STATUS_UNKNOWN";
     }
 }
