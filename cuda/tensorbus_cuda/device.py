@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import replace
 
 from tensorbus_backends import dtypes as dt
 from tensorbus_backends.cache import DiskCache
-from tensorbus_backends.check import settled
 from tensorbus_backends.contract import (
-    BackendError,
     Buffer,
     Capabilities,
     CompileError,
@@ -45,10 +43,11 @@ class CudaDevice(GridDevice):
         entry: Which GPU.
         info: The line that `probe` gives for it.
         cache: Keeps compiled programs.
-        group: Threads in a group, for tests of determinism; None lets the device choose.
+        group: Threads in a group, 1 to ``entry.max_group``, for tests of determinism; None lets
+            the device choose.
 
     Raises:
-        BackendError: `group` is more than the device has, or the device cannot be used.
+        BackendError: The device cannot be used.
         DeviceUnavailableError: The compiler and the driver do not go together.
     """
 
@@ -64,11 +63,6 @@ class CudaDevice(GridDevice):
         cache: DiskCache,
         group: int | None = None,
     ) -> None:
-        if group is not None and not 1 <= group <= entry.max_group:
-            raise BackendError(
-                f"{info.name} has groups of 1 to {entry.max_group} threads, {group} were asked for "
-                "(TENSORBUS_CUDA_GROUP)"
-            )
         own = group or entry.group
         driver = CudaDriver(cuda, entry.ordinal, info.name, own)
         arch = _settled_target(driver, nvrtc, entry, cuda)
@@ -96,11 +90,10 @@ class CudaDevice(GridDevice):
         self.target, self.cuda_major, self.capability = arch, cuda.version[0], entry.capability
         self.dlpack_stream = int(driver.stream.handle)
         self.natives = native_table(self, cuda.path if simulated else None).table
-
-    def settle(self, verdict: Mapping[str, bool]) -> None:
-        """Put what `run_check` found out into the capabilities."""
-        # With -prec-div=false and -prec-sqrt=false CUDA allows 2 and 3 ulp in float32.
-        self.capabilities = settled(self.capabilities, verdict, "2", "3")
+        details = {**info.details, "target": arch}
+        if self.natives:
+            details["library"] = self.natives["matmul"].library
+        self.info = replace(info, details=details)
 
     def copy_from(
         self, target: Buffer, target_offset: int, source: Buffer, source_offset: int, nbytes: int

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from tensorbus_backends.cache import DiskCache
-from tensorbus_backends.contract import (
-    BackendError,
-    CompileError,
-    DeviceInfo,
-    DeviceUnavailableError,
-    Evidence,
-    OutOfMemoryError,
-)
-from tensorbus_backends.pool import format_bytes
+from tensorbus_backends.contract import DeviceInfo, DeviceUnavailableError, Evidence
+from tensorbus_backends.environment import group_threads
+from tensorbus_backends.opening import Terms, absent, checked, expect_index, tried
 
 from .compiler import OPTIONS, Nvrtc
 from .inventory import Entry, inventory
@@ -31,6 +24,14 @@ NAME = "cuda"
 GROUP = "TENSORBUS_CUDA_GROUP"
 _INSTALL = 'pip install "tensorbus[cuda]"'
 _BUILD = "python -m tensorbus_cuda.simulator.build_pycuda"
+# With -prec-div=false and -prec-sqrt=false CUDA allows 2 and 3 ulp in float32.
+_TERMS = Terms(
+    "2",
+    "3",
+    fix="look at nvidia-smi; update its driver, or use another device",
+    compiler_fix="update its driver and NVRTC together, or use another device",
+    memory_fix="end other programs that use the GPU (nvidia-smi lists them)",
+)
 
 
 @dataclass(frozen=True)
@@ -48,27 +49,21 @@ def probe() -> list[DeviceInfo]:
     try:
         found = _find()
     except DeviceUnavailableError as error:
-        return [_absent(error.cause, error.fix)]
-    return [_try(entry, found) for entry in found.entries]
+        return [absent(NAME, "NVIDIA GPUs through CUDA", error.cause, error.fix)]
+    return [tried(_line(entry, found), partial(_checked, entry, found)) for entry in found.entries]
 
 
 def open_device(index: int) -> CudaDevice:
     """Open device `index` of `probe`.
 
     Raises:
-        DeviceUnavailableError: It is not there, or does not compute right.
-        BackendError: ``TENSORBUS_CUDA_GROUP`` asks for what the device does not have.
+        DeviceUnavailableError: It is not there, does not compute right, or has no groups of what
+            ``TENSORBUS_CUDA_GROUP`` asks for.
     """
     found = _find()
-    if not 0 <= index < len(found.entries):
-        count = len(found.entries)
-        raise DeviceUnavailableError(
-            f"{NAME}:{index}",
-            f"this process sees {count} CUDA device{'' if count == 1 else 's'}",
-            "choose one that `tensorbus devices` lists, or look at CUDA_VISIBLE_DEVICES",
-        )
-    device, _ = _checked(found.entries[index], found, _group())
-    return device
+    expect_index(NAME, index, len(found.entries), "CUDA", "look at CUDA_VISIBLE_DEVICES")
+    entry = found.entries[index]
+    return _checked(entry, found, group_threads(GROUP, entry.name, entry.max_group))
 
 
 def _find() -> _Found:
@@ -101,83 +96,16 @@ def _find() -> _Found:
     return _Found(cuda, nvrtc, entries, str(getattr(pycuda, "VERSION_TEXT", "")))
 
 
-def _group() -> int | None:
-    text = os.environ.get(GROUP, "")
-    if not text:
-        return None
-    try:
-        return int(text)
-    except ValueError:
-        raise BackendError(
-            f"{GROUP}={text!r} is no number of threads; use 1, 2, ... or unset it"
-        ) from None
-
-
-def _checked(
-    entry: Entry, found: _Found, group: int | None
-) -> tuple[CudaDevice, Mapping[str, bool]]:
-    """Open a device and let it prove itself.
-
-    Raises:
-        DeviceUnavailableError: It cannot be opened, or is wrong.
-    """
-    from tensorbus_backends.check import run_check
-
+def _checked(entry: Entry, found: _Found, group: int | None = None) -> CudaDevice:
+    """Open a device and let it prove itself."""
     from .device import CudaDevice
 
-    memory = f"{format_bytes(entry.memory)} of memory"
-    try:
-        device = CudaDevice(found.cuda, found.nvrtc, entry, _line(entry, found), DiskCache(), group)
-        verdict = run_check(device)
-    except DeviceUnavailableError:
-        raise
-    except OutOfMemoryError as error:
-        raise DeviceUnavailableError(
-            entry.name,
-            f"a small kernel finds no room in its {memory} ({error})",
-            "end other programs that use the GPU (nvidia-smi lists them)",
-        ) from error
-    except CompileError as error:
-        words = [line.strip() for line in error.log.splitlines() if "error" in line.lower()]
-        raise DeviceUnavailableError(
-            entry.name,
-            f"a small kernel does not compile: {words[0] if words else error.args[0]}",
-            "update its driver and NVRTC together, or use another device",
-        ) from error
-    except BackendError as error:
-        if group is not None and GROUP in str(error):
-            raise
-        raise DeviceUnavailableError(
-            entry.name,
-            f"a small kernel cannot be run on it ({error})",
-            "look at nvidia-smi; update its driver, or use another device",
-        ) from error
-    wrong = [name for name, ok in verdict.items() if not ok and name.split()[0] in ("add", "mul")]
-    if wrong:
-        raise DeviceUnavailableError(
-            entry.name,
-            f"a small kernel gave wrong results on it ({', '.join(wrong)})",
-            "update its driver, or use another device",
-        )
-    device.settle(verdict)
-    return device, verdict
-
-
-def _try(entry: Entry, found: _Found) -> DeviceInfo:
-    """The line of one GPU."""
     line = _line(entry, found)
-    try:
-        device, verdict = _checked(entry, found, None)
-    except DeviceUnavailableError as error:
-        cause = " ".join(error.cause.split())
-        return replace(line, available=False, cause=cause, fix=error.fix)
-    details = {**line.details, "target": device.target}
-    inexact = ", ".join(name for name, ok in verdict.items() if not ok)
-    if inexact:
-        details["inexact"] = inexact
-    if device.natives:
-        details["library"] = device.natives["matmul"].library
-    return replace(line, details=details)
+    return checked(
+        entry.name,
+        lambda: CudaDevice(found.cuda, found.nvrtc, entry, line, DiskCache(), group),
+        _TERMS,
+    )
 
 
 def _line(entry: Entry, found: _Found) -> DeviceInfo:
@@ -204,16 +132,4 @@ def _line(entry: Entry, found: _Found) -> DeviceInfo:
             "memory": str(entry.memory),
             "address": entry.address,
         },
-    )
-
-
-def _absent(cause: str, fix: str) -> DeviceInfo:
-    return DeviceInfo(
-        name=NAME,
-        plugin=NAME,
-        index=-1,
-        available=False,
-        description="NVIDIA GPUs through CUDA",
-        cause=" ".join(cause.split()),
-        fix=fix,
     )

@@ -43,7 +43,7 @@ def test_a_driver_that_does_not_start():
 
 
 def test_too_little_memory():
-    absent("memory=8KiB", "finds no room in its 8.0 KiB of memory", "nvidia-smi")
+    absent("memory=8KiB", "finds no room in its memory", "of 8.0 KiB", "nvidia-smi")
 
 
 def test_a_compiler_that_knows_no_such_old_device():
@@ -52,7 +52,9 @@ def test_a_compiler_that_knows_no_such_old_device():
 
 def test_a_compiler_that_fails():
     setup = "from tensorbus_backends import check; check._LINES += ' nonsense;'"
-    absent("", "a small kernel does not compile: tensorbus.cu", "'nonsense' was not", setup=setup)
+    absent(
+        "", "its compiler fails on a small kernel: tensorbus.cu", "'nonsense' was not", setup=setup
+    )
 
 
 def test_a_device_that_computes_wrong():
@@ -112,11 +114,12 @@ def test_a_slightly_newer_compiler_does():
 
 
 def test_a_group_that_the_device_does_not_have():
-    for value, words in (("2000", "groups of 1 to 1024 threads, 2000"), ("x", "no number")):
+    for value in ("2000", "x"):
+        words = f"TENSORBUS_CUDA_GROUP='{value}'", "from 1 to 1024"
         run(
             f"""
             assert lines()[0].available
-            raises(BackendError, lambda: tensorbus_cuda.PLUGIN.open(0), {words!r})
+            raises(DeviceUnavailableError, lambda: tensorbus_cuda.PLUGIN.open(0), *{words!r})
             """,
             TENSORBUS_CUDA_GROUP=value,
         )

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import mmap
 import sys
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, cast
 
 from tensorbus_backends import dtypes as dt
 from tensorbus_backends.cache import DiskCache
-from tensorbus_backends.check import settled
 from tensorbus_backends.contract import (
-    BackendError,
     Buffer,
     Capabilities,
     CompileError,
@@ -29,7 +26,7 @@ from .driver import MetalDriver, Place
 from .natives import native_table
 from .objc import ObjC
 
-__all__ = ["MetalDevice", "declared"]
+__all__ = ["LARGEST_GROUP", "MetalDevice", "declared"]
 
 DEFAULT_GROUP = 128
 LARGEST_GROUP = 1024
@@ -63,10 +60,10 @@ class MetalDevice(GridDevice):
         device: MTLDevice.
         info: The line that `probe` gives for it.
         cache: Keeps sources.
-        group: Threads in a group; None lets the device choose.
+        group: Threads in a group, 1 to `LARGEST_GROUP`; None lets the device choose.
 
     Raises:
-        BackendError: No GPU has groups of `group` threads, or it gives no queue.
+        BackendError: It gives no queue.
     """
 
     driver: MetalDriver
@@ -79,11 +76,6 @@ class MetalDevice(GridDevice):
         cache: DiskCache,
         group: int | None = None,
     ) -> None:
-        if group is not None and not 1 <= group <= LARGEST_GROUP:
-            raise BackendError(
-                f"{info.name} has groups of 1 to {LARGEST_GROUP} threads, {group} were asked for "
-                "(TENSORBUS_METAL_GROUP)"
-            )
         compiler = Compiler(objc, device, info.name)
         super().__init__(
             info,
@@ -107,10 +99,6 @@ class MetalDevice(GridDevice):
         if isinstance(driver, MetalDriver) and not sys.is_finalizing():
             driver.close()
             self.empty_cache()
-
-    def settle(self, verdict: Mapping[str, bool]) -> None:
-        """Take over what `run_check` found; MSL allows 2.5 ulp for inexact division, sqrt 3."""
-        self.capabilities = settled(self.capabilities, verdict, "2.5 ulp", "3 ulp")
 
     def spelling(self, spec: KernelSpec) -> Dialect:
         if spec.buffers > BUFFERS:

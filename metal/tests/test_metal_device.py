@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from tensorbus_backends import dtypes as dt
 from tensorbus_backends.check import run_check
 from tensorbus_backends.contract import Buffer, CompileError, NativeCase, UnsupportedError
+from tensorbus_backends.opening import Terms, checked
 from tensorbus_metal.device import MetalDevice
 from tensorbus_metal.driver import BATCH
 from tensorbus_metal.natives import LIBRARY, supported
@@ -54,8 +55,7 @@ def test_the_check_kernel_is_exact_but_for_subnormals(make: Make, group: int | N
 
 
 def test_capabilities_are_declared_and_measured(device: MetalDevice) -> None:
-    device.settle(run_check(device))
-    found = device.capabilities
+    found = checked("metal:0", lambda: device, Terms("2.5", "3")).capabilities
     assert (found.subnormals, found.division, found.square_root) == ("flush", "correct", "correct")
     assert not found.fp64
     assert "float64" not in found.dtypes

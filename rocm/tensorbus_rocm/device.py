@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
-
 from tensorbus_backends import dtypes as dt
 from tensorbus_backends.cache import DiskCache
-from tensorbus_backends.check import settled
-from tensorbus_backends.contract import BackendError, Buffer, Capabilities, DeviceInfo
+from tensorbus_backends.contract import Buffer, Capabilities, DeviceInfo
 from tensorbus_backends.grid import GridDevice
 
 from .compiler import Hiprtc, Toolchain
@@ -20,9 +16,6 @@ from .natives import load_rocblas, native_table
 
 __all__ = ["RocmDevice"]
 
-# What HIP's documentation allows where correct rounding is not asked for.
-_DIVISION, _SQUARE_ROOT = "2.5 ulp", "3 ulp"
-
 
 class RocmDevice(GridDevice):
     """One GPU.
@@ -32,10 +25,10 @@ class RocmDevice(GridDevice):
         hiprtc: Its compiler.
         found: The device.
         info: Its line.
-        group: Threads of a group; None for what is usual.
+        group: Threads of a group, 1 to ``found.most_threads``; None for what is usual.
 
     Raises:
-        BackendError: It cannot be opened, or has no groups of that size.
+        BackendError: It cannot be opened.
     """
 
     dlpack_type = 10  # kDLROCM
@@ -44,11 +37,6 @@ class RocmDevice(GridDevice):
         self, hip: Hip, hiprtc: Hiprtc, found: Gpu, info: DeviceInfo, group: int | None = None
     ) -> None:
         group = group or GROUP
-        if group > found.most_threads:
-            raise BackendError(
-                f"{info.name} has groups of at most {found.most_threads} threads, and {group} were "
-                "asked for"
-            )
         self.hip = hip
         driver = HipDriver(hip, found.index, info.name, group)
         super().__init__(
@@ -81,14 +69,6 @@ class RocmDevice(GridDevice):
             driver = self._hip_driver
             driver.copy_from(to + target_offset, other._hip_driver, of + source_offset, nbytes)
         return True
-
-    def settle(self, verdict: Mapping[str, bool]) -> None:
-        """Declare what the check found out."""
-        self.capabilities = settled(self.capabilities, verdict, _DIVISION, _SQUARE_ROOT)
-        inexact = ", ".join(name for name, ok in verdict.items() if not ok)
-        if inexact:
-            details = {**self.info.details, "inexact": inexact}
-            self.info = replace(self.info, details=details)
 
     def add_natives(self) -> None:
         """Offer rocBLAS's products, if it is installed."""

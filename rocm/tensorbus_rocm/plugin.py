@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-from tensorbus_backends.check import run_check
 from tensorbus_backends.contract import (
     BackendError,
-    CompileError,
     Device,
     DeviceInfo,
     DeviceUnavailableError,
     Evidence,
 )
+from tensorbus_backends.environment import group_threads
+from tensorbus_backends.opening import Terms, absent, checked, expect_index, tried
 
 from .compiler import OPTIONS, Hiprtc
 from .device import RocmDevice
@@ -29,7 +29,8 @@ NAME = "rocm"
 GROUP = "TENSORBUS_ROCM_GROUP"
 KFD = Path("/dev/kfd")
 _INSTALL = "install AMD's ROCm 5.0 or later for this GPU, or use another device"
-_OTHER = "update ROCm and the amdgpu driver, or use another device"
+# HIP allows 2.5 ulp for / and 3 ulp for sqrt where they are not exact.
+_TERMS = Terms("2.5", "3", "update ROCm and the amdgpu driver, or use another device")
 
 
 def probe() -> list[DeviceInfo]:
@@ -38,33 +39,23 @@ def probe() -> list[DeviceInfo]:
         hip = find_hip()
         return [_try(hip, index) for index in range(_count(hip))]
     except DeviceUnavailableError as error:
-        return [_absent(error.device, error.cause, error.fix)]
+        return [_absent(error.cause, error.fix, error.device)]
     except BackendError as error:
-        return [_absent(NAME, str(error), "start a new process")]
+        return [_absent(str(error), "start a new process")]
 
 
 def open_device(index: int) -> Device:
     """Open device `index` of `probe`.
 
     Raises:
-        DeviceUnavailableError: It is not there, or does not compute right.
-        BackendError: ``TENSORBUS_ROCM_GROUP`` asks for what no device has.
+        DeviceUnavailableError: It is not there, does not compute right, or has no groups of what
+            ``TENSORBUS_ROCM_GROUP`` asks for.
     """
     hip = find_hip()
-    here = _count(hip)
-    name = f"{NAME}:{index}"
-    if not 0 <= index < here:
-        raise DeviceUnavailableError(
-            name,
-            f"HIP sees {here} device{'' if here == 1 else 's'}",
-            "choose one that `tensorbus devices` lists; HIP_VISIBLE_DEVICES hides others",
-        )
+    expect_index(NAME, index, _count(hip), "ROCm", "look at HIP_VISIBLE_DEVICES")
     found = gpu(hip, index)
-    try:
-        device, verdict = _checked(hip, found)
-    except CompileError as error:
-        raise DeviceUnavailableError(name, *_compiler_problem(error)) from error
-    device.settle(verdict)
+    group = group_threads(GROUP, f"{NAME}:{index}", found.most_threads)
+    device = _checked(hip, found, group)
     device.add_natives()
     return device
 
@@ -143,57 +134,23 @@ def no_device(hip: Hip, status: int) -> tuple[str, str]:
     )
 
 
-def _group() -> int | None:
-    text = os.environ.get(GROUP, "")
-    if not text:
-        return None
-    if not text.isdecimal() or not 1 <= int(text) <= 1024:
-        raise BackendError(f"{GROUP}={text!r} is no number of threads; use 1 to 1024, or unset it")
-    return int(text)
-
-
-def _checked(hip: Hip, found: Gpu) -> tuple[RocmDevice, Mapping[str, bool]]:
+def _checked(hip: Hip, found: Gpu, group: int | None = None) -> RocmDevice:
     """Open a device and let it prove itself."""
-    hiprtc = Hiprtc.open(hip)
-    device = RocmDevice(hip, hiprtc, found, _line(hip, found, hiprtc), _group())
-    verdict = run_check(device)
-    wrong = [name for name, ok in verdict.items() if not ok and name.split()[0] in ("add", "mul")]
-    if wrong:
-        raise DeviceUnavailableError(
-            device.info.name, f"a small kernel gave wrong results ({', '.join(wrong)})", _OTHER
-        )
-    return device, verdict
+
+    def opened() -> RocmDevice:
+        hiprtc = Hiprtc.open(hip)
+        return RocmDevice(hip, hiprtc, found, _line(hip, found, hiprtc), group)
+
+    return checked(f"{NAME}:{found.index}", opened, _TERMS)
 
 
 def _try(hip: Hip, index: int) -> DeviceInfo:
     """The line of one device."""
-    name = f"{NAME}:{index}"
     try:
         found = gpu(hip, index)
     except DeviceUnavailableError as error:
-        return _absent(name, error.cause, error.fix, index)
-    line = _line(hip, found)
-    try:
-        device, verdict = _checked(hip, found)
-    except CompileError as error:
-        cause, fix = _compiler_problem(error)
-    except DeviceUnavailableError as error:
-        cause, fix = error.cause, error.fix
-    except BackendError as error:
-        cause, fix = f"a small kernel cannot be run on it ({error})", _OTHER
-    else:
-        device.empty_cache()
-        inexact = ", ".join(name for name, ok in verdict.items() if not ok)
-        more = {"inexact": inexact} if inexact else {}
-        return replace(device.info, details={**device.info.details, **more})
-    return replace(line, available=False, cause=" ".join(cause.split()), fix=fix)
-
-
-def _compiler_problem(error: CompileError) -> tuple[str, str]:
-    """Cause and fix for a device that cannot compile a small kernel."""
-    words = [line.strip() for line in error.log.splitlines() if "error" in line.lower()]
-    log = f": {words[0]}" if words else ""
-    return f"a small kernel cannot be compiled for it ({error.args[0]}{log})", _OTHER
+        return replace(_absent(error.cause, error.fix, f"{NAME}:{index}"), index=index)
+    return tried(_line(hip, found), partial(_checked, hip, found))
 
 
 def _line(hip: Hip, found: Gpu, hiprtc: Hiprtc | None = None) -> DeviceInfo:
@@ -219,13 +176,5 @@ def _line(hip: Hip, found: Gpu, hiprtc: Hiprtc | None = None) -> DeviceInfo:
     )
 
 
-def _absent(name: str, cause: str, fix: str, index: int = -1) -> DeviceInfo:
-    return DeviceInfo(
-        name=name,
-        plugin=NAME,
-        index=index,
-        available=False,
-        description="AMD GPUs through ROCm",
-        cause=" ".join(cause.split()),
-        fix=fix,
-    )
+def _absent(cause: str, fix: str, name: str = NAME) -> DeviceInfo:
+    return absent(NAME, "AMD GPUs through ROCm", cause, fix, name)

@@ -347,7 +347,7 @@ def test_the_current_device_of_the_thread_stays(settings: Settings) -> None:
 
 
 def test_an_index_that_is_not_there(settings: Settings) -> None:
-    with pytest.raises(DeviceUnavailableError, match="HIP sees 1 device"):
+    with pytest.raises(DeviceUnavailableError, match="sees 1 ROCm device"):
         open_device(1)
 
 
