@@ -7,7 +7,7 @@ import re
 __all__ = ["loader_words"]
 
 
-def loader_words(error: OSError, most: int = 200) -> str:
+def loader_words(error: Exception, most: int = 200) -> str:
     """The loader's own words in one line of at most `most` characters.
 
     cffi puts ``cannot load library 'x': `` in front and a sentence on ctypes.util.find_library

@@ -14,6 +14,7 @@ from typing import Any
 
 import cffi
 from tensorbus_backends.contract import CompileError, DeviceUnavailableError
+from tensorbus_backends.loading import loader_words
 
 from .libraries import candidates, major
 
@@ -103,7 +104,7 @@ class Nvrtc:
             try:
                 return _load(name)
             except (OSError, AttributeError, CompileError) as error:
-                causes.append((name, f"{name} cannot be loaded ({_short(error)})"))
+                causes.append((name, f"{name} cannot be loaded ({loader_words(error)})"))
         files = [cause for name, cause in causes if "/" in name]
         cause = "NVRTC, which compiles kernels, is not installed"
         raise DeviceUnavailableError("cuda", "; ".join(files) or cause, INSTALL)
@@ -178,11 +179,6 @@ def _load(name: str) -> Nvrtc:
     found = _loaded.get(name)
     # No lock, which a fork could leave held: a library that is loaded twice is one.
     return found if found is not None else _loaded.setdefault(name, Nvrtc(name))
-
-
-def _short(error: Exception) -> str:
-    lines = str(error).splitlines()
-    return lines[0] if lines else type(error).__name__
 
 
 def target(capability: tuple[int, int], archs: Sequence[int]) -> str | None:

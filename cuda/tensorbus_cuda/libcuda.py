@@ -13,6 +13,7 @@ from typing import Any
 
 import cffi
 from tensorbus_backends.contract import DeviceUnavailableError, Evidence
+from tensorbus_backends.loading import loader_words
 
 __all__ = ["LibCuda", "libcuda"]
 
@@ -122,7 +123,7 @@ def _load() -> LibCuda:
         except OSError as error:
             raise DeviceUnavailableError(
                 "cuda",
-                f"the simulated driver cannot be loaded ({_line(error)})",
+                f"the simulated driver cannot be loaded ({loader_words(error)})",
                 "remove the compile cache, or unset TENSORBUS_SIMULATE",
             ) from error
         return LibCuda(ffi, lib, path, Evidence.SIMULATED)
@@ -132,13 +133,8 @@ def _load() -> LibCuda:
     except OSError as error:
         raise DeviceUnavailableError(
             "cuda",
-            f"NVIDIA's driver is not installed: {_LIBRARY} cannot be loaded ({_line(error)})",
+            f"NVIDIA's driver is not installed: {_LIBRARY} cannot be loaded "
+            f"({loader_words(error)})",
             "install NVIDIA's driver for this GPU, or use another device",
         ) from error
     return LibCuda(ffi, lib, _LIBRARY, Evidence.HARDWARE)
-
-
-def _line(error: Exception) -> str:
-    # What cffi adds of its own search says nothing new.
-    lines = str(error).split(". Additionally")[0].splitlines()
-    return lines[0] if lines else type(error).__name__

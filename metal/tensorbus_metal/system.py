@@ -10,6 +10,7 @@ from typing import Any
 
 from tensorbus_backends import simulator
 from tensorbus_backends.contract import DeviceUnavailableError
+from tensorbus_backends.loading import loader_words
 
 from .objc import ObjC
 
@@ -94,7 +95,7 @@ def _real() -> ObjC:
     except OSError as error:
         raise DeviceUnavailableError(
             NAME,
-            f"the Metal framework cannot be loaded ({error})",
+            f"the Metal framework cannot be loaded ({loader_words(error)})",
             "use macOS 10.15 or later, or another device",
         ) from error
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tensorbus_backends.contract import CompileError, DeviceUnavailableError
+from tensorbus_backends.loading import loader_words
 from tensorbus_backends.units import workers
 
 from .library import Hip, attempts, ffi, find, has, open_hip, split_version
@@ -87,7 +88,7 @@ class Hiprtc:
             path, lib = find(names, "hiprtcCompileProgram")
             return cls(path, lib, alone=hip is not None and path == hip.path and hip.stand_in)
         except (OSError, CompileError) as error:
-            cause = f"hiprtc, which compiles kernels, cannot be loaded ({error})"
+            cause = f"hiprtc, which compiles kernels, cannot be loaded ({loader_words(error)})"
             raise DeviceUnavailableError("rocm", cause, INSTALL) from error
 
     def knows(self, arch: str) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 
 import cffi
 from tensorbus_backends.contract import BackendError
+from tensorbus_backends.loading import loader_words
 
 __all__ = ["LIBRARY", "OLDEST", "Hip", "attempts", "ffi", "find", "has"]
 
@@ -163,7 +164,7 @@ def find(names: Sequence[str], symbol: str) -> tuple[str, Any]:
         try:
             library = _load(name)
         except OSError as error:
-            problems[name] = (str(error).splitlines() or [name])[0]
+            problems[name] = loader_words(error)
             continue
         if has(library, symbol):
             return name, library
