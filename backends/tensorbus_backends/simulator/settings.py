@@ -31,7 +31,7 @@ class Form(NamedTuple):
 COUNT = Form(r"\d+", "2")
 SIZE = Form(r"\d+(KiB|MiB|GiB)?", "2GiB")
 SWITCH = Form(r"[01]", "0")
-VERSION = Form(r"\d+\.\d+", "12.4")
+VERSION = Form(r"\d+(\.\d+)+", "12.4")
 TEXT = Form(r"[^/]+", "Model 7")
 
 

@@ -16,11 +16,24 @@ import functools
 from pathlib import Path
 
 from tensorbus_backends import simulator
+from tensorbus_backends.simulator.settings import COUNT, SIZE, SWITCH, TEXT, VERSION
 
 __all__ = ["SONAME", "load", "sources"]
 
 SONAME = "libcuda.so.1"
 _FOLDER = Path(__file__).parent
+_SETTINGS = {
+    "devices": COUNT,
+    "capability": VERSION,
+    "memory": SIZE,
+    "name": TEXT,
+    "multiprocessors": COUNT,
+    "peer": SWITCH,
+    "driver": VERSION,
+    "nvrtc": VERSION,
+    "archs": COUNT,
+    "init": COUNT,
+}
 
 
 def sources() -> list[Path]:
@@ -41,8 +54,8 @@ def load() -> Path:
         images which its NVRTC compiles depend on.
 
     Raises:
-        DeviceUnavailableError: There is no C++ compiler.
+        DeviceUnavailableError: There is no C++ compiler, or a setting is not understood.
     """
-    path = simulator.library("cuda", sources(), SONAME)
+    path = simulator.library("cuda", sources(), SONAME, forms=_SETTINGS)
     ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
     return path

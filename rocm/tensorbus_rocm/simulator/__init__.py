@@ -23,17 +23,26 @@ import re
 from pathlib import Path
 
 from tensorbus_backends import simulator
+from tensorbus_backends.simulator.settings import COUNT, SIZE, TEXT, VERSION, Form
 
 __all__ = ["library"]
 
 _FOLDER = Path(__file__).parent
+_SETTINGS = {
+    "devices": COUNT,
+    "arch": Form(r"gfx[0-9a-f]+(:[a-z]+[+-])*", "gfx90a"),
+    "memory": SIZE,
+    "version": VERSION,
+    "name": TEXT,
+}
 
 
 def library() -> Path:
     """The library for the version that the environment asks for, built if need be.
 
     Raises:
-        DeviceUnavailableError: There is no C++ compiler, or it refused.
+        DeviceUnavailableError: There is no C++ compiler, it refused, or a setting is not
+            understood.
     """
     settings = os.environ.get("TENSORBUS_SIMULATE_ROCM", "")
     found = re.search(r"(?:^|,)\s*version=(\d+)", settings)
@@ -46,4 +55,5 @@ def _library(major: int) -> Path:
     sources = [_FOLDER / "hip_words.h", shared / "grid_kernel.h", *sorted(_FOLDER.glob("*.cpp"))]
     # Not AMD's own name: the loader would give this library to whoever asks for that one.
     soname = f"libamdhip64-simulated.so.{major}"
-    return simulator.library("rocm", sources, soname, [f"-DTBS_HIP_MAJOR={major}"])
+    flags = [f"-DTBS_HIP_MAJOR={major}"]
+    return simulator.library("rocm", sources, soname, flags, _SETTINGS)
