@@ -23,9 +23,9 @@ _MEMORY = frozenset({2, 1052})
 # hipErrorIllegalAddress, hipErrorAssert: a kernel did it, and the device refuses all that follows.
 _POISONED = frozenset({700, 710})
 
-# hipError: NotInitialized, Deinitialized, NoDevice, InvalidDevice, InvalidContext,
-# ECCNotCorrectable, IllegalState, ContextIsDestroyed
-_LOST = frozenset({3, 4, 100, 101, 201, 214, 401, 709})
+# hipError: NotInitialized, Deinitialized, PriorLaunchFailure, NoDevice, InvalidDevice,
+# InvalidContext, ECCNotCorrectable, IllegalState, ContextIsDestroyed
+_LOST = frozenset({3, 4, 53, 100, 101, 201, 214, 401, 709})
 
 
 def is_memory(status: int) -> bool:

@@ -11,10 +11,10 @@ from tensorbus_backends.contract import DeviceUnavailableError
 
 from .library import Hip, ffi, has
 
-__all__ = ["Gpu", "Layout", "architecture", "count", "gpu", "layouts"]
+__all__ = ["LAYOUTS", "Gpu", "Layout", "architecture", "count", "gpu", "layouts"]
 
 # hipDeviceAttribute_t: the numbers are the same in HIP 5, 6 and 7.
-_WARP, _SHARED, _UNITS, _THREADS, _GRID = 87, 74, 63, 56, 29
+_WARP, _SHARED, _UNITS, _THREADS = 87, 74, 63, 56
 
 # More than any version's hipDeviceProp_t has (792 bytes in HIP 5, 1472 in 6 and 7).
 _ROOM = 8192
@@ -37,17 +37,17 @@ class Layout:
     arch: int
 
 
+LAYOUTS = (Layout("hipGetDevicePropertiesR0600", 1160), Layout("hipGetDeviceProperties", 396))
+"""Of HIP 6 and 7, and of HIP 5."""
+
+
 def layouts(hip: Hip) -> list[Layout]:
     """The structures that a library can fill in, best first.
 
     HIP 6 changed the structure and gave the function that fills it in a new name; the old name
     still fills in the old structure.
     """
-    known = [
-        Layout("hipGetDevicePropertiesR0600", 1160),
-        Layout("hipGetDeviceProperties", 396),
-    ]
-    return [layout for layout in known if has(hip.lib, layout.symbol)]
+    return [layout for layout in LAYOUTS if has(hip.lib, layout.symbol)]
 
 
 def architecture(properties: bytes, layout: Layout) -> str:

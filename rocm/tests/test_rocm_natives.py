@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -130,6 +131,23 @@ def test_without_rocblas_there_are_no_natives(
 
     monkeypatch.setattr(natives, "find", absent)
     assert natives.load_rocblas(device.hip) is None
+
+
+def test_a_product_that_was_only_slower_is_a_product(device: RocmDevice) -> None:
+    class Short:
+        """Answers as rocBLAS does that computed with less memory than it would have liked."""
+
+        def __getattr__(self, name: str) -> Any:
+            real = getattr(lib, name)
+            return (lambda *args: real(*args) or 7) if name.startswith("rocblas_gemm") else real
+
+    loaded = natives.load_rocblas(device.hip)
+    assert loaded is not None
+    lib = loaded.lib
+    table = natives.native_table(device._hip_driver, replace(loaded, lib=Short()))
+    device.natives = table.table
+    a, b = operands("float32", (2, 1, 4, 5), (3, 5, 3))
+    check("float32", a, b, product(device, "float32", a, b))
 
 
 def test_failures_are_the_contracts(device: RocmDevice, control: Control) -> None:
