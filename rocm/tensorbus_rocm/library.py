@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import re
+import sysconfig
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -142,6 +143,9 @@ def attempts(stem: str, beside: str = "", majors: Sequence[int] = _MAJORS) -> li
     return list(dict.fromkeys([*files, *names[1:], names[0]]))
 
 
+_SYSTEM = Path("/usr/lib", sysconfig.get_config_var("MULTIARCH") or "")
+"""Where Debian has its libraries."""
+
 _loaded: dict[str, Any] = {}
 _lock = threading.Lock()
 
@@ -149,8 +153,41 @@ _lock = threading.Lock()
 def _load(name: str) -> Any:
     with _lock:
         if name not in _loaded:
+            if words := crowded(name, _maps()):
+                raise OSError(words)
             _loaded[name] = ffi().dlopen(name)
         return _loaded[name]
+
+
+def crowded(name: str, maps: str) -> str:
+    """Why a library cannot be loaded beside those that a process has; empty if it can.
+
+    Debian's HIP brings LLVM as a shared library, Intel's OpenCL runtime exports one of its own, and
+    LLVM ends a process in which both have registered their options.
+
+    Args:
+        name: Name or path of the library.
+        maps: Text of ``/proc/self/maps``.
+    """
+    if not Path(name).name.startswith(("libamdhip64.", "libhiprtc.", "libamd_comgr.")):
+        return ""
+    other = re.search(r"\S*/(libcommon_clang\S*)", maps)
+    if other is None:
+        return ""
+    for manager in _SYSTEM.glob("libamd_comgr.so.*"):
+        if b"libLLVM" in manager.read_bytes():
+            return (
+                f"its LLVM would end this process, which has loaded Intel's {other[1]}; use the "
+                "AMD GPU in a process of its own"
+            )
+    return ""
+
+
+def _maps() -> str:
+    try:
+        return Path("/proc/self/maps").read_text()
+    except OSError:
+        return ""
 
 
 def find(names: Sequence[str], symbol: str) -> tuple[str, Any]:
