@@ -62,6 +62,10 @@ _COMPUTE_32F, _COMPUTE_32F_FAST_TF32, _COMPUTE_64F = 68, 77, 70
 # Sums of 16-bit products stay in float32 all the way, also where a sum is split in parts.
 _NO_REDUCED_PRECISION = 16
 _ALGO_DEFAULT = -1
+# cuBLAS, cublasGemmBatchedEx(): for 16-bit types and fast modes the pointers in the arrays "must be
+# properly aligned to avoid misaligned memory access errors", ideally to so many bytes.  The other
+# functions see addresses and choose a kernel that can read there.
+_WIDE = 16
 _NO_TRANSPOSE, _TRANSPOSE = 0, 1
 # What cuBLAS takes for itself by default, from Hopper on and before.  One that is fixed makes
 # repeated products equal.
@@ -147,18 +151,22 @@ class Blas:
         call, strides = self._call, p.strides
         with self._lock:
             handle = self._opened()
-            if p.batch == 1:
-                ends = (first, code, p.lda, second, code, p.ldb, zero, out, code, p.ldc)
-                call(lib.cublasGemmEx, handle, *head, *ends, *tail)
-            elif strides is not None:
+            if p.batch > 1 and strides is not None:
                 a, b, c = strides
                 ends = (first, code, p.lda, a, second, code, p.ldb, b, zero, out, code, p.ldc, c)
                 call(lib.cublasGemmStridedBatchedEx, handle, *head, *ends, p.batch, *tail)
-            else:
-                table = self._pointers(p, dtype.itemsize, (first, second, out))
-                at, step = self._device.pointer(table), 8 * p.batch
+                return
+            table = p.offsets.T * dtype.itemsize + np.array((first, second, out), np.int64)[:, None]
+            if p.batch > 1 and (not self._wide(dtype) or not (table % _WIDE).any()):
+                # The addresses of every A, then of every B and every C, on the device.
+                held = self._device.store(np.ascontiguousarray(table).tobytes())
+                at, step = self._device.pointer(held), 8 * p.batch
                 ends = (at, code, p.lda, at + step, code, p.ldb, zero, at + 2 * step, code, p.ldc)
                 call(lib.cublasGemmBatchedEx, handle, *head, *ends, p.batch, *tail)
+                return
+            for a, b, c in table.T.tolist():
+                ends = (a, code, p.lda, b, code, p.ldb, zero, c, code, p.ldc)
+                call(lib.cublasGemmEx, handle, *head, *ends, *tail)
 
     def _arithmetic(self, dtype: dt.DType) -> tuple[Any, Any, int]:
         """One and zero in the type of sums, and how to multiply."""
@@ -168,10 +176,9 @@ class Blas:
             return *self._single, _COMPUTE_32F_FAST_TF32
         return *self._single, _COMPUTE_32F
 
-    def _pointers(self, product: gemm.Product, size: int, bases: Sequence[int]) -> Buffer:
-        """Addresses of every A, then every B and every C, on the device."""
-        table = product.offsets.T * size + np.array(bases, np.int64)[:, None]
-        return self._device.store(np.ascontiguousarray(table).tobytes())
+    def _wide(self, dtype: dt.DType) -> bool:
+        """Whether cuBLAS reads many bytes at a time without a look at the addresses."""
+        return dtype.itemsize == 2 or (dtype is dt.float32 and self.tf32)
 
     def _opened(self) -> Any:
         if self._handle is None:

@@ -740,9 +740,14 @@ COMPUTE_32F, COMPUTE_64F, TF32 = 68, 70, 77
 
 
 def column_major(matrix: np.ndarray, transposed: bool, extra: int) -> tuple[np.ndarray, int]:
-    """Memory in which cuBLAS finds `matrix`, filled up with NaN, and its leading dimension."""
+    """Memory in which cuBLAS finds `matrix`, filled up with NaN, and its leading dimension.
+
+    16-bit matrices take up whole groups of 16 bytes, as cublasGemmBatchedEx wants them.
+    """
     stored = matrix.T if transposed else matrix
     leading = max(1, stored.shape[0]) + extra
+    if matrix.itemsize == 2:
+        leading += -leading % 8
     memory = np.full((stored.shape[1], leading), np.nan, matrix.dtype)
     memory[:, : stored.shape[0]] = stored.T
     return memory, leading

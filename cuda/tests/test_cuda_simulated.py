@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import pytest
+
 sys.path.insert(0, str(Path(__file__).parent))
 from children import run
 
@@ -278,6 +280,32 @@ def test_products_of_cublas_agree_with_portable_ones():
         assert [d.name for d in dt.ALL if native.when(case(d))] == [
             "float16", "bfloat16", "float32", "float64"]
         """
+    )
+
+
+@pytest.mark.parametrize(("tf32", "dtype"), [("", "float16"), ("", "bfloat16"), ("1", "float32")])
+def test_uneven_batches_at_odd_places(tf32, dtype):
+    """cublasGemmBatchedEx faults there: its kernels read 16 bytes at a time."""
+    run(
+        f"""
+        dtype = tb.{dtype}
+        a = np.arange(3 * 5 * 9).reshape(3, 1, 5, 9) % 7 - 3
+        b = np.arange(2 * 8 * 3).reshape(2, 8, 3) % 5 - 2
+        x = tb.astype(tb.asarray(a.astype(np.float32), device="cuda:0"), dtype)[..., 1:]
+        y = tb.astype(tb.asarray(b.astype(np.float32), device="cuda:0"), dtype)
+        before = driver.count("launch")
+        got = tb.matmul(x, y)
+        launched = driver.count("launch") - before
+        assert (tb.astype(got, tb.float64).numpy() == a[..., 1:] @ b).all()
+        assert launched == 6, launched
+        even = tb.astype(tb.asarray(np.ones((3, 1, 8, 8), np.float32), device="cuda:0"), dtype)
+        other = tb.astype(tb.asarray(np.ones((2, 8, 8), np.float32), device="cuda:0"), dtype)
+        before = driver.count("launch")
+        got = tb.matmul(even, other)
+        assert driver.count("launch") == before + 1
+        assert (tb.astype(got, tb.float64).numpy() == 8).all()
+        """,
+        TENSORBUS_CUDA_TF32=tf32,
     )
 
 

@@ -256,6 +256,14 @@ CU_API cublasStatus cublasGemmEx(Handle *handle, int op_a, int op_b, int m, int 
                                       algorithm);
 }
 
+/* What the pointers in arrays have to be aligned to, as documented for 16-bit types and fast modes:
+   kernels on tensor cores read that much at a time, and cuBLAS cannot see the pointers. */
+uint64_t pointer_alignment(const Arguments &g) {
+    const bool fast = g.compute >= 74 && g.compute <= FAST_TF32;
+    if (size_of(g.type_a) != 2 && !fast) return 1;
+    return g.k % 8 == 0 ? 16 : g.k % 2 == 0 ? 4 : 1;
+}
+
 /* The three arrays of pointers lie on the device, and are read when the work runs. */
 CU_API cublasStatus cublasGemmBatchedEx(Handle *handle, int op_a, int op_b, int m, int n, int k,
                                         const void *alpha, uint64_t a, int type_a, int lda,
@@ -268,11 +276,15 @@ CU_API cublasStatus cublasGemmBatchedEx(Handle *handle, int op_a, int op_b, int 
     Product p;
     if (cublasStatus bad = prepare(handle, g, &p)) return bad;
     const int device = handle->context->device;
+    const uint64_t alignment = pointer_alignment(g);
     return start(handle, g, p, [=](int at, uint64_t *where) {
         const uint64_t arrays[] = {a, b, c};
         for (int part = 0; part < 3; ++part) {
             if (tbs_status gone = still_there(device, arrays[part], size_t(batch) * 8)) return gone;
             where[part] = ((const uint64_t *)arrays[part])[at];
+            if (where[part] % alignment == 0) continue;
+            tbs_device_fail(device, TBS_ILLEGAL_ADDRESS);
+            return TBS_ILLEGAL_ADDRESS;
         }
         return TBS_OK;
     });
