@@ -14,6 +14,7 @@ and needs to know nothing else about tensor operations.  Native kernels are opti
 from __future__ import annotations
 
 import enum
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -88,8 +89,15 @@ class CompileError(BackendError):
         if not self.log:
             return head
         lines = self.log.strip().splitlines()
-        shown = "\n".join(lines[:20]) + ("\n..." if len(lines) > 20 else "")
-        return f"{head}\n{shown}"
+        shown = lines[:20] + (["..."] if len(lines) > 20 else []) + self._excerpt()
+        return "\n".join([head, *shown])
+
+    def _excerpt(self) -> list[str]:
+        """The lines of source around the log's first error, numbered."""
+        # gcc and clang write "file:4:12: error", NVRTC "file(4): error".
+        found = re.search(r"[:(](\d+)[:)][^\n]*error", self.log)
+        line = int(found[1]) if found else 0
+        return self.numbered_source().splitlines()[max(0, line - 3) : line + 2] if line else []
 
     def numbered_source(self) -> str:
         """The source with line numbers, as the log refers to it."""
