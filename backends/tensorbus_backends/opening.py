@@ -93,11 +93,15 @@ def checked(name: str, make: Callable[[], D], terms: Terms) -> D:
 def _problem(error: BackendError, terms: Terms) -> tuple[str, str]:
     """Cause and fix for a device that cannot run a small kernel."""
     if isinstance(error, CompileError):
-        words = [line.strip() for line in error.log.splitlines() if "error" in line.lower()]
-        cause = f"its compiler fails on a small kernel: {words[0] if words else error.args[0]}"
+        lines = [line.strip() for line in error.log.splitlines() if line.strip()]
+        words = [line for line in lines if "error" in line.lower()]
+        words = words or [str(error.args[0]) + (f" ({lines[0]})" if lines else "")]
+        cause = f"its compiler fails on a small kernel: {words[0]}"
         return cause, terms.compiler_fix or terms.fix
     if isinstance(error, OutOfMemoryError):
-        return f"a small kernel finds no room in its memory ({error})", terms.memory_fix
+        # What its message advises does not help where nothing has been allocated yet.
+        said = str(error).split("; ")[0]
+        return f"a small kernel finds no room in its memory ({said})", terms.memory_fix
     return f"a small kernel cannot be run on it ({error})", terms.fix
 
 

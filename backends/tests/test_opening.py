@@ -91,11 +91,16 @@ def test_a_wrong_device_is_not_available(make, verdict, name):
         ),
         (
             CompileError("rejected", "says nothing"),
+            "its compiler fails on a small kernel: rejected (says nothing)",
+            "mend its compiler",
+        ),
+        (
+            CompileError("rejected"),
             "its compiler fails on a small kernel: rejected",
             "mend its compiler",
         ),
         (
-            OutOfMemoryError("no room"),
+            OutOfMemoryError("no room; drop tensors"),
             "a small kernel finds no room in its memory (no room)",
             "make room",
         ),
