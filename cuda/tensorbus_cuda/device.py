@@ -93,7 +93,10 @@ class CudaDevice(GridDevice):
         details = {**info.details, "target": arch}
         if self.natives:
             details["library"] = self.natives["matmul"].library
-        self.info = replace(info, details=details)
+        words = info.description
+        if arch.startswith("compute_"):
+            words += f", kernels as PTX for {arch}"
+        self.info = replace(info, description=words, details=details)
 
     def copy_from(
         self, target: Buffer, target_offset: int, source: Buffer, source_offset: int, nbytes: int
@@ -113,6 +116,7 @@ def _settled_target(driver: CudaDriver, nvrtc: Nvrtc, entry: Entry, cuda: LibCud
 
     Raises:
         DeviceUnavailableError: Nothing that this NVRTC makes runs on the device.
+        CompileError: NVRTC makes nothing at all.
     """
     arch = target(entry.capability, nvrtc.supported_archs)
     capability = "{}.{}".format(*entry.capability)
@@ -122,20 +126,28 @@ def _settled_target(driver: CudaDriver, nvrtc: Nvrtc, entry: Entry, cuda: LibCud
             f"{nvrtc.name} does not compile for its compute capability {capability}",
             "install an older NVRTC: pip install nvidia-cuda-nvrtc-cu12",
         )
-    causes = []
+    rejected: CompileError | None = None
+    refused = []
     for tried in dict.fromkeys((arch, arch.replace("sm_", "compute_"))):
         try:
-            driver.load(nvrtc.compile(_EMPTY, tried))
+            image = nvrtc.compile(_EMPTY, tried)
         except CompileError as error:
-            causes.append(f"{tried}: {error.args[0]}")
+            rejected = error
+            continue
+        try:
+            driver.load(image)
+        except CompileError as error:
+            refused.append(f"{tried}: {error.args[0]}")
         else:
             return tried
+    if rejected is not None and not refused:
+        raise rejected
     version = "{}.{}".format(*cuda.version)
     major = cuda.version[0]
     raise DeviceUnavailableError(
         driver.name,
         f"the driver, for CUDA {version}, does not take what {nvrtc.name} compiles "
-        f"({'; '.join(causes)})",
+        f"({'; '.join(refused)})",
         f"update the driver, or install NVRTC for it: {_install(major)}",
     )
 

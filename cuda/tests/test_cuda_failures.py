@@ -57,6 +57,16 @@ def test_a_compiler_that_fails():
     )
 
 
+def test_a_compiler_that_does_not_start_is_not_the_drivers_fault():
+    reject = "CompileError('NVRTC 13.0 rejected it', 'cannot start /nonexistent')"
+    setup = (
+        "from tensorbus_cuda.compiler import Nvrtc; from unittest.mock import Mock; "
+        f"Nvrtc.compile = Mock(side_effect={reject})"
+    )
+    said = "its compiler fails on a small kernel: NVRTC 13.0 rejected it (cannot start /nonexistent"
+    absent("", said, "update its driver and NVRTC together", setup=setup)
+
+
 def test_a_device_that_computes_wrong():
     wrong = "check._LINES.replace('{a} + {b}', '{a}')"
     setup = f"from tensorbus_backends import check; check._LINES = {wrong}"
@@ -85,6 +95,7 @@ def test_ptx_where_the_compiler_is_older_than_the_device():
         (line,) = lines()
         assert line.available, line.cause
         assert line.details["target"] == "compute_80", line.details["target"]
+        assert line.description.endswith("kernels as PTX for compute_80"), line.description
         x = tb.asarray([1.0, 2.0], device="cuda:0")
         assert (tb.sqrt(x * x).numpy() == [1, 2]).all()
         """,
