@@ -1,0 +1,244 @@
+"""Every row of docs/bad-input.md is provoked, and its words are looked for.
+
+Rows that do not get in each other's way share a process.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from tensorbus_backends import simulator
+from tensorbus_backends.contract import DeviceUnavailableError
+
+PAGE = Path(__file__).with_name("bad-input.md")
+FAMILIES = "cuda", "rocm", "metal"
+HIDING = 'raise ModuleNotFoundError("No module named \'pycuda\'", name="pycuda")\n'
+CONFORM = ("conform", "--ops", "add", "--workers", "1", "--report")
+CLI = "import sys; from tensorbus_conformance.cli import main; sys.exit(main())"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row: what is set, asked and said; `status` and `error` where the table has them."""
+
+    what: str
+    device: str
+    settings: tuple[str, ...]
+    asked: str
+    status: int
+    error: str
+    said: tuple[str, ...]
+
+    @property
+    def own(self) -> bool:
+        """Whether only its own family reads what it sets."""
+        name = self.device.upper()
+        return all(f"_{name}=" in s or f"_{name}_" in s for s in self.settings)
+
+    def __str__(self) -> str:
+        return f"{self.device or self.asked}-{self.what}".replace(" ", "-")
+
+
+def tables() -> list[list[dict[str, str]]]:
+    """The page's tables: rows by heading."""
+    found = []
+    for block in re.findall(r"(?:^\|.*\n)+", PAGE.read_text(), re.MULTILINE):
+        head, _, *cells = [
+            [cell.strip() for cell in line.split("|")[1:-1]] for line in block.splitlines()
+        ]
+        found.append([dict(zip(head, row, strict=True)) for row in cells])
+    return found
+
+
+def words(cell: str) -> tuple[str, ...]:
+    return tuple(re.findall(r"`([^`]*)`", cell))
+
+
+def rows(table: int) -> list[Row]:
+    return [
+        Row(
+            what=row["what is wrong"],
+            device=row.get("device", ""),
+            settings=words(row.get("set", "")),
+            asked="".join(words(row.get("devices", "") or row.get("code", ""))),
+            status=int(row.get("status", 0)),
+            error="".join(words(row.get("raises", ""))),
+            said=words(row["what is said"]),
+        )
+        for row in tables()[table]
+    ]
+
+
+def groups() -> Iterator[list[Row]]:
+    """Rows of the first table that one process can show: one of each family, or equal settings."""
+    alike: dict[tuple[object, ...], list[Row]] = {}
+    counts = dict.fromkeys(FAMILIES, 0)
+    for row in rows(0):
+        if row.own:
+            counts[row.device] += 1
+        alike.setdefault((counts[row.device],) if row.own else row.settings, []).append(row)
+    yield from alike.values()
+
+
+@functools.cache
+def lacking(family: str) -> str:
+    """Why a family cannot be simulated here, or ""."""
+    if family == "cuda" and importlib.util.find_spec("pycuda") is None:
+        return "pycuda is not installed (python -m tensorbus_cuda.simulator.build_pycuda)"
+    if sys.platform != "linux":
+        return "the page tells what Linux says"
+    try:
+        simulator.compiler()
+    except DeviceUnavailableError as error:
+        return error.cause
+    return ""
+
+
+def run(
+    code: str, arguments: list[str], settings: tuple[str, ...], tmp_path: Path
+) -> tuple[int, str]:
+    """Exit status and all that is written, with white space as single spaces."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("TENSORBUS_")}
+    if "TENSORBUS_CACHE" in os.environ:
+        environment["TENSORBUS_CACHE"] = os.environ["TENSORBUS_CACHE"]
+    environment["TENSORBUS_SIMULATE"] = ",".join(FAMILIES)
+    hiding = tmp_path / "hiding"
+    hiding.mkdir(exist_ok=True)
+    (hiding / "pycuda.py").write_text(HIDING)
+    for setting in settings:
+        name, _, value = setting.partition("=")
+        environment[name] = value.replace("HIDING", str(hiding))
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        env=environment,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=300,
+    )
+    assert "Traceback" not in done.stdout, done.stdout
+    return done.returncode, " ".join(done.stdout.split())
+
+
+def check(row: Row, text: str) -> None:
+    """Assert that a row's words stand in a text, in their order."""
+    after = 0
+    for part in row.said:
+        found = text.find(" ".join(part.split()), after)
+        assert found >= 0, f"{row}: no {part!r} in\n{text[after:]}"
+        after = found + len(part)
+
+
+def shown(some: list[Row]) -> list[Row]:
+    """Rows that can be shown here; skips the test if there are none."""
+    here = [row for row in some if not _hidden(row)]
+    if not here:
+        pytest.skip("; ".join(sorted({_hidden(row) for row in some})))
+    return here
+
+
+def _hidden(row: Row) -> str:
+    if "TENSORBUS_SIMULATE=" in row.settings and row.device == "cuda":
+        from ctypes.util import find_library
+
+        if find_library("cuda"):
+            return "NVIDIA's driver is installed"
+    named = [f for f in FAMILIES if f in row.device or f in row.asked]
+    return next(filter(None, map(lacking, named or ["rocm"])), "")
+
+
+@pytest.mark.parametrize("group", list(groups()), ids=lambda group: str(group[0]))
+def test_devices(group: list[Row], tmp_path: Path) -> None:
+    here = shown(group)
+    settings = tuple(dict.fromkeys(s for row in here for s in row.settings))
+    status, text = run(CLI, ["devices"], settings, tmp_path)
+    assert status == 0, text
+    for row in here:
+        check(row, text)
+
+
+@pytest.mark.parametrize("row", rows(1), ids=str)
+def test_conform(row: Row, tmp_path: Path) -> None:
+    shown([row])
+    asked = [*CONFORM, str(tmp_path), "--device", row.asked]
+    status, text = run(CLI, asked, row.settings, tmp_path)
+    assert status == row.status, text
+    check(row, text)
+
+
+RAISING = """
+import json, os, sys
+from dataclasses import dataclass
+import tensorbus as tb
+
+@dataclass(frozen=True)
+class Broken:
+    name: str = "broken"
+    buffers: int = 1
+    words: int = 1
+
+    def source(self, dialect):
+        meta = dialect.meta.format(name=self.name, words=1, index=1)
+        buffer = dialect.pointer.format(const="", type="i32", name="y", index=0)
+        head = dialect.kernel.format(name=self.name, args=f"{buffer}, {meta}", words=1)
+        return head + " {\\n    y[0] = undeclared;\\n}\\n"
+
+    def local_bytes(self, dialect):
+        return 0
+
+def forked(call):
+    here, there = os.pipe()
+    if not os.fork():
+        try:
+            call()
+        except Exception as error:
+            os.write(there, f"{type(error).__name__}|{error}".encode())
+        os._exit(0)
+    os.close(there)
+    os.wait()
+    name, _, said = os.read(here, 65536).decode().partition("|")
+    raise type(name or "nothing", (Exception,), {})(said)
+
+broken = Broken()
+answers = []
+for device, code in json.loads(sys.argv[1]):
+    try:
+        x = tb.ones(3, device=device + ":0")
+        (x + 1).numpy()
+        eval(code)
+        answers.append(["nothing", ""])
+    except Exception as error:
+        answers.append([type(error).__name__, str(error)])
+print("ANSWERS" + json.dumps(answers))
+"""
+
+
+def test_python(tmp_path: Path) -> None:
+    some = shown(rows(2))
+    asked = json.dumps([[row.device, row.asked] for row in some])
+    settings = ["TENSORBUS_SIMULATE_CUDA=devices=2,memory=64MiB"]
+    settings += [f"TENSORBUS_SIMULATE_{name}=memory=64MiB" for name in ("ROCM", "METAL")]
+    status, text = run(RAISING, [asked], tuple(settings), tmp_path)
+    assert status == 0, text
+    answers = json.loads(text.partition("ANSWERS")[2])
+    for row, (error, said) in zip(some, answers, strict=True):
+        assert error == row.error, f"{row}: {error}: {said}"
+        check(row, " ".join(said.split()))
+
+
+def test_the_page_has_rows_of_every_kind() -> None:
+    assert [len(rows(k)) > 5 for k in range(3)] == [True] * 3
+    for family in FAMILIES:
+        assert sum(row.device == family for row in rows(0)) >= 8
+    assert all(row.said for k in range(3) for row in rows(k))
