@@ -41,7 +41,7 @@ BATCH = 32
 # Command buffers that a queue has at once; Metal makes the caller wait from 64 on.
 _IN_FLIGHT = 48
 
-# The most bytes that `setBytes` takes.
+# "This method only works for data smaller than 4 kilobytes": Apple on `setBytes`.
 _INLINE = 4096
 
 # A thread reads the number of its group as a uint.
@@ -238,7 +238,7 @@ class MetalDriver(GridDriver):
         dispatch = objc.call("dispatchThreadgroups:threadsPerThreadgroup:")
         state, grid, group = function.state, objc.size(groups), objc.size(function.width)
         words = meta or bytes(8)  # no kernel may leave an argument unset
-        inline = len(words) <= _INLINE
+        inline = len(words) < _INLINE
         kept: list[Block] = []
 
         def run(buffers: Sequence[GridBuffer]) -> None:

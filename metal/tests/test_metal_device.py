@@ -183,8 +183,10 @@ def test_writing_waits_for_what_still_reads(device: MetalDevice, add_to: Any) ->
     assert (download(device, b, x) == 11).all()
 
 
-def test_metadata_beyond_4_kib_goes_through_a_buffer(device: MetalDevice, add_to: Any) -> None:
-    words = 4096 // 8 + 1
+@pytest.mark.parametrize("words", [4096 // 8 - 1, 4096 // 8, 4096 // 8 + 1])
+def test_metadata_from_4_kib_on_goes_through_a_buffer(
+    device: MetalDevice, add_to: Any, words: int
+) -> None:
     (kernel,) = device.compile([add_to(words=words)])
     x = np.arange(N, dtype=np.int32)
     a, b = upload(device, x), device.allocate(x.nbytes)

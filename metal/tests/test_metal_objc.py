@@ -143,8 +143,8 @@ def test_pools_belong_to_threads(objc: ObjC, census: Census) -> None:
             "with objc.pool():\n"
             "    c = send(q, 'commandBuffer')\n"
             "    e = send(c, 'computeCommandEncoder')\n"
-            "    send(e, 'setBytes:length:atIndex:', bytes(4097), 4097, 0)",
-            "setBytes takes 1 to 4096 bytes",
+            "    send(e, 'setBytes:length:atIndex:', bytes(4096), 4096, 0)",
+            "setBytes takes 1 to 4095 bytes",
         ),
     ],
 )

@@ -143,8 +143,8 @@ void set_buffer(ComputeEncoder *self, SEL, Buffer *buffer, NSUInteger offset, NS
 
 void set_bytes(ComputeEncoder *self, SEL, const void *bytes, NSUInteger length, NSUInteger index) {
     Argument &argument = self->at(index);
-    if (length == 0 || length > 4096)
-        assertion("setBytes takes 1 to 4096 bytes, %lu were given", length);
+    if (length == 0 || length >= 4096)
+        assertion("setBytes takes 1 to 4095 bytes, %lu were given", length);
     argument = Argument();
     argument.bytes.assign((const char *)bytes, (const char *)bytes + length);
     argument.set = true;
