@@ -1,7 +1,7 @@
 """Numbers and message types of the plugin against Apple's own.
 
 Only a Mac has Apple's headers, so the numbers are pinned here as the SDK of macOS 26 has them, read
-through the bindings that objc2 generates of it, and metal-cpp of macOS 14.  On a Mac the Objective-C
+through bindings that objc2 generates of it, and metal-cpp of macOS 14.  On a Mac the Objective-C
 runtime itself tells the type of every method.
 """
 
