@@ -7,7 +7,6 @@ float16 and bfloat16 accumulate in float32; float32 is multiplied as float32, an
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import threading
 import weakref
@@ -25,6 +24,7 @@ from tensorbus_backends.contract import (
     NativeTable,
     OutOfMemoryError,
 )
+from tensorbus_backends.environment import switch
 
 from .libraries import candidates, major
 
@@ -96,7 +96,7 @@ class Blas:
         OSError, AttributeError: It is no cuBLAS, or cannot be loaded.
     """
 
-    def __init__(self, path: str, device: CudaDevice) -> None:
+    def __init__(self, path: str, device: CudaDevice, tf32: bool) -> None:
         ffi = self._ffi = cffi.FFI()
         ffi.cdef(_DECLARATIONS)
         self._lib = ffi.dlopen(path)
@@ -110,7 +110,7 @@ class Blas:
         self._lock = threading.Lock()
         self._double = ffi.new("double *", 1.0), ffi.new("double *", 0.0)
         self._single = ffi.new("float *", 1.0), ffi.new("float *", 0.0)
-        self.tf32 = os.environ.get(TF32, "") not in ("", "0")
+        self.tf32 = tf32
 
     @property
     def name(self) -> str:
@@ -238,11 +238,15 @@ def native_table(device: CudaDevice, path: str | None = None) -> NativeTable:
 
 
 def _found(device: CudaDevice, path: str | None) -> Blas | None:
-    """cuBLAS of the compiler's version if there is one: of two in a process, one is enough."""
+    """cuBLAS of the compiler's version if there is one: of two in a process, one is enough.
+
+    Raises:
+        BackendError: ``TENSORBUS_CUDA_TF32`` is neither on nor off.
+    """
     names = [path] if path is not None else candidates("cublas")
-    wanted = device.cuda_major
+    wanted, tf32 = device.cuda_major, switch(TF32)
     names.sort(key=lambda name: (major(name) or wanted) > wanted)
     for name in names:
         with contextlib.suppress(OSError, AttributeError, BackendError):
-            return Blas(name, device)
+            return Blas(name, device, tf32)
     return None

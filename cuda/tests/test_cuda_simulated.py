@@ -315,7 +315,13 @@ def test_tf32_only_on_request():
         print(native.library)
     """
     assert "TF32" not in run(script)
+    assert "TF32" not in run(script, TENSORBUS_CUDA_TF32="false")
     assert "TF32" in run(script, TENSORBUS_CUDA_TF32="1")
+    words = "TENSORBUS_CUDA_TF32='abc' is neither on nor off"
+    run(
+        f"raises(DeviceUnavailableError, lambda: tensorbus_cuda.PLUGIN.open(0), {words!r})",
+        TENSORBUS_CUDA_TF32="abc",
+    )
 
 
 def test_a_device_that_nobody_uses_any_more_is_given_back():
