@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 import sys
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -84,11 +85,23 @@ def usable_threads() -> int:
     """Threads of a parallel kernel.
 
     ``TENSORBUS_NUM_THREADS`` if it is a positive number, else the cores that this process may use,
-    at most as many as a container's quota of processor time pays for.
+    at most as many as a container's quota of processor time pays for.  Another value is ignored
+    with a RuntimeWarning.
     """
     asked = os.environ.get("TENSORBUS_NUM_THREADS", "")
     if asked.isdecimal() and int(asked) > 0:
         return int(asked)
+    cores = _cores()
+    if asked:
+        warnings.warn(
+            f"TENSORBUS_NUM_THREADS={asked!r} is no number of threads from 1; {cores} are used",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return cores
+
+
+def _cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0))
     else:
