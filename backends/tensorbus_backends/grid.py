@@ -307,14 +307,20 @@ class GridDevice(Device):
     def copy_in(self, target: Buffer, offset: int, source: memoryview) -> None:
         at = self._span(target, offset, source.nbytes)
         if source.nbytes:
-            driver = self.driver
-            self._do("copying to it", driver.write, driver.at(at, offset), source)
+            driver, place = self.driver, self.driver.at(at, offset)
+            try:
+                driver.write(place, source)
+            except MemoryError:
+                self.retry("copying to it", driver.write, place, source)
 
     def copy_out(self, source: Buffer, offset: int, target: memoryview) -> None:
         at = self._span(source, offset, target.nbytes)
         if target.nbytes:
-            driver = self.driver
-            self._do("copying from it", driver.read, driver.at(at, offset), target)
+            driver, place = self.driver, self.driver.at(at, offset)
+            try:
+                driver.read(place, target)
+            except MemoryError:
+                self.retry("copying from it", driver.read, place, target)
 
     def copy(
         self, target: Buffer, target_offset: int, source: Buffer, source_offset: int, nbytes: int
@@ -324,13 +330,10 @@ class GridDevice(Device):
         if nbytes:
             driver = self.driver
             to, of = driver.at(to, target_offset), driver.at(of, source_offset)
-            self._do("copying", driver.copy, to, of, nbytes)
-
-    def _do(self, doing: str, command: Callable[..., None], *arguments: Any) -> None:
-        try:
-            command(*arguments)
-        except MemoryError:
-            self.retry(doing, command, *arguments)
+            try:
+                driver.copy(to, of, nbytes)
+            except MemoryError:
+                self.retry("copying", driver.copy, to, of, nbytes)
 
     def retry(self, doing: str, command: Callable[..., None], *arguments: Any) -> None:
         """Do once more what lacked memory, after kept memory was released.

@@ -20,6 +20,10 @@ _copy: Callable[..., Any] = cl._cl._enqueue_copy_buffer
 _marker: Callable[..., Any] = cl._cl._enqueue_marker
 _run: Callable[..., Any] = cl.enqueue_nd_range_kernel
 
+# Launches share a kernel object, since making one takes about as long as setting its metadata a
+# thousand times; one that has had to set it that often gets its own.
+_SHARED = 1000
+
 
 class Place:
     """A position in a buffer.
@@ -45,12 +49,17 @@ class Place:
 
 
 class _Function:
-    """A kernel with its work-items in a group, and the metadata that was set last."""
+    """A kernel object with the metadata that was set last, and its work-items in a group."""
 
-    __slots__ = ("kernel", "local", "meta")
+    __slots__ = ("kernel", "local", "meta", "program")
 
-    def __init__(self, kernel: Any, local: int) -> None:
-        self.kernel, self.local, self.meta = kernel, local, b""
+    def __init__(self, program: Any, kernel: Any, local: int) -> None:
+        self.program, self.kernel, self.local, self.meta = program, kernel, local, b""
+
+    def clone(self) -> _Function:
+        """Another object for the same kernel."""
+        kernel = cl.Kernel(self.program, self.kernel.function_name)
+        return _Function(self.program, kernel, self.local)
 
 
 class _Marker:
@@ -100,9 +109,10 @@ class OpenCLDriver(GridDriver):
     # -- memory ---------------------------------------------------------------------------
 
     def obtain(self, nbytes: int) -> Place:
-        return Place(
-            self._call("allocating", cl.Buffer, self.context, cl.mem_flags.READ_WRITE, nbytes)
-        )
+        try:
+            return Place(cl.Buffer(self.context, cl.mem_flags.READ_WRITE, nbytes))
+        except cl.Error as error:
+            raise self._failure(error, "allocating") from error
 
     def release(self, place: Place, nbytes: int) -> None:
         place.whole.release()
@@ -111,25 +121,24 @@ class OpenCLDriver(GridDriver):
         return Place(place.whole, place.offset + offset) if offset else place
 
     def write(self, place: Place, source: memoryview) -> None:
-        self._call(
-            "copying to it", _write, self.queue, place.whole, source, place.offset, None, True
-        )
+        try:
+            _write(self.queue, place.whole, source, place.offset, None, True)
+        except cl.Error as error:
+            raise self._failure(error, "copying to it") from error
 
     def read(self, place: Place, target: memoryview) -> None:
-        self._call(
-            "copying from it", _read, self.queue, place.whole, target, place.offset, None, True
-        )
+        try:
+            _read(self.queue, place.whole, target, place.offset, None, True)
+        except cl.Error as error:
+            raise self._failure(error, "copying from it") from error
 
     def copy(self, target: Place, source: Place, nbytes: int) -> None:
         offsets = source.offset, target.offset
-        self._call("copying", _copy, self.queue, source.whole, target.whole, nbytes, *offsets)
-        self.queue.flush()
-
-    def _call(self, doing: str, command: Callable[..., Any], *arguments: Any) -> Any:
         try:
-            return command(*arguments)
+            _copy(self.queue, source.whole, target.whole, nbytes, *offsets)
+            self.queue.flush()
         except cl.Error as error:
-            raise self._failure(error, doing) from error
+            raise self._failure(error, "copying") from error
 
     def _failure(self, error: Any, doing: str) -> BackendError | MemoryError:
         return MemoryError() if is_memory(error) else translate(error, self._name, doing)
@@ -139,7 +148,7 @@ class OpenCLDriver(GridDriver):
     def function(self, program: Any, spec: KernelSpec) -> _Function:
         try:
             kernel = cl.Kernel(program, spec.name)
-            return _Function(kernel, self._local_size(kernel))
+            return _Function(program, kernel, self._local_size(kernel))
         except cl.Error as error:
             raise CompileError(
                 f"kernel {spec.name!r}: {self._name} compiled it but cannot load it ({error})"
@@ -153,21 +162,26 @@ class OpenCLDriver(GridDriver):
         return min(self._group, int(kernel.get_work_group_info(query, self._device)))
 
     def launcher(self, function: _Function, spec: KernelSpec, groups: int, meta: bytes) -> Launcher:
-        kernel, count, local = function.kernel, spec.buffers, (function.local,)
-        size = (groups * function.local,)
+        count, local, size = spec.buffers, (function.local,), (groups * function.local,)
         # Metadata in memory comes with the buffers, and nothing is ever set here.
         meta = meta or function.meta
-        lock, queue, set_arg, flush = self._lock, self.queue, kernel.set_arg, self.queue.flush
+        lock, queue, flush = self._lock, self.queue, self.queue.flush
+        kernel, set_arg, misses = function.kernel, function.kernel.set_arg, 0
 
         def launch(buffers: Sequence[GridBuffer]) -> None:
+            nonlocal function, kernel, set_arg, misses
             try:
                 with lock:
-                    for k, buffer in enumerate(buffers):
-                        set_arg(k, buffer.at.mem or buffer.at.cut())
                     if function.meta is not meta:
+                        misses += 1
+                        if misses == _SHARED:
+                            function = function.clone()
+                            kernel, set_arg = function.kernel, function.kernel.set_arg
                         # set_arg alone takes 40 times as long to find out what bytes are.
                         kernel._set_arg_buf(count, meta)
                         function.meta = meta
+                    for k, buffer in enumerate(buffers):
+                        set_arg(k, buffer.at.mem or buffer.at.cut())
                     _run(queue, kernel, size, local)
                     flush()
             except cl.Error as error:

@@ -425,16 +425,21 @@ def test_a_forked_child_is_told_and_does_not_hang(make: Make) -> None:
     assert download(device, a, 1025)[[0, 1024]].tolist() == [2, 2]
 
 
-def test_prepared_launches_keep_their_metadata_apart(device: OpenCLDevice) -> None:
+@pytest.mark.parametrize("shared", [1, 2, 1000])
+def test_prepared_launches_keep_their_metadata_apart(
+    device: OpenCLDevice, monkeypatch: pytest.MonkeyPatch, shared: int
+) -> None:
+    monkeypatch.setattr(driver_module, "_SHARED", shared)
     (kernel,) = device.compile([AddTo()])
     assert isinstance(kernel, GridKernel)
     a = upload(device, np.zeros(64, np.int32))
     one, two = kernel.prepare(1, words(0, 0, 1)), kernel.prepare(1, words(0, 0, 10))
-    for launch in (one, two, two, one):
+    for launch in (one, two, two, one, two):
         launch(a, a)
     device.launch(kernel, 1, [a, a], words(0, 0, 100))
     one(a, a)
-    assert download(device, a, 1).tolist() == [123]
+    two(a, a)
+    assert download(device, a, 1).tolist() == [143]
 
 
 # -- compilation ------------------------------------------------------------------------------
