@@ -81,6 +81,31 @@ def declared(declarations: str) -> list[str]:
     return re.findall(r"^(?:[\w ]+[ *])(\w+)\((?!\*)", declarations, re.MULTILINE)
 
 
+def exported(folder: Path, mark: str) -> dict[str, str]:
+    """Prototypes of the functions that C++ files define behind a word (``"CU_API"``), by name."""
+    pattern = re.compile(rf"^{mark} ([\w ]+?[ *]+)(\w+)\(([^)]*)\)\s*\{{", re.MULTILINE)
+    texts = [
+        re.sub(r"/\*.*?\*/", "", path.read_text(), flags=re.DOTALL)
+        for path in sorted(folder.glob("*.cpp"))
+    ]
+    found = (match for text in texts for match in pattern.finditer(text))
+    return {m[2]: f"{m[1]}{m[2]}({' '.join(m[3].split())});" for m in found}
+
+
+def spoken(name: str, before: str = "") -> str:
+    """What is left of a header, and of all that it includes, behind the preprocessor."""
+    text = f'{before}\n#include "{header(name)}"\n'
+    include = [f"-I{folder}" for folder in folders() if folder != Path("/usr/include")]
+    done = subprocess.run(
+        [str(CXX), "-E", "-x", "c++", "-std=c++17", *include, "-"],
+        input=text,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout
+
+
 def numbers(
     name: str,
     constants: Iterable[str],

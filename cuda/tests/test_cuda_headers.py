@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import tensorbus_cuda.simulator
 from tensorbus_backends import dtypes as dt
 from tensorbus_cuda import compiler, libcuda, natives
 from tensorbus_cuda.errors import CODES, Kind
@@ -27,6 +28,8 @@ _AS_C = """
 #pragma push_macro("__cplusplus")
 #undef __cplusplus
 """
+
+_SIMULATOR = Path(tensorbus_cuda.simulator.__file__).parent
 
 
 def _errors() -> dict[str, tuple[int, str]]:
@@ -128,3 +131,35 @@ def test_every_status_of_cublas_has_its_name():
     text = vendor.header("cublas_api.h").read_text()
     known = re.findall(r"(CUBLAS_STATUS_\w+)\s*=\s*(\d+)", text)
     assert {int(code): name for name, code in known if int(code)} == natives._STATUS
+
+
+def test_the_simulated_driver():
+    """pycuda is compiled with the real header, so the simulator has to have its types."""
+    known = vendor.spoken("cuda.h")
+    # Older versions of a function, which cuda.h of today does not declare, are left out.
+    own = {
+        name: text
+        for name, text in vendor.exported(_SIMULATOR, "CU_API").items()
+        if re.match("cu[A-Z]", name) and re.search(rf"\b{name}\s*\(", known)
+    }
+    assert len(own) > 90
+    found = vendor.numbers(
+        "cuda.h",
+        [],
+        declarations="typedef CUDA_MEMCPY2D Copy2D; typedef CUlaunchConfig LaunchConfig;\n"
+        + "\n".join(own.values()),
+        functions=own,
+    )
+    assert [name for name, same in found.items() if not same] == []
+
+
+def test_the_simulated_drivers_codes():
+    known = {name: code for name, (code, _) in _errors().items()} | {"CUDA_SUCCESS": 0}
+    words = re.findall(r'\{(\d+), "(CUDA_\w+)"', (_SIMULATOR / "cu_device.cpp").read_text())
+    codes = re.findall(r"(CUDA_\w+) = (\d+)", (_SIMULATOR / "cu.h").read_text())
+    assert len(words) > 50
+    assert len(codes) > 25
+    for name, code in [*((name, code) for code, name in words), *codes]:
+        assert known[name] == int(code), name
+    # Whatever the plugin tells apart can be said by the simulator.
+    assert set(CODES) - {int(code) for code, _ in words} <= {300}

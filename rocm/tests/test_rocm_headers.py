@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import tensorbus_rocm.simulator
 from tensorbus_backends import dtypes as dt
 from tensorbus_rocm import compiler, driver, errors, inventory, library, natives
 
@@ -168,3 +169,35 @@ def test_rocblas_by_number():
 @pytest.mark.parametrize(("major", "minor"), [(5, 0), (5, 7), (6, 3), (7, 1)])
 def test_versions_are_composed_alike(major, minor):
     assert library.split_version(major * 10_000_000 + minor * 100_000 + 5) == (major, minor, 5)
+
+
+_SIMULATOR = Path(tensorbus_rocm.simulator.__file__).parent
+
+
+@pytest.mark.parametrize(
+    ("name", "prefix", "count"),
+    [("hip/hip_runtime_api.h", "hip[A-Z]", 29), ("hip/hiprtc.h", "hiprtc", 9)],
+)
+def test_the_simulated_libraries(name, prefix, count):
+    known = vendor.spoken(name, _AMD)
+    own = {
+        function: text.replace("hiprtcProgram *", "::hiprtcProgram *")
+        for function, text in vendor.exported(_SIMULATOR, "EXPORT").items()
+        if re.match(prefix, function) and re.search(rf"\b{function}\s*\(", known)
+    }
+    assert len(own) >= count
+    found = vendor.numbers(
+        name, [], declarations="\n".join(own.values()), functions=own, before=_AMD
+    )
+    assert [function for function, same in found.items() if not same] == []
+
+
+def test_the_codes_of_what_stands_in_for_hip():
+    """Of the simulator, and of the forwarder that puts HIP on a CUDA driver."""
+    forwarder = Path(__file__).with_name("forwarder") / "forwarder.cpp"
+    words = (_SIMULATOR / "queue.cpp").read_text() + forwarder.read_text()
+    codes = {name: int(code) for code, name in re.findall(r'\{(\d+), "(hip\w+)"', words)}
+    enumerators = re.findall(r"(hip[A-Z]\w+) = (\d+)", (_SIMULATOR / "hip.h").read_text())
+    codes |= {name: int(code) for name, code in enumerators}
+    assert len(codes) >= 25
+    assert vendor.numbers("hip/hip_runtime_api.h", codes, before=_AMD) == codes
