@@ -167,16 +167,16 @@ def choose_devices(text: str | None) -> list[Any]:
         plugin = wanted.split(":")[0]
         # Only the plugin that is named is probed: others may be slow to answer.
         lines = registry.devices(plugin=plugin) if plugin in plugins else []
-        matches = [d for d in lines if wanted in (d.name, *d.aliases)]
-        # "opencl:intel" is the beginning of "opencl:intel:0".
-        matches = matches or [
-            d for d in lines if any(n.startswith(f"{wanted}:") for n in d.aliases)
-        ]
-        if not matches and wanted == plugin:
-            matches = [d for d in lines if d.available] or lines
-        if [d.name for d in lines] == [plugin] and not lines[0].available:
-            # The whole plugin is absent, so "cuda:0" is no misspelling.
-            matches = lines
+        if wanted == plugin or ([d.name for d in lines] == [plugin] and not lines[0].available):
+            # A GPU that is broken beside a sound one is asked for too: it must not go unseen.  And
+            # where the whole plugin is absent, "cuda:0" is no misspelling.
+            matches = [d for d in lines if d.available or d.name != plugin] or lines
+        else:
+            matches = [d for d in lines if wanted in (d.name, *d.aliases)]
+            # "opencl:intel" is the beginning of "opencl:intel:0".
+            matches = matches or [
+                d for d in lines if any(n.startswith(f"{wanted}:") for n in d.aliases)
+            ]
         if not matches:
             known = [n for d in tb.devices() for n in (d.name, *d.aliases)]
             raise _suggest("device", wanted, sorted({*known, *plugins}))

@@ -39,6 +39,15 @@ def test_a_misspelt_device(name: str) -> None:
         cli.choose_devices(name)
 
 
+def test_a_plugin_means_its_broken_devices_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    sound, broken = PRESENT[0], DeviceInfo("rocm:1", "rocm", 1, False, cause="old", fix="update")
+    runtime = DeviceInfo("rocm", "rocm", -1, False, cause="a second runtime", fix="remove it")
+    lines = [sound, broken, runtime]
+    monkeypatch.setattr(registry, "devices", lambda refresh=False, plugin=None: lines)
+    assert cli.choose_devices("rocm") == [sound, broken]
+    assert cli.choose_devices("rocm:0") == [sound]
+
+
 def test_nothing_named() -> None:
     with pytest.raises(cli.UsageError, match="names no device"):
         cli.choose_devices(" ,")
