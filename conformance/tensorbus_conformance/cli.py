@@ -134,9 +134,10 @@ def _devices(options: argparse.Namespace) -> int:
 
     found = tb.devices()
     if options.json:
+        from .conform import opened
         from .report import _device
 
-        print(json.dumps([_device(d) for d in found], indent=2))
+        print(json.dumps([_device(opened(d)) for d in found], indent=2))
     else:
         console.devices(found)
     return EXIT_OK

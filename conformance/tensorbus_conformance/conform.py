@@ -17,7 +17,7 @@ from .judge.items import Item, Outcome, items
 from .report import command_line, document, markdown, write
 from .runner import Cell, Run, run_items
 
-__all__ = ["conform", "items_of"]
+__all__ = ["conform", "items_of", "opened"]
 
 
 def items_of(devices: Sequence[DeviceInfo], level: str, ops: Sequence[str] | None) -> list[Item]:
@@ -47,7 +47,7 @@ def conform(
     Returns:
         0 if everything asked was executed and passed, else 1.
     """
-    devices = [_opened(d) for d in devices]
+    devices = [opened(d) for d in devices]
     absent = [d for d in devices if not d.available]
     for info in absent:
         print(f"{info.name}: unavailable: {info.cause}. To fix it: {info.fix}", file=sys.stderr)
@@ -73,7 +73,7 @@ def conform(
     return 0 if data["passed"] and saved else 1
 
 
-def _opened(info: DeviceInfo) -> DeviceInfo:
+def opened(info: DeviceInfo) -> DeviceInfo:
     """The device's line; unavailable, with the cause, if it was probed but cannot be opened."""
     if not info.available:
         return info

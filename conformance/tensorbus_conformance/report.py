@@ -173,8 +173,11 @@ def markdown(data: dict[str, Any]) -> str:
         if counts is None:
             continue
         other = counts["cells"] - counts["pass"] - counts.get("unsupported", 0)
+        words, evidence = device["description"], device["evidence"]
+        if not device["available"]:
+            words, evidence = f"unavailable: {device['cause']}. To fix it: {device['fix']}", "-"
         lines.append(
-            f"| {device['name']} | {device['description']} | {device['evidence']} | "
+            f"| {device['name']} | {words.replace('|', '/')} | {evidence} | "
             f"{counts['cells']} | {counts['pass']} | {counts.get('unsupported', 0)} | {other} |"
         )
     for name, why in data.get("lost", {}).items():

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import tensorbus as tb
 from tensorbus._devices import registry
-from tensorbus_backends.contract import DeviceInfo
+from tensorbus_backends.contract import DeviceInfo, DeviceUnavailableError
 from tensorbus_conformance import cli
 
 ABSENT = DeviceInfo("cuda", "cuda", -1, False, cause="there is no driver", fix="install it")
@@ -79,3 +82,33 @@ def test_a_warning_is_one_line() -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=120
     )
     assert (done.returncode, done.stderr) == (0, "tensorbus: warning: the cache is full\n")
+
+
+def test_a_device_that_cannot_be_opened_does_not_hide_the_list(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(name: str) -> None:
+        raise DeviceUnavailableError(name, "it is in use", "wait for it")
+
+    monkeypatch.setattr(tb, "devices", lambda: [ABSENT, PRESENT[0]])
+    monkeypatch.setattr(tb, "get_device", refuse)
+    assert cli.main(["devices", "--json"]) == cli.EXIT_OK
+    first, second = json.loads(capsys.readouterr().out)
+    assert (first["name"], first["available"]) == ("cuda", False)
+    assert (second["name"], second["available"], second["cause"]) == (
+        "rocm:0",
+        False,
+        "it is in use",
+    )
+
+
+def test_an_absent_device_has_no_evidence_in_a_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "report.json"
+    asked = ["conform", "--ops", "add", "--device", "cuda", "--json", str(file)]
+    assert cli.main(asked) == cli.EXIT_FAILED
+    text = file.with_suffix(".md").read_text()
+    assert "| cuda | unavailable: there is no driver. To fix it: install it | - | 0 | 0 |" in text
+    assert "hardware" not in text
+    assert "Nothing was executed." in capsys.readouterr().err
