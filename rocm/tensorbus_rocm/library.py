@@ -162,8 +162,8 @@ def _load(name: str) -> Any:
 def crowded(name: str, maps: str) -> str:
     """Why a library cannot be loaded beside those that a process has; empty if it can.
 
-    Debian's HIP brings LLVM as a shared library, Intel's OpenCL runtime exports one of its own, and
-    LLVM ends a process in which both have registered their options.
+    Debian's HIP brings LLVM as a shared library; PoCL brings the same, and Intel's OpenCL runtime one
+    of its own. LLVM ends a process in which its options are registered twice.
 
     Args:
         name: Name or path of the library.
@@ -171,14 +171,14 @@ def crowded(name: str, maps: str) -> str:
     """
     if not Path(name).name.startswith(("libamdhip64.", "libhiprtc.", "libamd_comgr.")):
         return ""
-    other = re.search(r"\S*/(libcommon_clang\S*)", maps)
-    if other is None:
+    other = re.search(r"/((?:libcommon_clang|libpocl|libLLVM)\S*)", maps)
+    if other is None or "/libamd_comgr." in maps:
         return ""
     for manager in _SYSTEM.glob("libamd_comgr.so.*"):
         if b"libLLVM" in manager.read_bytes():
             return (
-                f"its LLVM would end this process, which has loaded Intel's {other[1]}; use the "
-                "AMD GPU in a process of its own"
+                f"its LLVM would end this process, which has loaded the one of an OpenCL runtime, "
+                f"{other[1]}; use the AMD GPU in a process of its own"
             )
     return ""
 
