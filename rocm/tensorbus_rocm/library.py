@@ -150,11 +150,15 @@ _loaded: dict[str, Any] = {}
 _lock = threading.Lock()
 
 
+class _Crowded(OSError):
+    """A library is here and would end this process."""
+
+
 def _load(name: str) -> Any:
     with _lock:
         if name not in _loaded:
             if words := crowded(name, _maps()):
-                raise OSError(words)
+                raise _Crowded(words)
             _loaded[name] = ffi().dlopen(name)
         return _loaded[name]
 
@@ -162,25 +166,31 @@ def _load(name: str) -> Any:
 def crowded(name: str, maps: str) -> str:
     """Why a library cannot be loaded beside those that a process has; empty if it can.
 
-    Debian's HIP brings LLVM as a shared library; PoCL brings the same, and Intel's OpenCL runtime one
-    of its own. LLVM ends a process in which its options are registered twice.
+    Debian's HIP brings LLVM as a shared library; PoCL brings the same, and Intel's OpenCL runtime
+    one of its own. LLVM ends a process in which its options are registered twice.
 
     Args:
         name: Name or path of the library.
         maps: Text of ``/proc/self/maps``.
     """
-    if not Path(name).name.startswith(("libamdhip64.", "libhiprtc.", "libamd_comgr.")):
-        return ""
     other = re.search(r"/((?:libcommon_clang|libpocl|libLLVM)\S*)", maps)
     if other is None or "/libamd_comgr." in maps:
         return ""
-    for manager in _SYSTEM.glob("libamd_comgr.so.*"):
-        if b"libLLVM" in manager.read_bytes():
-            return (
-                f"its LLVM would end this process, which has loaded the one of an OpenCL runtime, "
-                f"{other[1]}; use the AMD GPU in a process of its own"
-            )
-    return ""
+    file = Path(name) if "/" in name else _SYSTEM / name
+    shared = any(_mentions(f, b"libLLVM") for f in _SYSTEM.glob("libamd_comgr.so.*"))
+    if not (shared and _mentions(file, b"amd_comgr")):
+        return ""
+    return (
+        f"its LLVM would end this process, which has loaded the one of an OpenCL runtime, "
+        f"{other[1]}; use the AMD GPU in a process of its own"
+    )
+
+
+def _mentions(file: Path, words: bytes) -> bool:
+    try:
+        return words in file.read_bytes()
+    except OSError:
+        return False
 
 
 def _maps() -> str:
@@ -200,6 +210,8 @@ def find(names: Sequence[str], symbol: str) -> tuple[str, Any]:
     for name in names:
         try:
             library = _load(name)
+        except _Crowded:
+            raise
         except OSError as error:
             problems[name] = loader_words(error)
             continue
