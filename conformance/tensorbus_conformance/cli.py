@@ -81,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     conform.add_argument(
         "--report", metavar="DIR", type=Path, default=Path("reports"), help="folder of reports"
     )
+    conform.add_argument("--expect", metavar="FILE", type=Path, help="known failures (TOML)")
     conform.add_argument("--seed", type=int, default=0, help="seed of all data (default 0)")
     conform.add_argument("--workers", type=int, help="processes (default: one for each core)")
     conform.add_argument("--timeout", type=float, help="seconds for one cell")
@@ -210,6 +211,9 @@ def _conform(options: argparse.Namespace) -> int:
 
     if options.level is not None and options.level not in LEVELS:
         raise _suggest("level", options.level, LEVELS)
+    for name in ("expect",):
+        if getattr(options, name) is not None and (options.rerun or options.self_test):
+            raise UsageError(f"--{name} goes with a run, not with --rerun or --self-test")
     if options.rerun:
         from .rerun import rerun
 
@@ -233,7 +237,20 @@ def _conform(options: argparse.Namespace) -> int:
         timeout=options.timeout,
         json_file=options.json,
         folder=options.report,
+        expected=expected_failures(options.expect),
     )
+
+
+def expected_failures(path: Path | None) -> Any:
+    """The expectations of ``--expect``, or None; UsageError if the file says what it may not."""
+    if path is None:
+        return None
+    from .expectations import load, vocabulary
+
+    try:
+        return load(path, vocabulary())
+    except ValueError as error:
+        raise UsageError(str(error)) from None
 
 
 def _compile_check(options: argparse.Namespace) -> int:

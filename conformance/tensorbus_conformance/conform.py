@@ -13,6 +13,7 @@ import tensorbus as tb
 from tensorbus_backends.contract import BackendError, DeviceInfo, DeviceUnavailableError
 
 from . import console
+from .expectations import Expectations, full_list
 from .judge.items import Item, Outcome, items
 from .report import command_line, document, markdown, write
 from .runner import Cell, Run, run_items
@@ -41,18 +42,22 @@ def conform(
     timeout: float | None,
     json_file: Path | None,
     folder: Path,
+    expected: Expectations | None = None,
 ) -> int:
     """Judge `devices` and write the reports.
 
+    Args:
+        expected: Known failures; they are reported as known and do not fail the run.
+
     Returns:
-        0 if everything asked was executed and passed, else 1.
+        0 if everything asked was executed and passed or is known, else 1.
     """
     devices = [opened(d) for d in devices]
     absent = [d for d in devices if not d.available]
     for info in absent:
         print(f"{info.name}: unavailable: {info.cause}. To fix it: {info.fix}", file=sys.stderr)
     todo = items_of(devices, level, ops)
-    with console.Progress(todo, level, devices) as progress:
+    with console.Progress(todo, level, devices, expected) as progress:
         run = run_items(todo, level, seed, workers=workers, timeout=timeout, on_cell=progress.cell)
     if level == "exhaustive" and not run.interrupted:
         run.cells += _sweeps(devices, ops)
@@ -64,6 +69,8 @@ def conform(
         d.name for d in absent}}  # fmt: skip
     if absent:
         data["passed"] = False
+    if expected is not None:
+        expected.apply(data, full_list(present))
     console.summary(data)
     saved = _save(data, json_file, folder, level)
     if run.interrupted:

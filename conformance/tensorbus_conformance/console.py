@@ -18,13 +18,14 @@ from rich.text import Text
 from tensorbus_backends import dtypes as dt
 from tensorbus_backends.contract import DeviceInfo, Evidence
 
+from .expectations import Expectations
 from .judge.items import Item, properties
-from .report import labels, op_table
+from .report import labels, op_table, remarks, unexplained
 from .runner import Cell
 
 __all__ = ["Progress", "devices", "make_console", "ops", "summary"]
 
-_COLOURS = {"pass": "green", "unsupported": "yellow", "not run": "yellow"}
+_COLOURS = {"pass": "green", "unsupported": "yellow", "known": "yellow", "not run": "yellow"}
 
 
 def make_console() -> Console:
@@ -38,7 +39,14 @@ class Progress:
 
     SHOWN = 20
 
-    def __init__(self, todo: Sequence[Item], level: str, found: Sequence[DeviceInfo] = ()) -> None:
+    def __init__(
+        self,
+        todo: Sequence[Item],
+        level: str,
+        found: Sequence[DeviceInfo] = (),
+        expected: Expectations | None = None,
+    ) -> None:
+        self._expected = expected
         self._evidence = {d.name: d.evidence for d in found if d.evidence is not Evidence.HARDWARE}
         self._bar = RichProgress(
             TextColumn("{task.description}"),
@@ -72,7 +80,8 @@ class Progress:
     def cell(self, cell: Cell) -> None:
         """Note a judged cell."""
         device = cell.item.device
-        if cell.outcome.state not in ("pass", "unsupported"):
+        known = self._expected is not None and self._expected.excuse(cell.name, cell.outcome.state)
+        if cell.outcome.state not in ("pass", "unsupported") and not known:
             self._bad[device] = self._bad.get(device, 0) + 1
             given_up = cell.outcome.state == "not run" and cell.outcome.message in self._said
             self._said.add(cell.outcome.message)
@@ -141,25 +150,28 @@ def summary(data: dict[str, Any], out: Console | None = None) -> None:
         table.add_row(op, *texts)
     out.print(table)
     counts = Table(box=None, pad_edge=False)
-    for name in ("device", "evidence", "cells", "pass", "unsupported", "other"):
+    for name in ("device", "evidence", "cells", "pass", "unsupported", "known", "other"):
         counts.add_column(name, justify="left" if name in ("device", "evidence") else "right")
     for device in data["devices"]:
         c = data["summary"].get(device["name"])
         if c is None:
             continue
-        other = c["cells"] - c["pass"] - c.get("unsupported", 0)
+        other = unexplained(c)
         counts.add_row(
             f"{device['name']}  {device['description'] if device['available'] else 'unavailable'}",
             device["evidence"] if device["available"] else "-",
             str(c["cells"]),
             str(c["pass"]),
             str(c.get("unsupported", 0)),
+            str(c.get("known", 0)),
             Text(str(other), "red" if other else "default"),
         )
     out.print()
     out.print(counts)
     for name, why in data.get("lost", {}).items():
         out.print(Text(f"{name} was given up: {why}", "red"))
+    for line in remarks(data):
+        out.print(Text(line, "yellow"))
     verdict = Text("PASSED", "bold green") if data["passed"] else Text("NOT PASSED", "bold red")
     verdict.append(f"  level {data['level']}, seed {data['seed']}, {data['seconds']} s", "default")
     if not data["complete"]:

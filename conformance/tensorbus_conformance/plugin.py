@@ -8,11 +8,16 @@ that nothing is compiled twice.
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from .expectations import Expectations
+
 __all__ = ["pytest_addoption", "pytest_generate_tests"]
+
+EXPECTED = pytest.StashKey[Expectations | None]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -22,6 +27,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--device": {"default": None, "help": "devices to judge, separated by commas"},
         "--ops": {"default": None, "help": "ops to judge, separated by commas"},
         "--level": {"default": "smoke", "help": "smoke, standard or exhaustive"},
+        "--expect": {"default": None, "help": "known failures (TOML)"},
         "--data-seed": {"type": int, "default": 0, "help": "seed of all data"},
     }
     for name, settings in options.items():
@@ -34,13 +40,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """One test for each item."""
     if "conformance_item" not in metafunc.fixturenames:
         return
-    from .cli import UsageError, choose_devices, choose_ops
+    from .cli import UsageError, choose_devices, choose_ops, expected_failures
     from .conform import items_of
+    from .expectations import full_list
 
     option = metafunc.config.getoption
     try:
         devices = choose_devices(option("--device"))
         found = items_of(devices, option("--level"), choose_ops(option("--ops")))
+        file = option("--expect")
+        expected = expected_failures(Path(file) if file else None)
     except UsageError as error:
         raise pytest.UsageError(str(error)) from None
     absent = [d for d in devices if not d.available]
@@ -48,6 +57,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         raise pytest.UsageError(
             "; ".join(f"{d.name} is unavailable: {d.cause}. To fix it: {d.fix}" for d in absent)
         )
+    if expected is not None:
+        wrong = expected.unmatched(full_list(devices), [d.name for d in devices])
+        if wrong := [*wrong, *expected.expired()]:
+            raise pytest.UsageError("\n".join(f"{expected.file}: {line}" for line in wrong))
+    metafunc.config.stash[EXPECTED] = expected
     metafunc.parametrize(
         "conformance_item",
         [
@@ -55,6 +69,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             for i in found
         ],
     )
+
+
+@pytest.fixture
+def conformance_expected(request: pytest.FixtureRequest) -> Expectations | None:
+    """The known failures of ``--expect``."""
+    return request.config.stash.get(EXPECTED, None)
 
 
 @pytest.fixture

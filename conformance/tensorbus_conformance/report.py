@@ -18,11 +18,24 @@ from tensorbus_backends.contract import DeviceInfo
 
 from .runner import Run
 
-__all__ = ["SCHEMA", "document", "labels", "load", "machine", "markdown", "op_table", "write"]
+__all__ = [
+    "SCHEMA", "document", "labels", "load", "machine", "markdown", "op_table", "remarks",
+    "unexplained", "why", "write",
+]  # fmt: skip
 
 SCHEMA = "tensorbus-conformance/1"
 
-_ORDER = ("fail", "crash", "timeout", "error", "fallback", "vacuous", "not run", "unsupported")
+_ORDER = (
+    "fail",
+    "crash",
+    "timeout",
+    "error",
+    "fallback",
+    "vacuous",
+    "not run",
+    "known",
+    "unsupported",
+)
 
 
 def document(
@@ -155,6 +168,33 @@ def op_table(data: dict[str, Any]) -> tuple[list[str], list[tuple[str, dict[str,
     return devices, table
 
 
+def unexplained(counts: dict[str, int]) -> int:
+    """How many of a device's cells neither passed nor are declared or known not to."""
+    return counts["cells"] - sum(counts.get(s, 0) for s in ("pass", "unsupported", "known"))
+
+
+def why(cell: dict[str, Any]) -> str:
+    """Why a cell did not pass; of a known failure, what is known."""
+    if "expected" not in cell:
+        return str(cell["message"])
+    e = cell["expected"]
+    return (
+        f"{e['reason']} ({e['state']} expected until {e['expires']}, {e['link']}): "
+        f"{cell['message']}"
+    )
+
+
+def remarks(data: dict[str, Any]) -> list[str]:
+    """Lines on what the run was held against: known failures."""
+    lines = []
+    if "expectations" in data:
+        e = data["expectations"]
+        lines.append(f"{e['known']} known failures, expected by {e['file']}, are no passes.")
+        lines += [f"{e['file']}: {problem}" for problem in e["problems"]]
+        lines += [f"{e['file']}: about no device of this run: {entry}" for entry in e["idle"]]
+    return lines
+
+
 def markdown(data: dict[str, Any]) -> str:
     """A summary for people: devices, counts, what did not pass, the table of ops."""
     lines = ["# Conformance report", ""]
@@ -165,29 +205,31 @@ def markdown(data: dict[str, Any]) -> str:
         f"Level {data['level']}, seed {data['seed']}, {data['created']}: **{state}** in "
         f"{data['seconds']} s.",
         "",
-        "| device | description | evidence | cells | pass | unsupported | other |",
-        "|---|---|---|---:|---:|---:|---:|",
+        "| device | description | evidence | cells | pass | unsupported | known | other |",
+        "|---|---|---|---:|---:|---:|---:|---:|",
     ]
     for device in data["devices"]:
         counts = data["summary"].get(device["name"])
         if counts is None:
             continue
-        other = counts["cells"] - counts["pass"] - counts.get("unsupported", 0)
         words, evidence = device["description"], device["evidence"]
         if not device["available"]:
             words, evidence = f"unavailable: {device['cause']}. To fix it: {device['fix']}", "-"
         lines.append(
             f"| {device['name']} | {words.replace('|', '/')} | {evidence} | "
-            f"{counts['cells']} | {counts['pass']} | {counts.get('unsupported', 0)} | {other} |"
+            f"{counts['cells']} | {counts['pass']} | {counts.get('unsupported', 0)} | "
+            f"{counts.get('known', 0)} | {unexplained(counts)} |"
         )
-    for name, why in data.get("lost", {}).items():
-        lines += ["", f"**{name} was given up**: {why.replace('|', '/')}"]
+    for name, cause in data.get("lost", {}).items():
+        lines += ["", f"**{name} was given up**: {cause.replace('|', '/')}"]
+    said = remarks(data)
+    lines += ["", *(f"- {line}" for line in said)] if said else []
     bad = [c for c in data["cells"] if c["state"] not in ("pass", "unsupported")]
     if bad:
         lines += ["", "## What did not pass", ""]
         lines += ["| cell | evidence | state | why |", "|---|---|---|---|"]
         lines += [
-            f"| `{c['cell']}` | {c['evidence']} | {c['state']} | {c['message'].replace('|', '/')} |"
+            f"| `{c['cell']}` | {c['evidence']} | {c['state']} | {why(c).replace('|', '/')} |"
             for c in bad[:200]
         ]
         if len(bad) > 200:

@@ -27,7 +27,7 @@ from tensorbus_backends import dtypes as dt
 
 from .judge.items import Item, Outcome, properties
 
-__all__ = ["Cell", "Run", "run_items"]
+__all__ = ["Cell", "Run", "cells_of", "run_items"]
 
 TIMEOUT = {"smoke": 90.0, "standard": 300.0, "exhaustive": 900.0}
 """Seconds that one property may take before its worker is ended."""
@@ -180,7 +180,7 @@ def run_items(
     start = time.perf_counter()
     wanted = None if only is None else set(only)
     jobs = [
-        _Job(item, [p for p in _properties(item, level) if wanted is None or p in wanted])
+        _Job(item, [p for p in cells_of(item, level) if wanted is None or p in wanted])
         for item in items
     ]
     order: dict[str, deque[_Job]] = {}
@@ -249,7 +249,7 @@ def run_items(
         for t in threads:
             t.join(5)
     for job in jobs:
-        for name in [p for p in _properties(job.item, level) if wanted is None or p in wanted]:
+        for name in [p for p in cells_of(job.item, level) if wanted is None or p in wanted]:
             key = f"{job.item.name}/{name}"
             missing = Cell(job.item, Outcome(name, "not run", "the run ended before it"))
             run.cells.append(found.get(key, missing))
@@ -279,7 +279,8 @@ class _Losses:
             self._given_up.setdefault(device, text[:400])
 
 
-def _properties(item: Item, level: str) -> list[str]:
+def cells_of(item: Item, level: str) -> list[str]:
+    """The properties that an item is judged for."""
     return properties(item.op, dt.by_name(item.dtype), item.variant, item.device, level)
 
 
