@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +15,7 @@ from tensorbus_backends.contract import CompileError, DeviceUnavailableError
 from tensorbus_backends.loading import loader_words
 from tensorbus_backends.units import workers
 
-from .library import Hip, attempts, ffi, find, has, open_hip, split_version
+from .library import CrowdedError, Hip, attempts, ffi, find, has, open_hip, split_version
 
 __all__ = ["INSTALL", "OPTIONS", "Hiprtc", "Toolchain"]
 
@@ -77,8 +76,15 @@ class Hiprtc:
             DeviceUnavailableError: There is none that can be loaded; says how to install it.
         """
         if hip is None:
-            with contextlib.suppress(OSError):
+            try:
                 hip = open_hip(None)
+            except CrowdedError as error:
+                cause = f"hiprtc, which compiles kernels, cannot be loaded: {error}"
+                raise DeviceUnavailableError(
+                    "rocm", cause, "use the AMD GPU in a process of its own"
+                ) from error
+            except OSError:
+                hip = None
         # HIP 5 has it inside libamdhip64; so have libraries that stand in for both.
         inside = [hip.path] if hip is not None else []
         apart = attempts("libhiprtc", inside[0] if inside else "", _majors(hip))

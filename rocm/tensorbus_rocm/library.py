@@ -15,7 +15,7 @@ import cffi
 from tensorbus_backends.contract import BackendError
 from tensorbus_backends.loading import loader_words
 
-__all__ = ["LIBRARY", "OLDEST", "Hip", "attempts", "ffi", "find", "has"]
+__all__ = ["CrowdedError", "LIBRARY", "OLDEST", "Hip", "attempts", "ffi", "find", "has"]
 
 LIBRARY = "TENSORBUS_ROCM_LIBRARY"
 """Environment variable: the HIP library to use, instead of searching for one."""
@@ -150,7 +150,7 @@ _loaded: dict[str, Any] = {}
 _lock = threading.Lock()
 
 
-class _Crowded(OSError):
+class CrowdedError(OSError):
     """A library is here and would end this process."""
 
 
@@ -158,7 +158,7 @@ def _load(name: str) -> Any:
     with _lock:
         if name not in _loaded:
             if words := crowded(name, _maps()):
-                raise _Crowded(words)
+                raise CrowdedError(words)
             _loaded[name] = ffi().dlopen(name)
         return _loaded[name]
 
@@ -182,7 +182,7 @@ def crowded(name: str, maps: str) -> str:
         return ""
     return (
         f"its LLVM would end this process, which has loaded the one of an OpenCL runtime, "
-        f"{other[1]}; use the AMD GPU in a process of its own"
+        f"{other[1]}"
     )
 
 
@@ -210,7 +210,7 @@ def find(names: Sequence[str], symbol: str) -> tuple[str, Any]:
     for name in names:
         try:
             library = _load(name)
-        except _Crowded:
+        except CrowdedError:
             raise
         except OSError as error:
             problems[name] = loader_words(error)
