@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import (
@@ -18,9 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..console import make_console
-
-if TYPE_CHECKING:
-    from .check import Row
+from .row import Row
 
 __all__ = ["Progress", "table"]
 
