@@ -82,6 +82,9 @@ def _parser() -> argparse.ArgumentParser:
         "--report", metavar="DIR", type=Path, default=Path("reports"), help="folder of reports"
     )
     conform.add_argument("--expect", metavar="FILE", type=Path, help="known failures (TOML)")
+    conform.add_argument(
+        "--baseline", metavar="REPORT", type=Path, help="fail on what got worse than this report"
+    )
     conform.add_argument("--seed", type=int, default=0, help="seed of all data (default 0)")
     conform.add_argument("--workers", type=int, help="processes (default: one for each core)")
     conform.add_argument("--timeout", type=float, help="seconds for one cell")
@@ -211,7 +214,7 @@ def _conform(options: argparse.Namespace) -> int:
 
     if options.level is not None and options.level not in LEVELS:
         raise _suggest("level", options.level, LEVELS)
-    for name in ("expect",):
+    for name in ("expect", "baseline"):
         if getattr(options, name) is not None and (options.rerun or options.self_test):
             raise UsageError(f"--{name} goes with a run, not with --rerun or --self-test")
     if options.rerun:
@@ -238,6 +241,8 @@ def _conform(options: argparse.Namespace) -> int:
         json_file=options.json,
         folder=options.report,
         expected=expected_failures(options.expect),
+        baseline=None if options.baseline is None else (options.baseline, _read(options.baseline)),
+        wanted=options.device,
     )
 
 
@@ -281,14 +286,21 @@ def _listed(text: str | None) -> list[str] | None:
 
 def _show(options: argparse.Namespace) -> int:
     from . import console
+    from .report import verdict
+
+    data = _read(options.file)
+    console.summary(data)
+    return EXIT_OK if verdict(data) else EXIT_FAILED
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A report; UsageError if the file is none."""
     from .report import load
 
     try:
-        data = load(options.file)
+        return load(path)
     except ValueError as error:
         raise UsageError(str(error)) from None
-    console.summary(data)
-    return EXIT_OK if data["passed"] else EXIT_FAILED
 
 
 def _bench(options: argparse.Namespace) -> int:

@@ -13,9 +13,10 @@ import tensorbus as tb
 from tensorbus_backends.contract import BackendError, DeviceInfo, DeviceUnavailableError
 
 from . import console
+from .baseline import enter, scope
 from .expectations import Expectations, full_list
 from .judge.items import Item, Outcome, items
-from .report import command_line, document, markdown, write
+from .report import command_line, document, markdown, verdict, write
 from .runner import Cell, Run, run_items
 
 __all__ = ["conform", "items_of", "opened"]
@@ -43,14 +44,19 @@ def conform(
     json_file: Path | None,
     folder: Path,
     expected: Expectations | None = None,
+    baseline: tuple[Path, dict[str, Any]] | None = None,
+    wanted: str | None = None,
 ) -> int:
     """Judge `devices` and write the reports.
 
     Args:
         expected: Known failures; they are reported as known and do not fail the run.
+        baseline: An earlier report and its file: only what got worse since fails the run.
+        wanted: The text that chose the devices, or None where all were asked for.
 
     Returns:
-        0 if everything asked was executed and passed or is known, else 1.
+        0 if everything asked was executed and passed or is known, or nothing got worse than the
+        baseline; else 1.
     """
     devices = [opened(d) for d in devices]
     absent = [d for d in devices if not d.available]
@@ -71,13 +77,16 @@ def conform(
         data["passed"] = False
     if expected is not None:
         expected.apply(data, full_list(present))
+    if baseline is not None:
+        inside = scope([d.name for d in devices], wanted, ops)
+        enter(data, str(baseline[0]), baseline[1], inside)
     console.summary(data)
     saved = _save(data, json_file, folder, level)
     if run.interrupted:
         print("Interrupted: the report holds what was judged until then.", file=sys.stderr)
     if not run.cells:
         print("Nothing was executed.", file=sys.stderr)
-    return 0 if data["passed"] and saved else 1
+    return 0 if verdict(data) and saved else 1
 
 
 def opened(info: DeviceInfo) -> DeviceInfo:

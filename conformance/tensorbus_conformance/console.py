@@ -20,7 +20,7 @@ from tensorbus_backends.contract import DeviceInfo, Evidence
 
 from .expectations import Expectations
 from .judge.items import Item, properties
-from .report import labels, op_table, remarks, unexplained
+from .report import labels, op_table, remarks, unexplained, verdict, verdict_text
 from .runner import Cell
 
 __all__ = ["Progress", "devices", "make_console", "ops", "summary"]
@@ -170,10 +170,10 @@ def summary(data: dict[str, Any], out: Console | None = None) -> None:
     out.print(counts)
     for name, why in data.get("lost", {}).items():
         out.print(Text(f"{name} was given up: {why}", "red"))
-    for line in remarks(data):
-        out.print(Text(line, "yellow"))
-    verdict = Text("PASSED", "bold green") if data["passed"] else Text("NOT PASSED", "bold red")
-    verdict.append(f"  level {data['level']}, seed {data['seed']}, {data['seconds']} s", "default")
+    for remark in remarks(data):
+        out.print(Text(remark, "yellow"))
+    line = Text(verdict_text(data), "bold green" if verdict(data) else "bold red")
+    line.append(f"  level {data['level']}, seed {data['seed']}, {data['seconds']} s", "default")
     if not data["complete"]:
-        verdict.append("  (interrupted)", "yellow")
-    out.print(verdict)
+        line.append("  (interrupted)", "yellow")
+    out.print(line)

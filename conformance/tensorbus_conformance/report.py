@@ -20,7 +20,7 @@ from .runner import Run
 
 __all__ = [
     "SCHEMA", "document", "labels", "load", "machine", "markdown", "op_table", "remarks",
-    "unexplained", "why", "write",
+    "unexplained", "verdict", "why", "write",
 ]  # fmt: skip
 
 SCHEMA = "tensorbus-conformance/1"
@@ -168,6 +168,21 @@ def op_table(data: dict[str, Any]) -> tuple[list[str], list[tuple[str, dict[str,
     return devices, table
 
 
+def verdict(data: dict[str, Any]) -> bool:
+    """Whether the run succeeds: against its baseline, if it had one."""
+    return bool(data["baseline"]["passed"] if "baseline" in data else data["passed"])
+
+
+def verdict_text(data: dict[str, Any]) -> str:
+    """The verdict in words, which never calls a run passed that only got no worse."""
+    text = "PASSED" if data["passed"] else "NOT PASSED"
+    if "baseline" not in data:
+        return text
+    if data["baseline"]["passed"]:
+        return text if data["passed"] else f"{text}, NO WORSE THAN THE BASELINE"
+    return f"{text}, WORSE THAN THE BASELINE"
+
+
 def unexplained(counts: dict[str, int]) -> int:
     """How many of a device's cells neither passed nor are declared or known not to."""
     return counts["cells"] - sum(counts.get(s, 0) for s in ("pass", "unsupported", "known"))
@@ -185,20 +200,37 @@ def why(cell: dict[str, Any]) -> str:
 
 
 def remarks(data: dict[str, Any]) -> list[str]:
-    """Lines on what the run was held against: known failures."""
+    """Lines on what the run was held against: known failures, a baseline."""
     lines = []
     if "expectations" in data:
         e = data["expectations"]
         lines.append(f"{e['known']} known failures, expected by {e['file']}, are no passes.")
         lines += [f"{e['file']}: {problem}" for problem in e["problems"]]
         lines += [f"{e['file']}: about no device of this run: {entry}" for entry in e["idle"]]
+    if "baseline" in data:
+        lines += _changes(data["baseline"])
+    return lines
+
+
+def _changes(baseline: dict[str, Any]) -> list[str]:
+    counts = [f"{len(baseline[k])} {k}" for k in ("worse", "lost", "new", "improved", "changed")]
+    lines = [
+        f"Against {baseline['file']} of {baseline['created']}: {', '.join(counts)}, "
+        f"{baseline['still']} failing still, {baseline['outside']} outside what was asked."
+    ]
+    lines += [f"baseline: {note}" for note in baseline["notes"]]
+    for kind in ("worse", "lost", "new", "changed", "improved"):
+        changes = baseline[kind]
+        lines += [f"{kind}: {c['cell']}: {c['was']} then, {c['now']} now" for c in changes[:20]]
+        if len(changes) > 20:
+            lines.append(f"{kind}: {len(changes) - 20} more in the JSON report")
     return lines
 
 
 def markdown(data: dict[str, Any]) -> str:
     """A summary for people: devices, counts, what did not pass, the table of ops."""
     lines = ["# Conformance report", ""]
-    state = "passed" if data["passed"] else "did not pass"
+    state = verdict_text(data).lower()
     if not data["complete"]:
         state += " (interrupted: cells that did not run are listed as such)"
     lines += [
