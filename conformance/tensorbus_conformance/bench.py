@@ -2,8 +2,9 @@
 
 Every library does the same work in one process on all usable cores.  Repeats are interleaved
 (library after library, then again), and medians are compared, so that a machine whose speed
-drifts does not favour one of them.  A library's array is made once; results are dropped at once,
-as in a program that goes on.
+drifts does not favour one of them.  Between two libraries nothing runs for a while: idle threads of
+OpenBLAS and OpenMP poll for some 30 ms after a call, on cores that the next library needs.  A
+library's array is made once; results are dropped at once, as in a program that goes on.
 """
 
 from __future__ import annotations
@@ -305,6 +306,11 @@ def _small(peers: _Peers) -> Case:
     return Case("add of one element", 2.5, calls)
 
 
+# OpenBLAS's threads poll for 2^26 cycles unless told otherwise: 27 ms at 2.5 GHz.
+_PAUSE_S = 0.05
+_REPEAT_S = 10e-3
+
+
 def _measure(case: Case, seconds: float) -> dict[str, float]:
     """Median seconds of one call by library, repeats interleaved."""
     loops: dict[str, int] = {}
@@ -314,12 +320,14 @@ def _measure(case: Case, seconds: float) -> dict[str, float]:
         start = time.perf_counter()
         call()
         once = max(time.perf_counter() - start, 1e-7)
-        loops[name] = max(1, int(2e-3 / once))
+        loops[name] = max(1, int(_REPEAT_S / once))
     samples: dict[str, list[float]] = {name: [] for name in case.calls}
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(samples["tensorbus"]) < 7:
         for name, call in case.calls.items():
             count = loops[name]
+            time.sleep(_PAUSE_S)
+            call()
             start = time.perf_counter()
             for _ in range(count):
                 call()

@@ -117,6 +117,10 @@ def _parser() -> argparse.ArgumentParser:
     show = actions.add_parser("show", help="print a JSON report as a table")
     show.add_argument("file", type=Path)
     show.set_defaults(run=_show)
+    merging = actions.add_parser("merge", help="make one matrix of reports of many machines")
+    merging.add_argument("file", nargs="+", metavar="[NAME=]FILE", help="a report, and its name")
+    merging.add_argument("--out", metavar="FILE", type=Path, required=True)
+    merging.set_defaults(run=_merge)
 
     bench = commands.add_parser("bench", help="measure speed beside NumPy, PyTorch and JAX")
     bench.add_argument("--json", metavar="FILE", type=Path, help="write figures here")
@@ -288,17 +292,46 @@ def _show(options: argparse.Namespace) -> int:
     from . import console
     from .report import verdict
 
-    data = _read(options.file)
+    data = _read(options.file, merged=True)
     console.summary(data)
     return EXIT_OK if verdict(data) else EXIT_FAILED
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """A report; UsageError if the file is none."""
-    from .report import load
+def _merge(options: argparse.Namespace) -> int:
+    from . import console
+    from .merge import merge
 
     try:
-        return load(path)
+        data = merge(options.file)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    console.summary(data)
+    return EXIT_OK if _write(options.out, json.dumps(data, indent=1) + "\n") else EXIT_FAILED
+
+
+def _write(path: Path, text: str) -> bool:
+    """Write a file; False, and one line, if that cannot be done."""
+    from .report import write
+
+    try:
+        write(path, text)
+    except OSError as error:
+        print(
+            f"tensorbus: {path} could not be written: {error.strerror}; free space or choose "
+            "another place",
+            file=sys.stderr,
+        )
+        return False
+    print(f"Report: {path}")
+    return True
+
+
+def _read(path: Path, merged: bool = False) -> dict[str, Any]:
+    """A report, or a merged one where that will do; UsageError if the file is none."""
+    from .report import MERGED, SCHEMA, load
+
+    try:
+        return load(path, (SCHEMA, MERGED) if merged else (SCHEMA,))
     except ValueError as error:
         raise UsageError(str(error)) from None
 

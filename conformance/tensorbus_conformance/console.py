@@ -20,7 +20,19 @@ from tensorbus_backends.contract import DeviceInfo, Evidence
 
 from .expectations import Expectations
 from .judge.items import Item, properties
-from .report import labels, op_table, remarks, unexplained, verdict, verdict_text
+from .report import (
+    MERGED,
+    Column,
+    columns,
+    entry,
+    op_table,
+    remarks,
+    runs,
+    unexplained,
+    verdict,
+    verdict_text,
+    worst,
+)
 from .runner import Cell
 
 __all__ = ["Progress", "devices", "make_console", "ops", "summary"]
@@ -130,50 +142,68 @@ def ops(rows: Sequence[dict[str, Any]]) -> None:
 
 
 def summary(data: dict[str, Any], out: Console | None = None) -> None:
-    """The tables of a report: ops by devices, then counts by device."""
+    """The tables of a report or of merged ones: ops by devices, counts by device, verdicts."""
     out = out or make_console()
-    names, rows = op_table(data)
+    heads = columns(data)
+    many = len(runs(data)) > 1
     table = Table(box=None, pad_edge=False, title=None)
     table.add_column("op")
-    heads = labels(data)
-    for name in names:
-        table.add_column(heads[name], justify="right")
-    for op, row in rows:
-        texts = []
-        for name in names:
-            if name not in row:
-                texts.append(Text(""))
-                continue
-            good, total, worst = row[name]
-            label = f"{good}/{total}" + ("" if worst == "pass" else f" {worst}")
-            texts.append(Text(label, _COLOURS.get(worst, "red")))
+    for column in heads:
+        table.add_column(column.head, justify="right")
+    if many:
+        table.add_column("worst")
+    for op, row in op_table(data):
+        texts = [_entry(row.get(column.key)) for column in heads]
+        if many:
+            state = worst(s for _, _, s in row.values())
+            texts.append(Text(state, _COLOURS.get(state, "red")))
         table.add_row(op, *texts)
     out.print(table)
+    out.print()
+    out.print(_counts(heads))
+    for run in runs(data):
+        _verdict(run, out)
+    if data["schema"] == MERGED:
+        out.print(Text("ALL PASSED", "bold green") if data["passed"] else _not_all(data))
+
+
+def _entry(found: tuple[int, int, str] | None) -> Text:
+    return Text(entry(found), _COLOURS.get(found[2], "red") if found else "")
+
+
+def _counts(heads: Sequence[Column]) -> Table:
     counts = Table(box=None, pad_edge=False)
     for name in ("device", "evidence", "cells", "pass", "unsupported", "known", "other"):
         counts.add_column(name, justify="left" if name in ("device", "evidence") else "right")
-    for device in data["devices"]:
-        c = data["summary"].get(device["name"])
-        if c is None:
-            continue
+    for column in heads:
+        c, device = column.counts, column.device
         other = unexplained(c)
         counts.add_row(
-            f"{device['name']}  {device['description'] if device['available'] else 'unavailable'}",
+            f"{' '.join(column.key).strip()}  "
+            f"{device['description'] if device['available'] else 'unavailable'}",
             device["evidence"] if device["available"] else "-",
-            str(c["cells"]),
-            str(c["pass"]),
-            str(c.get("unsupported", 0)),
-            str(c.get("known", 0)),
+            *(str(c.get(s, 0)) for s in ("cells", "pass", "unsupported", "known")),
             Text(str(other), "red" if other else "default"),
         )
-    out.print()
-    out.print(counts)
-    for name, why in data.get("lost", {}).items():
+    return counts
+
+
+def _verdict(run: dict[str, Any], out: Console) -> None:
+    for name, why in run.get("lost", {}).items():
         out.print(Text(f"{name} was given up: {why}", "red"))
-    for remark in remarks(data):
+    for remark in remarks(run):
         out.print(Text(remark, "yellow"))
-    line = Text(verdict_text(data), "bold green" if verdict(data) else "bold red")
-    line.append(f"  level {data['level']}, seed {data['seed']}, {data['seconds']} s", "default")
-    if not data["complete"]:
+    line = Text(f"{run['name']}: " if "name" in run else "")
+    line.append(verdict_text(run), "bold green" if verdict(run) else "bold red")
+    line.append(f"  level {run['level']}, seed {run['seed']}, {run['seconds']} s", "default")
+    if "name" in run:
+        machine = ", ".join(f"{k} {v}" for k, v in run["machine"].items())
+        line.append(f"; {run['created']}; {machine}", "default")
+    if not run["complete"]:
         line.append("  (interrupted)", "yellow")
     out.print(line)
+
+
+def _not_all(data: dict[str, Any]) -> Text:
+    bad = [r["name"] for r in data["reports"] if not r["passed"]]
+    return Text(f"NOT ALL PASSED: {', '.join(bad)}", "bold red")

@@ -9,7 +9,8 @@ import os
 import platform
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,22 @@ from tensorbus_backends.contract import DeviceInfo
 from .runner import Run
 
 __all__ = [
-    "SCHEMA", "document", "labels", "load", "machine", "markdown", "op_table", "remarks",
-    "unexplained", "verdict", "why", "write",
+    "MERGED", "SCHEMA", "Column", "Row", "column_of", "columns", "document", "entry", "load",
+    "machine", "markdown", "op_table", "remarks", "runs", "unexplained", "verdict",
+    "verdict_text", "why", "worst", "write",
 ]  # fmt: skip
 
 SCHEMA = "tensorbus-conformance/1"
+
+MERGED = "tensorbus-conformance-merged/1"
+
+_REQUIRED = {
+    SCHEMA: (
+        "created", "complete", "passed", "level", "seed", "asked", "seconds", "machine", "devices",
+        "summary", "cells",
+    ),
+    MERGED: ("created", "complete", "passed", "reports", "cells"),
+}  # fmt: skip
 
 _ORDER = (
     "fail",
@@ -132,40 +144,94 @@ def write(path: Path, text: str) -> None:
         raise
 
 
-def load(path: Path) -> dict[str, Any]:
-    """Read a report; ValueError if it is none."""
+def load(path: Path, schemas: Sequence[str] = (SCHEMA,)) -> dict[str, Any]:
+    """Read a report of one of these schemas; ValueError if it is none."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"{path}: not a readable report: {error}") from None
-    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
-        found = data.get("schema") if isinstance(data, dict) else None
-        raise ValueError(f"{path}: schema is {found!r}, this version reads {SCHEMA!r}")
-    return data
+    found = data.get("schema") if isinstance(data, dict) else None
+    if not isinstance(found, str) or found not in schemas:
+        wanted = " or ".join(map(repr, schemas))
+        raise ValueError(f"{path}: schema is {found!r}, what is read here is {wanted}")
+    missing = [key for key in _REQUIRED[found] if key not in data]
+    if missing:
+        raise ValueError(f"{path}: not a whole report: it has no {missing[0]!r}")
+    return dict(data)
 
 
-def labels(data: dict[str, Any]) -> dict[str, str]:
-    """Devices by name as tables head them: with the evidence, unless it is hardware."""
-    return {
-        d["name"]: d["name"] if d["evidence"] == "hardware" else f"{d['name']} ({d['evidence']})"
-        for d in data["devices"]
-    }
+def runs(data: dict[str, Any]) -> list[dict[str, Any]]:
+    """The runs that a document holds: those merged, or the one that it is."""
+    return list(data["reports"]) if data["schema"] == MERGED else [data]
 
 
-def op_table(data: dict[str, Any]) -> tuple[list[str], list[tuple[str, dict[str, Any]]]]:
-    """Devices, and for each op its cells by device: (passed, total, worst state)."""
-    devices = [d["name"] for d in data["devices"] if d["name"] in data["summary"]]
-    rows: dict[str, dict[str, list[str]]] = {}
+@dataclass(frozen=True)
+class Column:
+    """A column of tables: a device, on a machine if several runs are shown.
+
+    Attributes:
+        key: Of its cells, see `column_of`.
+        head: What heads it: with the evidence, unless that is hardware.
+        device: The device's record.
+        counts: Its number of cells by state.
+        run: The run that it belongs to.
+    """
+
+    key: tuple[str, str]
+    head: str
+    device: dict[str, Any]
+    counts: dict[str, int]
+    run: dict[str, Any]
+
+
+def columns(data: dict[str, Any]) -> list[Column]:
+    """The columns of a report, or of merged ones."""
+    found = []
+    for run in runs(data):
+        where = run.get("name", "")
+        for device in run["devices"]:
+            if device["name"] not in run["summary"]:
+                continue
+            head = f"{where} {device['name']}".strip()
+            if device["evidence"] != "hardware":
+                head += f" ({device['evidence']})"
+            counts = run["summary"][device["name"]]
+            found.append(Column((where, device["name"]), head, device, counts, run))
+    return found
+
+
+def column_of(cell: dict[str, Any]) -> tuple[str, str]:
+    """The key of a cell's column."""
+    return cell.get("report", ""), cell["device"]
+
+
+def worst(states: Iterable[str]) -> str:
+    """The worst of several states."""
+    found = set(states)
+    return next((s for s in _ORDER if s in found), "pass")
+
+
+Row = dict[tuple[str, str], tuple[int, int, str]]
+"""Of one op, by column: cells that passed, all cells, worst state."""
+
+
+def entry(found: tuple[int, int, str] | None) -> str:
+    """An entry of the table of ops as text."""
+    if found is None:
+        return ""
+    good, total, state = found
+    return f"{good}/{total}" + ("" if state == "pass" else f" {state}")
+
+
+def op_table(data: dict[str, Any]) -> list[tuple[str, Row]]:
+    """The ops and their rows."""
+    rows: dict[str, dict[tuple[str, str], list[str]]] = {}
     for cell in data["cells"]:
-        rows.setdefault(cell["op"], {}).setdefault(cell["device"], []).append(cell["state"])
-    table = []
-    for op in sorted(rows):
-        line: dict[str, Any] = {}
-        for device, states in rows[op].items():
-            bad = [s for s in _ORDER if s in states]
-            line[device] = (states.count("pass"), len(states), bad[0] if bad else "pass")
-        table.append((op, line))
-    return devices, table
+        rows.setdefault(cell["op"], {}).setdefault(column_of(cell), []).append(cell["state"])
+    return [
+        (op, {k: (s.count("pass"), len(s), worst(s)) for k, s in rows[op].items()})
+        for op in sorted(rows)
+    ]
 
 
 def verdict(data: dict[str, Any]) -> bool:
@@ -267,18 +333,11 @@ def markdown(data: dict[str, Any]) -> str:
         if len(bad) > 200:
             lines.append(f"| ... | | | {len(bad) - 200} more in the JSON report |")
         lines += ["", "One cell alone: `tensorbus conform --rerun CELL`."]
-    devices, table = op_table(data)
-    heads = labels(data)
-    lines += ["", "## Ops", "", "| op | " + " | ".join(heads[d] for d in devices) + " |"]
-    lines.append("|---|" + "---|" * len(devices))
-    for op, row in table:
-        cells = []
-        for device in devices:
-            if device in row:
-                good, total, worst = row[device]
-                cells.append(f"{good}/{total}" + ("" if worst == "pass" else f" {worst}"))
-            else:
-                cells.append("")
+    heads = columns(data)
+    lines += ["", "## Ops", "", "| op | " + " | ".join(c.head for c in heads) + " |"]
+    lines.append("|---|" + "---|" * len(heads))
+    for op, row in op_table(data):
+        cells = [entry(row.get(c.key)) for c in heads]
         lines.append(f"| {op} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 

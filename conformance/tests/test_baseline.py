@@ -9,12 +9,13 @@ from typing import Any
 import jsonschema
 import pytest
 import tensorbus_conformance.conform as conform_module
-from .report_cases import SCHEMA, device, report
 from tensorbus_conformance import cli
 from tensorbus_conformance.baseline import enter, scope
 from tensorbus_conformance.judge.items import Outcome
 from tensorbus_conformance.report import markdown, verdict, verdict_text
 from tensorbus_conformance.runner import Cell, Run, cells_of
+
+from .report_cases import SCHEMA, device, report
 
 A, B = "exp/gpu:0/float32/portable/values", "sin/cpu/float32/portable/bits"
 

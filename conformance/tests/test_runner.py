@@ -15,7 +15,7 @@ import jsonschema
 import pytest
 from tensorbus_conformance.faults import FAULTS, Fault, Planted, base
 from tensorbus_conformance.judge.items import STATES, Item, Outcome
-from tensorbus_conformance.report import load, markdown, op_table
+from tensorbus_conformance.report import columns, load, markdown, op_table
 from tensorbus_conformance.runner import Cell, Run, run_items
 
 ITEM = Item("add", "ref", "int32", "portable")
@@ -102,7 +102,8 @@ def test_report_follows_the_schema_and_can_be_shown(tmp_path: Path) -> None:
     assert data["summary"]["ref"]["cells"] == len(data["cells"])
     assert "| add |" in markdown(data)
     assert target.with_suffix(".md").exists()
-    assert op_table(data)[0] == ["ref"]
+    assert [c.head for c in columns(data)] == ["ref"]
+    assert [op for op, _ in op_table(data)] == ["add"]
     shown = command("report", "show", str(target))
     assert shown.returncode == 0
     assert "PASSED" in shown.stdout
