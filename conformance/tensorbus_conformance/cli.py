@@ -81,6 +81,8 @@ def _parser() -> argparse.ArgumentParser:
     conform.add_argument(
         "--report", metavar="DIR", type=Path, default=Path("reports"), help="folder of reports"
     )
+    conform.add_argument("--html", metavar="FILE", type=Path, help="write the report as HTML too")
+    conform.add_argument("--junit", metavar="FILE", type=Path, help="and as JUnit XML")
     conform.add_argument("--expect", metavar="FILE", type=Path, help="known failures (TOML)")
     conform.add_argument(
         "--baseline", metavar="REPORT", type=Path, help="fail on what got worse than this report"
@@ -117,6 +119,10 @@ def _parser() -> argparse.ArgumentParser:
     show = actions.add_parser("show", help="print a JSON report as a table")
     show.add_argument("file", type=Path)
     show.set_defaults(run=_show)
+    page = actions.add_parser("html", help="make an HTML page of a report, or of merged ones")
+    page.add_argument("file", type=Path)
+    page.add_argument("--out", metavar="FILE", type=Path, help="default: FILE with ending .html")
+    page.set_defaults(run=_html)
     merging = actions.add_parser("merge", help="make one matrix of reports of many machines")
     merging.add_argument("file", nargs="+", metavar="[NAME=]FILE", help="a report, and its name")
     merging.add_argument("--out", metavar="FILE", type=Path, required=True)
@@ -218,7 +224,7 @@ def _conform(options: argparse.Namespace) -> int:
 
     if options.level is not None and options.level not in LEVELS:
         raise _suggest("level", options.level, LEVELS)
-    for name in ("expect", "baseline"):
+    for name in ("expect", "baseline", "html", "junit"):
         if getattr(options, name) is not None and (options.rerun or options.self_test):
             raise UsageError(f"--{name} goes with a run, not with --rerun or --self-test")
     if options.rerun:
@@ -247,6 +253,8 @@ def _conform(options: argparse.Namespace) -> int:
         expected=expected_failures(options.expect),
         baseline=None if options.baseline is None else (options.baseline, _read(options.baseline)),
         wanted=options.device,
+        html_file=options.html,
+        junit_file=options.junit,
     )
 
 
@@ -297,33 +305,26 @@ def _show(options: argparse.Namespace) -> int:
     return EXIT_OK if verdict(data) else EXIT_FAILED
 
 
+def _html(options: argparse.Namespace) -> int:
+    from .html import html
+    from .report import write_or_say
+
+    page = html(_read(options.file, merged=True))
+    target = options.out or options.file.with_suffix(".html")
+    return EXIT_OK if write_or_say(target, page) else EXIT_FAILED
+
+
 def _merge(options: argparse.Namespace) -> int:
     from . import console
     from .merge import merge
+    from .report import write_or_say
 
     try:
         data = merge(options.file)
     except ValueError as error:
         raise UsageError(str(error)) from None
     console.summary(data)
-    return EXIT_OK if _write(options.out, json.dumps(data, indent=1) + "\n") else EXIT_FAILED
-
-
-def _write(path: Path, text: str) -> bool:
-    """Write a file; False, and one line, if that cannot be done."""
-    from .report import write
-
-    try:
-        write(path, text)
-    except OSError as error:
-        print(
-            f"tensorbus: {path} could not be written: {error.strerror}; free space or choose "
-            "another place",
-            file=sys.stderr,
-        )
-        return False
-    print(f"Report: {path}")
-    return True
+    return EXIT_OK if write_or_say(options.out, json.dumps(data, indent=1) + "\n") else EXIT_FAILED
 
 
 def _read(path: Path, merged: bool = False) -> dict[str, Any]:

@@ -15,8 +15,10 @@ from tensorbus_backends.contract import BackendError, DeviceInfo, DeviceUnavaila
 from . import console
 from .baseline import enter, scope
 from .expectations import Expectations, full_list
+from .html import html
 from .judge.items import Item, Outcome, items
-from .report import command_line, document, markdown, verdict, write
+from .junit import junit
+from .report import command_line, document, markdown, verdict, write, write_or_say
 from .runner import Cell, Run, run_items
 
 __all__ = ["conform", "items_of", "opened"]
@@ -46,6 +48,8 @@ def conform(
     expected: Expectations | None = None,
     baseline: tuple[Path, dict[str, Any]] | None = None,
     wanted: str | None = None,
+    html_file: Path | None = None,
+    junit_file: Path | None = None,
 ) -> int:
     """Judge `devices` and write the reports.
 
@@ -53,6 +57,8 @@ def conform(
         expected: Known failures; they are reported as known and do not fail the run.
         baseline: An earlier report and its file: only what got worse since fails the run.
         wanted: The text that chose the devices, or None where all were asked for.
+        html_file: Where to write the report as HTML.
+        junit_file: Where to write it as JUnit XML.
 
     Returns:
         0 if everything asked was executed and passed or is known, or nothing got worse than the
@@ -82,6 +88,9 @@ def conform(
         enter(data, str(baseline[0]), baseline[1], inside)
     console.summary(data)
     saved = _save(data, json_file, folder, level)
+    for file, render in ((html_file, html), (junit_file, junit)):
+        if file is not None:
+            saved = write_or_say(file, render(data)) and saved
     if run.interrupted:
         print("Interrupted: the report holds what was judged until then.", file=sys.stderr)
     if not run.cells:

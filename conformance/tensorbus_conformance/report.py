@@ -7,9 +7,10 @@ import importlib.metadata
 import json
 import os
 import platform
+import shlex
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,8 @@ from .runner import Run
 
 __all__ = [
     "MERGED", "SCHEMA", "Column", "Row", "column_of", "columns", "document", "entry", "load",
-    "machine", "markdown", "op_table", "remarks", "runs", "unexplained", "verdict",
-    "verdict_text", "why", "worst", "write",
+    "machine", "markdown", "op_table", "remarks", "rerun_command", "runs", "unexplained", "verdict",
+    "verdict_text", "why", "worst", "write", "write_or_say",
 ]  # fmt: skip
 
 SCHEMA = "tensorbus-conformance/1"
@@ -144,6 +145,21 @@ def write(path: Path, text: str) -> None:
         raise
 
 
+def write_or_say(path: Path, text: str) -> bool:
+    """Write a report; False, and one line, if that cannot be done."""
+    try:
+        write(path, text)
+    except OSError as error:
+        print(
+            f"tensorbus: {path} could not be written: {error.strerror}; free space or choose "
+            "another place",
+            file=sys.stderr,
+        )
+        return False
+    print(f"Report: {path}")
+    return True
+
+
 def load(path: Path, schemas: Sequence[str] = (SCHEMA,)) -> dict[str, Any]:
     """Read a report of one of these schemas; ValueError if it is none."""
     try:
@@ -254,7 +270,7 @@ def unexplained(counts: dict[str, int]) -> int:
     return counts["cells"] - sum(counts.get(s, 0) for s in ("pass", "unsupported", "known"))
 
 
-def why(cell: dict[str, Any]) -> str:
+def why(cell: Mapping[str, Any]) -> str:
     """Why a cell did not pass; of a known failure, what is known."""
     if "expected" not in cell:
         return str(cell["message"])
@@ -263,6 +279,12 @@ def why(cell: dict[str, Any]) -> str:
         f"{e['reason']} ({e['state']} expected until {e['expires']}, {e['link']}): "
         f"{cell['message']}"
     )
+
+
+def rerun_command(cell: Mapping[str, Any], run: Mapping[str, Any]) -> str:
+    """The command that judges one cell of a run alone."""
+    command = ["tensorbus", "conform", "--rerun", cell["cell"], "--level", run["level"]]
+    return shlex.join([*command, "--seed", str(run["seed"])])
 
 
 def remarks(data: dict[str, Any]) -> list[str]:
