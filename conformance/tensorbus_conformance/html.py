@@ -38,7 +38,8 @@ th, td { text-align: left; padding: .2rem .7rem; border-bottom: 1px solid var(--
 td.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
 span.pass { color: var(--good) }
 span.unsupported, span.known, span.not-run { color: var(--mid) }
-span:is(.fail, .error, .crash, .timeout, .fallback, .vacuous) { color: var(--bad); font-weight: 600 }
+span:is(.fail, .error, .crash, .timeout, .fallback, .vacuous) {
+  color: var(--bad); font-weight: 600 }
 code { font: 13px ui-monospace, monospace; overflow-wrap: anywhere }
 .filters label { margin-right: 1rem; white-space: nowrap } .cause { overflow-wrap: anywhere }
 details { border-bottom: 1px solid var(--line); padding: .35rem 0 }
