@@ -284,7 +284,10 @@ def why(cell: Mapping[str, Any]) -> str:
 def rerun_command(cell: Mapping[str, Any], run: Mapping[str, Any]) -> str:
     """The command that judges one cell of a run alone."""
     command = ["tensorbus", "conform", "--rerun", cell["cell"], "--level", run["level"]]
-    return shlex.join([*command, "--seed", str(run["seed"])])
+    line = shlex.join([*command, "--seed", str(run["seed"])])
+    if cell["evidence"] != "simulated":
+        return line
+    return f"TENSORBUS_SIMULATE={cell['device'].split(':')[0]} {line}"
 
 
 def remarks(data: dict[str, Any]) -> list[str]:

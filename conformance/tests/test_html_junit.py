@@ -93,7 +93,10 @@ def test_a_page_tells_every_failure_with_evidence_witness_and_command() -> None:
     for i, state in enumerate(states, 1):
         name = f"exp/gpu:0/float32/portable/p{i}"
         assert f"{state} (simulated)  {name}" in text
-        assert f"tensorbus conform --rerun {name} --level smoke --seed 0" in text
+        assert (
+            f"TENSORBUS_SIMULATE=gpu tensorbus conform --rerun {name} --level smoke --seed 0"
+            in text
+        )
         assert f"body:has(#f-{state.replace(' ', '-')}:not(:checked))" in text
     assert text.count("x=1.5") == len(states)
     assert "1/10 fail" in text
