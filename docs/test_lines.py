@@ -1,4 +1,4 @@
-"""The README's table of lines: a vendor reads it as the size of the job."""
+"""The READMEs' tables of lines: a vendor reads them as the size of the job."""
 
 from __future__ import annotations
 
@@ -42,3 +42,15 @@ def test_the_readme_says_how_many_lines_a_plugin_has(plugin: str) -> None:
     told = [int(cell) for cell in re.findall(r"\| (\d+) ", row[0] + " ")]
     real = [lines(plugin, names) for names in PARTS[plugin]]
     assert told == pytest.approx(real, rel=0.1), f"the README should say {real}"
+
+
+@pytest.mark.parametrize("plugin", PARTS)
+def test_a_plugins_own_readme_says_how_many_lines_its_files_have(plugin: str) -> None:
+    text = (ROOT / plugin / "README.md").read_text()
+    rows = re.findall(r"^\| (`[^|]*) \|[^|]*\| (\d+) \|$", text, re.MULTILINE)
+    assert rows
+    for files, told in rows:
+        names = re.findall(r"`([\w.]+)`", files)
+        found = [ROOT / plugin / f"tensorbus_{plugin}" / name for name in names]
+        real = sum(len(file.read_text().splitlines()) for file in found)
+        assert int(told) == pytest.approx(real, rel=0.1), f"{files}: {real} lines"
