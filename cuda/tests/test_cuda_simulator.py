@@ -13,6 +13,7 @@ from tensorbus_backends import simulator
 from tensorbus_backends.contract import DeviceUnavailableError
 
 PROGRAMS = Path(__file__).with_name("simulator_programs.py")
+PRODUCTS = Path(__file__).with_name("cublas_programs.py")
 
 
 def _missing() -> str | None:
@@ -30,12 +31,12 @@ def _missing() -> str | None:
 pytestmark = pytest.mark.skipif(_missing() is not None, reason=_missing() or "")
 
 
-def run(program: str, *arguments: str, **settings: str) -> None:
+def run(program: str, *arguments: str, file: Path = PROGRAMS, **settings: str) -> None:
     """Run one of the programs with settings of the simulated driver."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("TENSORBUS_SIMULATE")}
     environment["TENSORBUS_SIMULATE_CUDA"] = ",".join(f"{k}={v}" for k, v in settings.items())
     done = subprocess.run(
-        [sys.executable, str(PROGRAMS), program, *arguments],
+        [sys.executable, str(file), program, *arguments],
         capture_output=True,
         text=True,
         timeout=300,
@@ -74,16 +75,17 @@ def run(program: str, *arguments: str, **settings: str) -> None:
         "own_context",
         "left_open",
         "arrays",
-        "products",
-        "rounding",
-        "blas_errors",
-        "late_product",
         "compiler_fault",
         "allocation_fault",
     ],
 )
 def test_program(program: str) -> None:
     run(program)
+
+
+@pytest.mark.parametrize("program", ["products", "rounding", "blas_errors", "late_product"])
+def test_program_of_cublas(program: str) -> None:
+    run(program, file=PRODUCTS)
 
 
 @pytest.mark.parametrize("kind", ["load", "launch", "copy", "kernel", "illegal", "lost"])
