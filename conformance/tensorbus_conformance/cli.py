@@ -202,18 +202,22 @@ def choose_devices(text: str | None) -> list[Any]:
 
 
 def choose_ops(text: str | None) -> list[str] | None:
-    """Ops for ``--ops``; UsageError for an unknown name."""
-    import tensorbus as tb
+    """Ops, parts or families of parts (``driver``) for ``--ops``; UsageError for another name."""
+    from .judge import parts
+    from .judge.items import subjects
 
     if text is None:
         return None
-    chosen = []
-    short = {name.rsplit(".", 1)[-1]: name for name in tb.FUNCTIONS}
+    known = subjects()
+    chosen: list[str] = []
+    # An op's short name means the op, even where a part ends in the same word.
+    short = {name.rsplit(".", 1)[-1]: name for name in known}
     for wanted in filter(None, (part.strip() for part in text.split(","))):
-        name = wanted if wanted in tb.FUNCTIONS else short.get(wanted)
-        if name is None:
-            raise _suggest("op", wanted, sorted(tb.FUNCTIONS))
-        chosen.append(name)
+        family = [name for name in parts.PARTS if parts.PARTS[name].family == wanted]
+        name = wanted if wanted in known else short.get(wanted)
+        if name is None and not family:
+            raise _suggest("op", wanted, known)
+        chosen += [name] if name is not None else family
     if not chosen:
         raise UsageError("--ops names no op")
     return chosen

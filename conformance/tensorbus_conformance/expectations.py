@@ -195,15 +195,18 @@ def vocabulary() -> Vocabulary:
     from tensorbus._devices import registry
     from tensorbus_backends import dtypes as dt
 
+    from .judge.items import subjects
+    from .judge.parts import load as load_parts
     from .judge.properties import PROPERTIES
 
+    names = [*PROPERTIES, *(p for made in load_parts().values() for p in made.properties)]
     found = tb.devices()
     return Vocabulary(
-        ops=sorted(tb.FUNCTIONS),
+        ops=subjects(),
         devices=sorted({a.name for a in registry.plugins()} | {d.name for d in found}),
         dtypes=[d.name for d in dt.ALL],
         variants=("portable", "native"),
-        properties=[*PROPERTIES, "exhaustive32"],
+        properties=[*dict.fromkeys(names), "exhaustive32"],
         aliases={d.name: d.aliases for d in found},
     )
 

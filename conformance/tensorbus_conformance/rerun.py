@@ -7,7 +7,7 @@ import difflib
 import tensorbus as tb
 from tensorbus_backends import dtypes as dt
 
-from .judge.items import Item, properties
+from .judge.items import Item, properties, subjects
 from .judge.properties import judge
 from .judge.session import Session, fenced
 
@@ -21,8 +21,8 @@ def rerun(name: str, level: str | None, seed: int) -> int:
         ValueError: The name is not that of a cell.
     """
     item = Item.parse(name)
-    if item.op not in tb.FUNCTIONS:
-        close = difflib.get_close_matches(item.op, tb.FUNCTIONS, 1)
+    if item.op not in subjects():
+        close = difflib.get_close_matches(item.op, subjects(), 1)
         raise ValueError(
             f"unknown op {item.op!r}" + (f"; did you mean {close[0]}?" if close else "")
         )

@@ -25,7 +25,7 @@ from typing import Any
 
 from tensorbus_backends import dtypes as dt
 
-from .judge.items import Item, Outcome, properties
+from .judge.items import Item, Outcome, properties, subjects
 
 __all__ = ["Cell", "Run", "cells_of", "run_items"]
 
@@ -184,7 +184,8 @@ def run_items(
         for item in items
     ]
     order: dict[str, deque[_Job]] = {}
-    for job in sorted(jobs, key=lambda j: (j.item.op, j.item.dtype)):
+    place = {name: k for k, name in enumerate(subjects())}
+    for job in sorted(jobs, key=lambda j: (place.get(j.item.op, len(place)), j.item.dtype)):
         order.setdefault(job.item.op, deque()).append(job)
     groups = deque(order.values())
     found: dict[str, Cell] = {}

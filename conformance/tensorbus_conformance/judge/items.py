@@ -18,9 +18,12 @@ from tensorbus_backends.contract import Native, NativeCase
 from tensorbus_backends.dtypes import DType
 
 from ..oracle import REFERENCES
+from . import parts
 from .cases import cases, is_unary, shape_cases, special_cases, takes
 
-__all__ = ["LEVELS", "STATES", "Item", "Outcome", "items", "oracle_name", "properties"]
+__all__ = [
+    "LEVELS", "STATES", "Item", "Outcome", "items", "oracle_name", "properties", "subjects",
+]  # fmt: skip
 
 LEVELS = ("smoke", "standard", "exhaustive")
 
@@ -90,14 +93,23 @@ class Outcome:
         return data
 
 
+def subjects() -> list[str]:
+    """Everything that is judged by name: parts in the order in which they run, then ops."""
+    return [*parts.load(), *sorted(tb.FUNCTIONS)]
+
+
 def oracle_name(op: str) -> str | None:
     """Name of an op in the oracle, or None where the oracle does not know it."""
+    if op in parts.load():
+        return None
     short = op.rsplit(".", 1)[-1]
     return short if short in REFERENCES else None
 
 
 def dtypes_of(op: str, level: str) -> list[DType]:
     """The dtypes that an op is judged with: all it takes, or one of each kind at level smoke."""
+    if op in parts.load():
+        return list(parts.PARTS[op].smoke if level == "smoke" else parts.PARTS[op].dtypes)
     if op.startswith("random.") or op == "nn.dropout":
         return [dt.float32]
     name = oracle_name(op)
@@ -109,6 +121,8 @@ def dtypes_of(op: str, level: str) -> list[DType]:
 
 def properties(op: str, dtype: DType, variant: str, device: str, level: str) -> list[str]:
     """The cells of an item, in the order in which they run."""
+    if op in parts.load():
+        return list(parts.PARTS[op].properties)
     function = tb.FUNCTIONS[op]
     name = oracle_name(op)
     if op.startswith("random.") or op == "nn.dropout":
@@ -156,11 +170,13 @@ def items(
 ) -> list[Item]:
     """All items of a device."""
     found = []
-    for op in sorted(tb.FUNCTIONS):
+    for op in subjects():
         if ops is not None and op not in ops:
             continue
         for dtype in dtypes_of(op, level):
             found.append(Item(op, device, dtype.name, "portable"))
+            if op in parts.PARTS:
+                continue
             native = natives.get(tb.FUNCTIONS[op].op)
             if native is not None and _accepts(native, op, dtype):
                 found.append(Item(op, device, dtype.name, "native"))

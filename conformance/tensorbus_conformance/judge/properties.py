@@ -5,7 +5,7 @@ Bounds come from the oracle's error model; comparisons of bits treat NaN as one 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -374,10 +374,15 @@ def judge(session: Session, name: str) -> Outcome:
     missing = {session.item.dtype} - set(session.device.capabilities.dtypes)
     if missing:
         return Outcome(name, "unsupported", f"the device declares no {session.item.dtype}")
-    from . import random
+    from . import parts, random
 
-    chosen = PROPERTIES
-    if session.item.op in random.COVERED:
+    chosen: Mapping[str, Callable[[Session], Outcome]] = PROPERTIES
+    if session.item.op in parts.load():
+        made = parts.PARTS[session.item.op]
+        chosen = made.properties
+        if lacking := made.lacking(session.device.capabilities):
+            return Outcome(name, "unsupported", lacking)
+    elif session.item.op in random.COVERED:
         chosen = {**PROPERTIES, **random.PROPERTIES}
     elif session.op not in REFERENCES:
         return Outcome(name, "not run", f"the oracle has no reference for {session.item.op}")
