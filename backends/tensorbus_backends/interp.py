@@ -9,7 +9,7 @@ processor does not flush subnormals; device `ref` checks that before it speaks. 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -251,11 +251,16 @@ class _Evaluation:
         self,
         leaf: Callable[[Expr], Array],
         load: Callable[[int, DType, Array], Array],
-        free: dict[int, frozenset[int]],
+        outputs: Sequence[Expr],
     ) -> None:
-        self.leaf, self.load, self.free = leaf, load, free
+        self.leaf, self.load, self.outputs = leaf, load, outputs
         self.values: dict[int, Any] = {}
         self.active: Array | None = None
+
+    @cached_property
+    def free(self) -> dict[int, frozenset[int]]:
+        """`loops_of` the outputs: only expressions with loops pay for it."""
+        return loops_of(*self.outputs)
 
     def run(self, root: Expr) -> None:
         stack = [(root, False)]
@@ -356,7 +361,7 @@ def evaluate(
     def no_load(slot: int, storage: DType, at: Array) -> Array:
         raise LookupError("this expression loads from a buffer, but none was given")
 
-    state = _Evaluation(leaf, load or no_load, loops_of(*outputs))
+    state = _Evaluation(leaf, load or no_load, outputs)
     with np.errstate(all="ignore"):
         for out in outputs:
             state.run(out)

@@ -25,7 +25,7 @@ from ..ir import Expr, fingerprint
 
 __all__ = ["DIMS", "Kernel", "Operand", "Strided", "bits_of", "pack"]
 
-DIMS = 7
+DIMS = 15
 """Outer dimensions that an operand may keep after collapsing; arrays have at most one more."""
 
 

@@ -149,6 +149,9 @@ def chunk_text(
     )
 
 
+AT_ONCE = 1 << 17
+"""Elements that the interpreter reduces together."""
+
 # Metadata: n (reduced), columns, outer dims, their sizes, operands, output offset, params.
 _N, _COLS, _DIMS, _SHAPE = 0, 1, 2, 3
 _OPERANDS = 3 + DIMS
@@ -423,30 +426,34 @@ for (; i + {_DEEP * LANES} <= count; i += {_DEEP * LANES}) {{
 
         bases = [operand_offsets(meta, s.base, _DIMS, _SHAPE) for s in strided]
         steps = [{"c": 1, "s": 0}.get(s.operand.step, int(meta[s.base + 1])) for s in strided]
-        along = np.arange(n, dtype=np.int64)
-        across = np.arange(columns, dtype=np.int64)
+        far = [int(meta[s.base + Strided.WORDS]) for s in strided]
         chunks = max(1, -(-n // CHUNK))
-        out = int(meta[self._out_word])
-        for row in range(bases[0].size):
-
-            def leaf(node: Expr, row: int = row) -> NDArray[Any]:
-                if node.op == "param":
-                    return params(node)
-                if node.op == "index":
-                    return along[:, None]
-                k = node.attr
-                if self.layout == "row":
-                    places = bases[k][row] + along[:, None] * steps[k]
-                else:
-                    far = int(meta[strided[k].base + Strided.WORDS])
-                    places = bases[k][row] + along[:, None] * far + across * steps[k]
-                return interp.widen(arrays[k][places], self.inputs[k].dtype)
-
-            (values,) = interp.evaluate([self.expr], leaf)
-            width = columns if self.layout == "col" else 1
-            values = np.broadcast_to(values, (n, width))
+        width = columns if self.layout == "col" else 1
+        out, across = int(meta[self._out_word]), np.arange(width, dtype=np.int64)
+        # Rows are independent, so several at a time are as good as one after the other.
+        block = max(1, AT_ONCE // max(1, min(n, CHUNK) * width))
+        for first in range(0, bases[0].size, block):
+            rows = slice(first, first + block)
+            count = bases[0][rows].size
             for c in range(chunks):
-                part = reduce_lanes(self.monoid, values[c * CHUNK : (c + 1) * CHUNK], self.acc)
+                along = np.arange(c * CHUNK, min(n, (c + 1) * CHUNK), dtype=np.int64)
+
+                def leaf(
+                    node: Expr, along: NDArray[np.int64] = along, rows: slice = rows
+                ) -> NDArray[Any]:
+                    if node.op == "param":
+                        return params(node)
+                    if node.op == "index":
+                        return along[:, None]
+                    k = node.attr
+                    lanes = along * (steps[k] if self.layout == "row" else far[k])
+                    starts = (bases[k][rows][:, None] + across * steps[k]).reshape(-1)
+                    places = lanes[:, None] + starts
+                    return interp.widen(arrays[k][places], self.inputs[k].dtype)
+
+                (values,) = interp.evaluate([self.expr], leaf)
+                values = np.broadcast_to(values, (along.size, count * width))
+                part = reduce_lanes(self.monoid, values, self.acc)
                 if self.finish is not None:
                     finish = self.finish
 
@@ -454,8 +461,10 @@ for (; i + {_DEEP * LANES} <= count; i += {_DEEP * LANES}) {{
                         return part if node.op == "input" else params(node)
 
                     (part,) = interp.evaluate([finish], reduced)
-                place = out + (row * chunks + c) * width
-                arrays[-1][place : place + width] = interp.narrow(part, self.out)
+                    part = np.broadcast_to(part, (count * width,))
+                numbers = np.arange(first, first + count, dtype=np.int64)
+                places = out + ((numbers * chunks + c) * width)[:, None] + across
+                arrays[-1][places.reshape(-1)] = interp.narrow(part, self.out)
 
 
 def reduce_lanes(monoid: Monoid, values: NDArray[Any], acc: DType) -> NDArray[Any]:

@@ -33,7 +33,16 @@ from .base import (
     param_value,
     row_text,
 )
-from .reduce import CHUNK, LANES, Monoid, _identity_text, _pair_text, chunk_text, reduce_lanes
+from .reduce import (
+    AT_ONCE,
+    CHUNK,
+    LANES,
+    Monoid,
+    _identity_text,
+    _pair_text,
+    chunk_text,
+    reduce_lanes,
+)
 
 __all__ = ["MAX_ROW", "Rows", "Stage"]
 
@@ -252,11 +261,15 @@ const {ctype(stage.result)} r{k} = result{k}[0];"""
         first_param = _OPERANDS + Strided.WORDS * len(strided)
         bases = [operand_offsets(meta, s.base, _DIMS, _SHAPE) for s in strided]
         steps = [{"c": 1, "s": 0}.get(s.operand.step, int(meta[s.base + 1])) for s in strided]
-        lanes = np.arange(n, dtype=np.int64)
-        for row in range(bases[0].size):
+        lanes = np.arange(n, dtype=np.int64)[:, None]
+        # Rows are independent, so several at a time (as columns) are as good as one by one.
+        block = max(1, AT_ONCE // max(n, 1))
+        for first in range(0, bases[0].size, block):
+            rows = slice(first, first + block)
+            count = bases[0][rows].size
             results: list[NDArray[Any]] = []
 
-            def leaf(node: Expr, row: int = row, results: Any = results) -> NDArray[Any]:
+            def leaf(node: Expr, rows: slice = rows, results: Any = results) -> NDArray[Any]:
                 if node.op == "param":
                     k = node.attr - len(self.params)
                     if k >= 0:
@@ -265,28 +278,28 @@ const {ctype(stage.result)} r{k} = result{k}[0];"""
                 if node.op == "index":
                     return lanes
                 k = node.attr
-                stored = arrays[k][bases[k][row] + lanes * steps[k]]
+                stored = arrays[k][bases[k][rows] + lanes * steps[k]]
                 return interp.widen(stored, self.inputs[k].dtype)
 
             for stage in self.stages:
                 acc = stage.expr.dtype
                 (values,) = interp.evaluate([stage.expr], leaf)
-                level = np.broadcast_to(values, (n,))[:, None]
+                level = np.broadcast_to(values, (n, count))
                 while True:
                     pieces = [level[c : c + CHUNK] for c in range(0, max(len(level), 1), CHUNK)]
                     level = np.stack([reduce_lanes(stage.monoid, p, acc) for p in pieces])
                     if len(level) == 1:
                         break
-                value = level[0, 0]
+                value = level[0]
                 if stage.finish is not None:
 
-                    def reduced(node: Expr, value: Any = value) -> NDArray[Any]:
+                    def reduced(node: Expr, value: Any = value, leaf: Any = leaf) -> Any:
                         return np.asarray(value) if node.op == "input" else leaf(node)
 
                     (value,) = interp.evaluate([stage.finish], reduced)
                 results.append(value)
             for k, value in enumerate(interp.evaluate(self.exprs, leaf)):
                 slot = len(self.inputs) + k
-                full = np.broadcast_to(value, (n,))
-                places = bases[slot][row] + lanes * steps[slot]
+                full = np.broadcast_to(value, (n, count))
+                places = bases[slot][rows] + lanes * steps[slot]
                 arrays[slot][places] = interp.narrow(full, self.outputs[k].dtype)

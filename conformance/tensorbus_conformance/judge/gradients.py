@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tensorbus_backends import dtypes as dt
 
 from ..oracle import REFERENCES
-from .cases import Case, cases
+from .cases import Case, array_slots, gradient_cases
 from .items import Outcome
 from .layouts import host, place
 from .session import Session, oracle_arguments
@@ -33,10 +33,10 @@ def _direction(rng: np.random.Generator, like: Array) -> Array:
 
 
 def _cases(session: Session) -> list[Case]:
-    """Cases for gradients: the smoke sample suffices, values are judged elsewhere."""
-    sets = cases(session.op, session.dtype, "smoke", session.seed)
-    sets = [c for c in session.usable(sets) if "badly" not in c.label and _stays_floating(c)]
-    return sets[:3] if session.level == "smoke" else sets
+    """Cases for gradients: values are judged elsewhere."""
+    sets = gradient_cases(session.op, session.dtype, session.level, session.seed)
+    sets = [c for c in session.usable(sets) if _stays_floating(c)]
+    return sets[:2] if session.level == "smoke" else sets[:8]
 
 
 def _stays_floating(case: Case) -> bool:
@@ -161,7 +161,7 @@ def _is_array(a: Any) -> bool:
 
 def _oracle(session: Session, case: Case) -> tuple[list[Any], dict[str, Any]]:
     """Arguments and options of a case for the oracle's derivatives."""
-    flat, plain = oracle_arguments(case)
+    flat, plain = oracle_arguments(session.op, case)
     if session.op == "astype":
         return flat[:1], {"dtype": flat[1]}
     return flat, plain
@@ -275,10 +275,8 @@ def second(session: Session) -> Outcome:
     outcome = Outcome("second", unit="sum of terms")
     rng = np.random.default_rng([session.seed, 79])
     sets = _cases(session)
-    # Equal elements are kinks of an order, so the case without ties is taken.
-    case = next((c for c in sets if "ties" not in c.label), sets[0])
-    pulled = _pull(session, _small(case), rng, create=True)
-    case = _small(case)
+    case = min(sets, key=lambda c: sum(a.size for a in array_slots(c)))
+    pulled = _pull(session, case, rng, create=True)
     if pulled is None:
         outcome.state, outcome.message = "fail", "the result does not require a gradient"
         return outcome
@@ -333,10 +331,3 @@ def _hessian(
             total += float(terms.sum())
             size += float(np.abs(terms).sum())
     return total, size
-
-
-def _small(case: Case) -> Case:
-    """The same call on at most 64 elements where that is possible."""
-    if all(isinstance(a, np.ndarray) and a.ndim == 1 for a in case.args):
-        return Case(tuple(a[:64] for a in case.args), case.options, case.label)
-    return case

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,14 @@ __all__ = ["LAYOUTS", "host", "place"]
 
 Array = NDArray[Any]
 
-LAYOUTS = ("contiguous", "general", "transposed", "negative", "offset", "broadcast", "overlapping")
-"""Every layout; ``broadcast`` and ``overlapping`` also change the values."""
+LAYOUTS = (
+    "given", "contiguous", "general", "transposed", "negative", "offset", "broadcast",
+    "overlapping",
+)  # fmt: skip
+"""Every layout; ``given`` is that of the array; the last two also change the values."""
 
 
-def place(device: Device, array: Array, layout: str = "contiguous") -> tuple[Tensor, Array]:
+def place(device: Device, array: Array, layout: str = "given") -> tuple[Tensor, Array]:
     """A tensor whose elements are `array`'s, laid out as asked.
 
     Returns:
@@ -27,6 +31,8 @@ def place(device: Device, array: Array, layout: str = "contiguous") -> tuple[Ten
     """
     array = np.asarray(array)
     shape = array.shape
+    if layout == "given":
+        return _mirrored(device, array), array
     if layout in ("broadcast", "overlapping") and (not shape or array.size == 0):
         layout = "contiguous"
     if layout == "contiguous":
@@ -57,6 +63,22 @@ def place(device: Device, array: Array, layout: str = "contiguous") -> tuple[Ten
     strides = (1,) * len(shape)
     view = np.lib.stride_tricks.as_strided(flat, shape, tuple(array.itemsize for _ in shape))
     return _raw(device, flat, shape, strides, 0), view
+
+
+def _mirrored(device: Device, array: Array) -> Tensor:
+    """A tensor with the strides of a NumPy array; what is not contiguous gets an offset too."""
+    if (array.flags.c_contiguous and array.flags.owndata) or not array.size:
+        return _raw(device, np.ascontiguousarray(array), array.shape, None, 0)
+    low, high = np.lib.array_utils.byte_bounds(array)
+    inside = np.frombuffer(ctypes.string_at(low, high - low), array.dtype)
+    memory = np.concatenate([_filler(array, _LEAD), inside, _filler(array, 3)])
+    first = array.__array_interface__["data"][0]
+    strides = tuple(s // array.itemsize for s in array.strides)
+    return _raw(device, memory, array.shape, strides, _LEAD + (first - low) // array.itemsize)
+
+
+_LEAD = 5
+"""Elements before those of a view: its offset is not 0, and its address not aligned to 16 bytes."""
 
 
 def _filler(array: Array, n: int) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from tensorbus_backends.dtypes import DType
 from tensorbus_backends.flushing import TININESS, flush, flushing
 
 from ..oracle import REFERENCES
-from .cases import Case, cases, shape_cases, special_cases
+from .cases import Case, array_slots, cases, shape_cases, special_cases, split
 from .guard import Guarded
 from .items import Item, oracle_name
 from .layouts import host, place
@@ -38,59 +39,40 @@ Array = NDArray[Any]
 Wrap = Callable[[Backend], Backend]
 
 
-def split(case: Case) -> tuple[list[Array], Callable[[Sequence[Any]], tuple[list[Any], Any]]]:
-    """The arrays of a case, and a function that puts other values in their places."""
-    arrays: list[Array] = []
-
-    def take(value: Any) -> Any:
-        if isinstance(value, np.ndarray):
-            arrays.append(value)
-            return _Slot(len(arrays) - 1)
-        if isinstance(value, list):
-            return [take(v) for v in value]
-        return value
-
-    args = [take(a) for a in case.args]
-    options = {k: take(v) for k, v in case.options.items()}
-
-    def rebuild(values: Sequence[Any]) -> tuple[list[Any], dict[str, Any]]:
-        def give(value: Any) -> Any:
-            if isinstance(value, _Slot):
-                return values[value.index]
-            return [give(v) for v in value] if isinstance(value, list) else value
-
-        return [give(a) for a in args], {k: give(v) for k, v in options.items()}
-
-    return arrays, rebuild
-
-
 def dtypes_in(case: Case) -> set[DType]:
     """Dtypes of a case's arrays and of its arguments that are dtypes."""
     given = {a for a in (*case.args, *case.options.values()) if isinstance(a, DType)}
     return given | {dt.from_numpy(a.dtype) for a in array_slots(case)}
 
 
-@dataclass(frozen=True)
-class _Slot:
-    index: int
+@lru_cache(maxsize=256)
+def _positional(op: str) -> list[str]:
+    """Names of the parameters that the oracle's reference takes by position."""
+    by_position = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    parameters = inspect.signature(REFERENCES[op].forward).parameters.values()
+    return [p.name for p in parameters if p.kind in by_position]
 
 
-def array_slots(case: Case) -> list[Array]:
-    """The arrays of a case in order."""
-    return split(case)[0]
+def _arrays(value: Any) -> bool:
+    """Whether an argument is a list of operands (and not of sizes, say)."""
+    return isinstance(value, list) and any(isinstance(v, np.ndarray) for v in value)
 
 
-def oracle_arguments(case: Case, arrays: Sequence[Array] | None = None) -> tuple[list[Any], Any]:
+def oracle_arguments(
+    op: str, case: Case, arrays: Sequence[Array] | None = None
+) -> tuple[list[Any], Any]:
     """Arguments as the oracle takes them: tensors positional, dtypes NumPy's."""
     _, rebuild = split(case)
     args, options = rebuild(array_slots(case) if arrays is None else arrays)
     flat: list[Any] = []
     for a in args:
-        flat += a if isinstance(a, list) else [a]
+        flat += a if _arrays(a) else [a]
     plain: dict[str, Any] = {}
+    names = _positional(op)
     for key, value in options.items():
-        if isinstance(value, np.ndarray):
-            flat.append(value)
+        if isinstance(value, np.ndarray) and key in names:
+            flat += [None] * (names.index(key) + 1 - len(flat))
+            flat[names.index(key)] = value
         else:
             plain[key] = value.numpy if isinstance(value, DType) else value
     flat = [a.numpy if isinstance(a, DType) else a for a in flat]
@@ -151,7 +133,7 @@ def oracle_call(op: str, case: Case, arrays: Sequence[Array] | None = None) -> t
 
 
 def _call_oracle(op: str, case: Case, arrays: Sequence[Array] | None) -> tuple[Any, ...]:
-    flat, plain = oracle_arguments(case, arrays)
+    flat, plain = oracle_arguments(op, case, arrays)
     if op == "astype":
         flat, plain = flat[:1], {"dtype": flat[1]}
     result = REFERENCES[op].forward(*flat, **plain)
@@ -192,6 +174,7 @@ class Session:
     changed: list[str] = field(default_factory=list)
     runs: int = 0
     tininess: tuple[str, ...] = TININESS
+    results: dict[int, tuple[Case, list[Array]]] = field(default_factory=dict)
 
     @property
     def op(self) -> str:
@@ -244,8 +227,14 @@ class Session:
         kept: list[Array] = _interpreted.get(f"{self.item.op} {tiny}", case, make)
         return kept
 
+    def result(self, case: Case) -> list[Array]:
+        """What the first call of a case gave: properties that only compare share it."""
+        if id(case) not in self.results:
+            self.results[id(case)] = (case, self.run(case)[0])
+        return self.results[id(case)][1]
+
     def run(
-        self, case: Case, layout: str = "contiguous", device: tb.Device | None = None
+        self, case: Case, layout: str = "given", device: tb.Device | None = None
     ) -> tuple[list[Array], list[Array]]:
         """Call the op.
 
@@ -264,7 +253,7 @@ class Session:
         return outs, seen
 
     def tensors(
-        self, case: Case, layout: str = "contiguous", device: tb.Device | None = None
+        self, case: Case, layout: str = "given", device: tb.Device | None = None
     ) -> tuple[list[tb.Tensor], list[Array]]:
         """The case's arrays on a device."""
         where = device or self.device

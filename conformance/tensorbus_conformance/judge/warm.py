@@ -75,14 +75,11 @@ def needed(session: Session, names: Sequence[str]) -> list[KernelSpec]:
 
     ordinary = cases(op, dtype, level, seed)
     if "values" in names:
-        each(ordinary, "contiguous")
-    if "layouts" in names:
-        chosen = ("general",) if level == "smoke" else ("general", "transposed", "negative")
-        each(ordinary, *chosen)
+        each(ordinary, "given", *(["contiguous"] if "layouts" in names else []))
     if "special" in names:
-        each(special_cases(op, dtype, level, seed), "contiguous")
+        each(special_cases(op, dtype, level, seed), "given")
     if "shapes" in names:
-        each(shape_cases(op, dtype, seed), "contiguous")
+        each(shape_cases(op, dtype, seed), "given")
     if "gradient" in names:
         rng = np.random.default_rng(0)
         for case in _cases(probe):

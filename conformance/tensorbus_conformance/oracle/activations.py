@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from . import judges, running
 from .elementwise import OPS as ELEMENTWISE, reference_of
-from .op import OpReference, as_float64
+from .op import OpReference, Range, as_float64
 from .running import constant
+from .sampling import elementwise as each
 from .ulp import FLOAT64, format_of
 from .verdict import Judge, Reference
 
@@ -196,24 +197,76 @@ def _softplus_judge(
     statistics: bool = True,
     subnormals: bool = True,
 ) -> Judge:
-    plain = not {"beta", "threshold"} & set(options or {})
+    given = options or {}
+    plain = given.get("beta", 1.0) == 1.0 and given.get("threshold", 20.0) == 20.0
     make = judges.ulps("softplus") if plain else judges.coefficient(11.0)
     return make(dtype, options, portable_bound, subnormals=subnormals)
 
 
-def _register(name: str, family: str, forward: Callable[..., Any], judge: Any, kinds: str) -> None:
-    OPS[name] = OpReference(name, family, forward, judge, (1, 1), kinds, ((-4.0, 4.0),))
+def _register(
+    name: str,
+    family: str,
+    forward: Callable[..., Any],
+    judge: Any,
+    kinds: str = "f",
+    domain: Range = (-4.0, 4.0),
+    excused: dict[str, str] | None = None,
+    **options: tuple[Any, ...],
+) -> None:
+    sets = each.unary_options(**options) if options else None
+    OPS[name] = OpReference(
+        name,
+        family,
+        forward,
+        judge,
+        (1, 1),
+        kinds,
+        (domain,),
+        elementwise=True,
+        samples=each.elementwise(1, sets),
+        special=each.special(1, sets),
+        degenerate=each.degenerate(1),
+        excused=excused or {},
+    )
 
 
 _register("relu", "exact", _relu, judges.exact, "if")
-_register("hardtanh", "exact", _hardtanh, judges.exact, "f")
-_register("softplus", "transcendental", _softplus, _softplus_judge, "f")
-_register("gelu", "coefficient", _gelu, judges.coefficient(16.0), "f")
-for _name, _ulps in (
-    ("elu", 3.0),
-    ("hardswish", 0.0),
-    ("leaky_relu", 0.0),
-    ("mish", 11.0),
-    ("silu", 8.0),
+_register(
+    "hardtanh",
+    "exact",
+    _hardtanh,
+    judges.exact,
+    min_val=(-0.5, 0.0, -1.0, 0.1, -3.0),
+    max_val=(2.0, 0.3, 1.0, 0.0, -0.25),
+)
+_register(
+    "softplus",
+    "transcendental",
+    _softplus,
+    _softplus_judge,
+    domain=(-24.0, 24.0),
+    excused={
+        "beta: 0": "log(1 + exp(beta x)) / beta has no value at beta = 0",
+        "beta: negative": "softplus is a smooth maximum of x and 0 for positive beta only",
+    },
+    beta=(2.0, 0.3, 1.0),
+    threshold=(10.0, 20.0, 0.1, 0.0, -3.0),
+)
+_register(
+    "gelu",
+    "coefficient",
+    _gelu,
+    judges.coefficient(16.0),
+    domain=(-12.0, 12.0),
+    approximate=("none", "tanh"),
+)
+for _name, _ulps, _domain, _options in (
+    ("elu", 3.0, (-20.0, 4.0), {"alpha": (1.5, 1.0, 0.0, -0.5, 0.1)}),
+    ("hardswish", 0.0, (-4.0, 4.0), {}),
+    ("leaky_relu", 0.0, (-4.0, 4.0), {"negative_slope": (0.2, 0.01, 0.0, -0.5, 1.0)}),
+    ("mish", 11.0, (-24.0, 24.0), {}),
+    ("silu", 8.0, (-20.0, 20.0), {}),
 ):
-    _register(_name, "coefficient", _bind(_name), judges.coefficient(_ulps), "f")
+    _register(
+        _name, "coefficient", _bind(_name), judges.coefficient(_ulps), "f", _domain, **_options
+    )

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from . import judges
 from .op import OpReference, as_float64, common_dtype
+from .sampling import matrix as products
 from .ulp import format_of, two_product
 from .verdict import Reference
 
@@ -173,7 +174,27 @@ def _tensordot(x1: Any, x2: Any, *, axes: Any = 2) -> Reference:
     return reshaped(matmul_reference(left, right, dtype), shape)
 
 
-for _name, _forward in (("matmul", _matmul), ("vecdot", _vecdot), ("tensordot", _tensordot)):
+_excused: dict[str, str]
+for _name, _forward, _samples, _degenerate, _excused in (
+    ("matmul", _matmul, products.matmul, products.matmul_degenerate, {}),
+    ("vecdot", _vecdot, products.vecdot, None, {}),
+    (
+        "tensordot",
+        _tensordot,
+        products.tensordot,
+        None,
+        {"axes: negative": "a negative number of axes is a ValueError, see errors"},
+    ),
+):
     OPS[_name] = OpReference(
-        _name, "accumulation", _forward, judges.accumulation(), (2, 2), "if", ((-1.0, 1.0),) * 2
+        _name,
+        "accumulation",
+        _forward,
+        judges.accumulation(),
+        (2, 2),
+        "if",
+        ((-1.0, 1.0),) * 2,
+        samples=_samples,
+        degenerate=_degenerate,
+        excused=_excused,
     )

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from . import ball, judges
 from .op import OpReference, Range, as_float64, promoted
+from .sampling import clipping, elementwise as each, moving
 from .transcendental import OPS as TRANSCENDENTAL_OPS, SLACK, TRANSCENDENTAL, reference_of
 from .ulp import FLOAT64, format_of, two_product, two_sum, ulp
 from .verdict import Reference
@@ -39,7 +40,19 @@ def _add(
 ) -> None:
     chosen = judge or {"exact": judges.exact, "rounded": judges.rounded}[family]
     domains = domain if len(domain) == tensors else domain * tensors
-    OPS[name] = OpReference(name, family, forward, chosen, (tensors, tensors), kinds, domains)
+    OPS[name] = OpReference(
+        name,
+        family,
+        forward,
+        chosen,
+        (tensors, tensors),
+        kinds,
+        domains,
+        elementwise=True,
+        samples=each.elementwise(tensors),
+        special=each.special(tensors),
+        degenerate=each.degenerate(tensors),
+    )
 
 
 def _exact(result: Any, dtype: Any = None, alternatives: tuple[Array, ...] = ()) -> Reference:
@@ -183,7 +196,11 @@ _add("minimum", _extremum(False), tensors=2, kinds="if")
 
 
 def _clip(x: Any, min: Any = None, max: Any = None) -> Reference:
-    """minimum(maximum(x, min), max); a zero that x holds may be kept beside a bound of zero."""
+    """minimum(maximum(x, min), max), or the same with zeros of both signs taken as equal.
+
+    The array API leaves open which of two equal numbers stays; NumPy and PyTorch compare, and keep
+    what stands first.  So the sign of a zero has two right values, and no others.
+    """
     array = np.asarray(x)
     dtype = array.dtype
     result = as_float64(array) if format_of(dtype) is not None else array
@@ -198,13 +215,23 @@ def _clip(x: Any, min: Any = None, max: Any = None) -> Reference:
             limit = as_float64(np.asarray(bound).astype(dtype))
         result, limit = np.broadcast_arrays(result, limit)
         result = np.asarray(extremum(result, limit, greatest))
-    plain = np.broadcast_to(plain, result.shape)
+        beyond = (plain < limit) if greatest else (plain > limit)
+        plain = np.where(beyond | (limit != limit), limit, plain)
     other = np.where((plain == 0) & (result == 0), plain, result)
     return _exact(result, dtype, alternatives=(other,))
 
 
 OPS["clip"] = OpReference(
-    "clip", "exact", _clip, judges.exact, (1, 3), "if", ((-4.0, 4.0), (-2.0, 0.0), (0.0, 2.0))
+    "clip",
+    "exact",
+    _clip,
+    judges.exact,
+    (1, 3),
+    "if",
+    ((-4.0, 4.0), (-2.0, 0.0), (0.0, 2.0)),
+    samples=clipping.clip,
+    special=each.special(3),
+    degenerate=clipping.degenerate,
 )
 
 
@@ -446,4 +473,6 @@ def _astype(x: Any, *, dtype: Any, copy: bool = True) -> Reference:
     return Reference(hi, target, low=lo)
 
 
-OPS["astype"] = OpReference("astype", "rounded", _astype, judges.rounded, (1, 1), "bif")
+OPS["astype"] = OpReference(
+    "astype", "rounded", _astype, judges.rounded, (1, 1), "bif", samples=moving.astype
+)

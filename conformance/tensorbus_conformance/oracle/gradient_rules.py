@@ -350,20 +350,23 @@ def _tensordot_rule(xs: list[Any], o: dict[str, Any], g: Any) -> list[Any]:
 
 
 def _linear(xs: list[Any], o: dict[str, Any]) -> Any:
-    y = _matmul([xs[0], transposed(xs[1])], o)
+    vector = len(shape_of(xs[1])) == 1  # one output, which has no dimension
+    y = _matmul([xs[0], xs[1] if vector else transposed(xs[1])], o)
     return y if len(xs) < 3 or xs[2] is None else y + xs[2]
 
 
 def _linear_rule(xs: list[Any], o: dict[str, Any], g: Any) -> list[Any]:
     x, weight = xs[0], xs[1]
+    matrix = shape_of(weight) if len(shape_of(weight)) == 2 else (1, *shape_of(weight))
     rows_x = reshape(x, (-1, shape_of(x)[-1]))
-    rows_g = reshape(g, (-1, shape_of(weight)[0]))
+    rows_g = reshape(g, (-1, matrix[0]))
     grads = [
-        reshape(contracted(rows_g, weight), shape_of(x)),
-        contracted(transposed(rows_g), rows_x),
+        reshape(contracted(rows_g, reshape(weight, matrix)), shape_of(x)),
+        reshape(contracted(transposed(rows_g), rows_x), shape_of(weight)),
     ]
     if len(xs) > 2:
-        grads.append(None if xs[2] is None else summed(rows_g, 0))
+        bias = None if xs[2] is None else reshape(summed(rows_g, 0), shape_of(xs[2]))
+        grads.append(bias)
     return grads
 
 

@@ -109,7 +109,8 @@ def _dtypes(arrays: Sequence[Any]) -> list[np.dtype[Any]]:
 
 
 def _float_dtypes(inputs: Sequence[Any]) -> list[np.dtype[Any]]:
-    dtypes = [np.asarray(x).dtype for x in inputs if x is not None]
+    # A tuple of sizes or shifts is no operand, and an empty one would count as float64.
+    dtypes = [np.asarray(x).dtype for x in inputs if x is not None and not isinstance(x, tuple)]
     return [d for d in dtypes if format_of(d) is not None]
 
 

@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 
 from . import judges
 from .contraction import exact_sum
-from .op import JudgeOf, OpReference, Range, as_float64, common_dtype
+from .op import JudgeOf, OpReference, as_float64, common_dtype
+from .sampling import Samples, indexing as at, reductions as along
+from .sampling.sampler import AXIS_FORMS
 from .ulp import format_of
 from .verdict import Reference
 
@@ -214,27 +216,56 @@ def _register(
     name: str,
     forward: Callable[..., Any],
     tensors: int,
+    samples: Samples | None,
     kinds: str = "bif",
-    domain: tuple[Range, ...] = ((-4.0, 4.0),),
     judge: JudgeOf = judges.exact,
     family: str = "exact",
+    special: Samples | None = None,
+    degenerate: Samples | None = None,
 ) -> None:
-    domains = domain if len(domain) == tensors else domain * tensors
-    OPS[name] = OpReference(name, family, forward, judge, (tensors, tensors), kinds, domains)
+    OPS[name] = OpReference(
+        name,
+        family,
+        forward,
+        judge,
+        (tensors, tensors),
+        kinds,
+        ((-4.0, 4.0),) * tensors,
+        samples=samples,
+        special=special,
+        degenerate=degenerate,
+    )
 
 
-_register("argmax", _argextreme(True), 1, "if")
-_register("argmin", _argextreme(False), 1, "if")
-_register("where", _where, 3)
-_register("nonzero", _nonzero, 1)
-_register("searchsorted", _searchsorted, 2, "if")
-_register("sort", _sort, 1)
-_register("argsort", _argsort, 1)
-_register("take", _take, 2)
-_register("take_along_axis", _take_along_axis, 2)
-_register("gather", _gather, 2)
-_register("scatter", _scatter, 3)
-_register("index_add", _index_add, 3, "if", judge=judges.accumulation(), family="accumulation")
-_register("isin", _isin, 2, "if")
+_ORDERED = ("ordinary", "ties", "wide")
+_FIRST = along.degenerate(empty=False)
+for _name, _greatest in (("argmax", True), ("argmin", False)):
+    _register(
+        _name,
+        _argextreme(_greatest),
+        1,
+        along.reduction(_ORDERED, forms=("none", *AXIS_FORMS), keepdims=(None, True, False)),
+        "if",
+        special=along.special_rows,
+        degenerate=_FIRST,
+    )
+for _name, _forward in (("sort", _sort), ("argsort", _argsort)):
+    _register(
+        _name,
+        _forward,
+        1,
+        along.sorting(_ORDERED, descending=(None, True, False), stable=(None, True, False)),
+        special=along.special_rows,
+        degenerate=along.degenerate(axis=-1, scalar=False),
+    )
+_register("where", _where, 3, at.where)
+_register("nonzero", _nonzero, 1, at.nonzero)
+_register("searchsorted", _searchsorted, 2, at.searchsorted, "if")
+_register("take", _take, 2, at.take)
+_register("take_along_axis", _take_along_axis, 2, at.take_along_axis)
+_register("gather", _gather, 2, at.gather)
+_register("scatter", _scatter, 3, at.scatter)
+_register("index_add", _index_add, 3, at.index_add, "if", judges.accumulation(), "accumulation")
+_register("isin", _isin, 2, None, "if")
 for _which in ("all", "counts", "inverse", "values"):
-    _register(f"unique_{_which}", _unique(_which), 1)
+    _register(f"unique_{_which}", _unique(_which), 1, None)

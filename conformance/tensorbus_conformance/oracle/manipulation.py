@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from . import ball, judges
 from .indexing import moved
 from .op import OpReference, common_dtype
+from .sampling import Samples, creation as making, moving
 from .ulp import format_of
 from .verdict import Reference
 
@@ -25,10 +26,24 @@ _FLOAT, _INT = np.dtype(np.float32), np.dtype(np.int64)
 
 
 def _register(
-    name: str, forward: Callable[..., Any], tensors: tuple[int, int] = (1, 1), kinds: str = "bif"
+    name: str,
+    forward: Callable[..., Any],
+    samples: Samples,
+    tensors: tuple[int, int] = (1, 1),
+    kinds: str = "bif",
+    degenerate: Samples | None = None,
 ) -> None:
-    domain = ((-4.0, 4.0),) * min(tensors[1], 4)
-    OPS[name] = OpReference(name, "exact", forward, judges.exact, tensors, kinds, domain)
+    OPS[name] = OpReference(
+        name,
+        "exact",
+        forward,
+        judges.exact,
+        tensors,
+        kinds,
+        ((-4.0, 4.0),) * min(tensors[1], 4),
+        samples=samples,
+        degenerate=degenerate,
+    )
 
 
 def _moving(function: Callable[..., Array]) -> Callable[..., Reference]:
@@ -85,25 +100,72 @@ def _diff(x: Any, *, axis: int = -1, n: int = 1) -> Reference:
     return result
 
 
-_register("broadcast_to", _moving(lambda x, shape: np.broadcast_to(x, shape)))
-_register("broadcast_arrays", _several(lambda *xs: np.broadcast_arrays(*xs)), (1, 8))
-_register("concat", _together(_concat), (1, 8))
-_register("stack", _together(lambda xs, axis=0: np.stack(xs, axis=axis)), (1, 8))
-_register("expand_dims", _moving(lambda x, axis=0: np.expand_dims(x, axis)))
-_register("squeeze", _moving(lambda x, axis: np.squeeze(x, axis)))
-_register("flip", _moving(lambda x, axis=None: np.flip(x, axis)))
-_register("moveaxis", _moving(lambda x, source, destination: np.moveaxis(x, source, destination)))
-_register("permute_dims", _moving(lambda x, axes: np.transpose(x, axes)))
-_register("matrix_transpose", _moving(lambda x: np.swapaxes(x, -1, -2)))
-_register("reshape", _moving(lambda x, shape, copy=None: np.reshape(x, shape)))
-_register("roll", _moving(lambda x, shift, axis=None: np.roll(x, shift, axis)))
-_register("repeat", _moving(_repeat), (1, 2))
-_register("tile", _moving(lambda x, repetitions: np.tile(x, repetitions)))
-_register("unstack", _several(_unstack))
-_register("tril", _moving(lambda x, k=0: np.tril(x, k)))
-_register("triu", _moving(lambda x, k=0: np.triu(x, k)))
+_NOTHING = moving.degenerate()
+_register("broadcast_to", _moving(lambda x, shape: np.broadcast_to(x, shape)), moving.broadcast_to)
 _register(
-    "meshgrid", _several(lambda *xs, indexing="xy": np.meshgrid(*xs, indexing=indexing)), (1, 8)
+    "broadcast_arrays",
+    _several(lambda *xs: np.broadcast_arrays(*xs)),
+    moving.broadcast_arrays,
+    (1, 8),
+)
+_register("concat", _together(_concat), moving.concat, (1, 8))
+_register("stack", _together(lambda xs, axis=0: np.stack(xs, axis=axis)), moving.stack, (1, 8))
+_register(
+    "expand_dims",
+    _moving(lambda x, axis=0: np.expand_dims(x, axis)),
+    moving.expand_dims,
+    degenerate=_NOTHING,
+)
+_register("squeeze", _moving(lambda x, axis: np.squeeze(x, axis)), moving.squeeze)
+_register(
+    "flip",
+    _moving(lambda x, axis=None: np.flip(x, axis)),
+    moving.axes_option(*moving.AXES, "()"),
+    degenerate=_NOTHING,
+)
+_register(
+    "moveaxis",
+    _moving(lambda x, source, destination: np.moveaxis(x, source, destination)),
+    moving.moveaxis,
+)
+_register("permute_dims", _moving(lambda x, axes: np.transpose(x, axes)), moving.permute_dims)
+_register(
+    "matrix_transpose",
+    _moving(lambda x: np.swapaxes(x, -1, -2)),
+    moving.matrix_transpose,
+    degenerate=moving.degenerate(least=2),
+)
+_register(
+    "reshape",
+    _moving(lambda x, shape, copy=None: np.reshape(x, shape)),
+    moving.reshape,
+)
+_register(
+    "roll",
+    _moving(lambda x, shift, axis=None: np.roll(x, shift, axis)),
+    moving.roll,
+    degenerate=moving.degenerate(3),
+)
+_register("repeat", _moving(_repeat), moving.repeat, (1, 2), degenerate=moving.degenerate(2))
+_register(
+    "tile",
+    _moving(lambda x, repetitions: np.tile(x, repetitions)),
+    moving.tile,
+    degenerate=moving.degenerate((2, 3)),
+)
+_register("unstack", _several(_unstack), moving.unstack)
+for _name, _triangle in (("tril", np.tril), ("triu", np.triu)):
+    _register(
+        _name,
+        _moving(lambda x, k=0, cut=_triangle: cut(x, k)),
+        moving.triangle,
+        degenerate=moving.degenerate(least=2),
+    )
+_register(
+    "meshgrid",
+    _several(lambda *xs, indexing="xy": np.meshgrid(*xs, indexing=indexing)),
+    moving.meshgrid,
+    (1, 8),
 )
 OPS["diff"] = OpReference("diff", "rounded", _diff, judges.rounded, (1, 1), "if", ((-4.0, 4.0),))
 
@@ -215,18 +277,39 @@ def _asarray(obj: Any, *, dtype: Any = None, copy: Any = None) -> Reference:
     return result
 
 
-_register("zeros", _filled(0), (0, 0))
-_register("ones", _filled(1), (0, 0))
-_register("zeros_like", _filled_like(0))
-_register("ones_like", _filled_like(1))
-_register("full", _full, (0, 0))
-_register("full_like", _full_like)
-_register("empty", _undefined, (0, 0))
-_register("empty_like", _undefined_like)
-_register("eye", _eye, (0, 0))
-_register("asarray", _asarray)
-_register("from_dlpack", _asarray)
-for _name, _forward in (("arange", _arange), ("linspace", _linspace)):
+_forward: Callable[..., Any]
+for _name, _forward in (("zeros", _filled(0)), ("ones", _filled(1)), ("empty", _undefined)):
+    _register(_name, _forward, making.filled, (0, 0))
+for _name, _forward in (
+    ("zeros_like", _filled_like(0)),
+    ("ones_like", _filled_like(1)),
+    ("empty_like", _undefined_like),
+):
+    _register(_name, _forward, making.like(), degenerate=_NOTHING)
+_register("full", _full, making.full, (0, 0))
+_register("full_like", _full_like, making.like(fill=True), degenerate=moving.degenerate(1))
+_register("eye", _eye, making.eye, (0, 0))
+_register("asarray", _asarray, making.converted, degenerate=_NOTHING)
+_register("from_dlpack", _asarray, making.converted, degenerate=_NOTHING)
+_excused: dict[str, str]
+for _name, _forward, _samples, _kinds, _excused in (
+    (
+        "arange",
+        _arange,
+        making.arange,
+        "if",
+        {"step: 0": "a step of zero is a ValueError, see errors"},
+    ),
+    ("linspace", _linspace, making.linspace, "f", {}),
+):
     OPS[_name] = OpReference(
-        _name, "accumulation", _forward, judges.accumulation(), (0, 0), "if", ()
+        _name,
+        "accumulation",
+        _forward,
+        judges.accumulation(),
+        (0, 0),
+        _kinds,
+        (),
+        samples=_samples,
+        excused=_excused,
     )

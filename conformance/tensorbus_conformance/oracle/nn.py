@@ -21,6 +21,9 @@ from .contraction import matmul_reference, reshaped
 from .op import OpReference, Range, as_float64, common_dtype
 from .reductions import sum_rows
 from .running import constant
+from .sampling import Samples, indexing as at, matrix as products, reductions as along
+from .sampling.creation import norm
+from .sampling.sampler import AXIS_FORMS
 from .ulp import FLOAT64, format_of, two_product, two_sum
 from .verdict import Reference
 
@@ -36,12 +39,28 @@ def _register(
     family: str,
     forward: Callable[..., Any],
     judge: Any,
+    samples: Samples | None,
     tensors: tuple[int, int] = (1, 1),
     domain: tuple[Range, ...] = ((-4.0, 4.0),),
     kinds: str = "f",
+    special: Samples | None = None,
+    degenerate: Samples | None = None,
+    excused: dict[str, str] | None = None,
 ) -> None:
     domains = domain if len(domain) >= tensors[1] else domain * tensors[1]
-    OPS[name] = OpReference(name, family, forward, judge, tensors, kinds, domains)
+    OPS[name] = OpReference(
+        name,
+        family,
+        forward,
+        judge,
+        tensors,
+        kinds,
+        domains,
+        samples=samples,
+        special=special,
+        degenerate=degenerate,
+        excused=excused or {},
+    )
 
 
 # -- softmax --------------------------------------------------------------------------------------
@@ -83,7 +102,9 @@ def _softmax(x: Any, *, axis: int = -1) -> Reference:
     """
     array = np.asarray(x)
     moved = np.moveaxis(array, axis, -1)
-    wide = as_float64(moved).reshape(-1, moved.shape[-1])
+    wide = as_float64(moved).reshape(math.prod(moved.shape[:-1]), moved.shape[-1])
+    if not wide.size:
+        return Reference(as_float64(array), array.dtype, magnitude=as_float64(array))
     hi, lo, gap, spread, _ = _softmax_parts(wide)
     value, low = _exponential(hi, lo)
     with np.errstate(all="ignore"):
@@ -132,7 +153,9 @@ def _log_softmax(x: Any, *, axis: int = -1) -> Reference:
     """
     array = np.asarray(x)
     moved = np.moveaxis(array, axis, -1)
-    wide = as_float64(moved).reshape(-1, moved.shape[-1])
+    wide = as_float64(moved).reshape(math.prod(moved.shape[:-1]), moved.shape[-1])
+    if not wide.size:
+        return Reference(as_float64(array), array.dtype, magnitude=as_float64(array))
     hi, lo, gap, spread, logs = _softmax_parts(wide)
     with np.errstate(all="ignore"):
         magnitude = np.where(np.isneginf(wide), 0.0, gap) + spread + np.abs(hi)
@@ -142,14 +165,31 @@ def _log_softmax(x: Any, *, axis: int = -1) -> Reference:
     return _moved_back(reshaped(ref, moved.shape), axis)
 
 
-_register("softmax", "coefficient", _softmax, judges.coefficient(3.0))
-_register("log_softmax", "coefficient", _log_softmax, judges.coefficient(3.0))
+for _name, _forward in (("softmax", _softmax), ("log_softmax", _log_softmax)):
+    _register(
+        _name,
+        "coefficient",
+        _forward,
+        judges.coefficient(3.0),
+        along.along_axis(forms=(*AXIS_FORMS, "default")),
+        domain=((-12.0, 12.0),),
+        special=along.special_rows,
+        degenerate=along.degenerate(axis=-1, scalar=False),
+    )
 
 # -- normalisation --------------------------------------------------------------------------------
 
 
 def _axes(axis: int | tuple[int, ...], rank: int) -> tuple[int, ...]:
     return tuple(a % rank for a in ((axis,) if isinstance(axis, int) else axis))
+
+
+def _spread(weight: Any, axes: tuple[int, ...], rank: int) -> Any:
+    """A weight of the sizes of the normalised axes, with ones for the other dimensions."""
+    if weight is None or weight.ndim == rank:
+        return weight
+    sizes = dict(zip(sorted(axes), weight.shape, strict=True))
+    return np.asarray(weight).reshape([sizes.get(k, 1) for k in range(rank)])
 
 
 def layer_norm(x: Any, weight: Any, bias: Any, axes: tuple[int, ...], eps: float) -> Any:
@@ -186,6 +226,7 @@ def _layer_norm(
     """
     array = np.asarray(x)
     axes = _axes(axis, array.ndim)
+    weight, bias = (_spread(v, axes, array.ndim) for v in (weight, bias))
     count = math.prod(array.shape[a] for a in axes)
     ref = running.reference(
         lambda a, w, b: layer_norm(a, w, b, axes, eps), [array, weight, bias], array.dtype
@@ -229,6 +270,7 @@ def _rms_norm(
     """
     array = np.asarray(x)
     axes = _axes(axis, array.ndim)
+    weight = _spread(weight, axes, array.ndim)
     small = default_eps(array.dtype) if eps is None else eps
     count = math.prod(array.shape[a] for a in axes)
     ref = running.reference(lambda a, w: rms_norm(a, w, axes, small), [array, weight], array.dtype)
@@ -238,8 +280,27 @@ def _rms_norm(
 
 
 _NORM = ((-2.0, 2.0), (0.5, 1.5), (-1.0, 1.0))
-_register("layer_norm", "coefficient", _layer_norm, judges.coefficient(), (1, 3), _NORM)
-_register("rms_norm", "coefficient", _rms_norm, judges.coefficient(), (1, 2), _NORM[:2])
+_NO_AXES = {"axis: ()": "a normalisation over no dimension is a ValueError, see errors"}
+_register(
+    "layer_norm",
+    "coefficient",
+    _layer_norm,
+    judges.coefficient(),
+    norm(("weight", "bias"), (None, 1e-5, 0.0, 0.5, -1e-3)),
+    (1, 3),
+    _NORM,
+    excused=_NO_AXES,
+)
+_register(
+    "rms_norm",
+    "coefficient",
+    _rms_norm,
+    judges.coefficient(),
+    norm(("weight",), (None, 1e-5, 0.0, 0.5, -1e-3)),
+    (1, 2),
+    _NORM[:2],
+    excused=_NO_AXES,
+)
 
 # -- losses and linear ----------------------------------------------------------------------------
 
@@ -393,8 +454,24 @@ def _dropout(x: Any, mask: Any, *, p: float = 0.5) -> Reference:
     return running.reference(formula, [array], array.dtype)
 
 
-_register("mse_loss", "coefficient", _mse_loss, judges.coefficient(), (2, 2))
-_register("cross_entropy", "coefficient", _cross_entropy, judges.coefficient(3.0), (2, 3))
-_register("linear", "accumulation", _linear, judges.accumulation(), (2, 3), ((-1.0, 1.0),))
-_register("embedding", "exact", _embedding, judges.exact, (2, 2), kinds="bif")
-_register("dropout", "coefficient", _dropout, judges.coefficient(), (2, 2))
+_register("mse_loss", "coefficient", _mse_loss, judges.coefficient(), products.mse_loss, (2, 2))
+_register(
+    "cross_entropy",
+    "coefficient",
+    _cross_entropy,
+    judges.coefficient(3.0),
+    at.cross_entropy,
+    (2, 3),
+    excused={"label_smoothing: negative": "smoothing outside [0, 1] is a ValueError, see errors"},
+)
+_register(
+    "linear",
+    "accumulation",
+    _linear,
+    judges.accumulation(),
+    products.linear,
+    (2, 3),
+    ((-1.0, 1.0),),
+)
+_register("embedding", "exact", _embedding, judges.exact, at.embedding, (2, 2), kinds="bif")
+_register("dropout", "coefficient", _dropout, judges.coefficient(), None, (2, 2))

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .ulp import format_of
 from .verdict import Judge, Reference
+
+if TYPE_CHECKING:
+    from .sampling import Samples
 
 __all__ = ["Forward", "JudgeOf", "OpReference", "Range", "as_float64", "common_dtype", "promoted"]
 
@@ -71,6 +74,13 @@ class OpReference:
         second_order: ``second_order(inputs, options, cotangent, tangents)``: the derivative of
             `vjp` along the tangents, one `Reference` (or None) per tensor argument.
         gradient_judge: As `judge`, for the gradients of all three kinds.
+        elementwise: Whether each element of the result depends on one element of each operand,
+            the operands being broadcast.
+        samples: The calls with which the op is judged.
+        special: Calls with special values: zeros of both signs, infinities, NaN, the ends.
+        degenerate: Calls with operands of no elements, of one, of no dimensions.
+        excused: Values of arguments that the sample need not take though the annotation makes them
+            due, as ``"parameter: value"``, each with the reason.
     """
 
     name: str
@@ -84,6 +94,11 @@ class OpReference:
     jvp: Jvp | None = None
     second_order: SecondOrder | None = None
     gradient_judge: JudgeOf | None = None
+    elementwise: bool = False
+    samples: Samples | None = None
+    special: Samples | None = None
+    degenerate: Samples | None = None
+    excused: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     @property
     def differentiable(self) -> bool:

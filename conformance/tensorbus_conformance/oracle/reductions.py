@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from . import ball, judges
 from .contraction import exact_sum, fraction_pair, reshaped
 from .op import JudgeOf, OpReference, Range, as_float64
+from .sampling import Samples, reductions as along
 from .ulp import format_of, two_product, two_sum
 from .verdict import Reference
 
@@ -270,7 +271,7 @@ def _scan_sum(
         with np.errstate(all="ignore"):
             result = np.cumsum(moved, axis=-1, dtype=array.dtype)
         return _finish_scan(Reference(result, array.dtype), along, include_initial, 0)
-    wide = as_float64(moved).reshape(-1, length)
+    wide = as_float64(moved).reshape(math.prod(moved.shape[:-1]), length)
     hi, lo = np.zeros(wide.shape), np.zeros(wide.shape)
     for i, row in enumerate(wide.tolist()):
         hi[i], lo[i] = _prefix_sums(row)
@@ -352,7 +353,7 @@ def _scan_product(
         with np.errstate(all="ignore"):
             result = np.cumprod(moved, axis=-1, dtype=array.dtype)
         return _finish_scan(Reference(result, array.dtype), along, include_initial, 1)
-    wide = as_float64(moved).reshape(-1, length)
+    wide = as_float64(moved).reshape(math.prod(moved.shape[:-1]), length)
     ref = _prefix_products(wide, array.dtype)
     ref = reshaped(ref, moved.shape)
     return _finish_scan(ref, along, include_initial, 1)
@@ -462,22 +463,119 @@ def _register(
     forward: Callable[..., Reference],
     judge: JudgeOf,
     kinds: str,
+    samples: Samples,
     domain: Range = (-4.0, 4.0),
+    degenerate: Samples | None = None,
+    special: Samples | None = along.special_rows,
 ) -> None:
-    OPS[name] = OpReference(name, family, forward, judge, (1, 1), kinds, (domain,))
+    OPS[name] = OpReference(
+        name,
+        family,
+        forward,
+        judge,
+        (1, 1),
+        kinds,
+        (domain,),
+        samples=samples,
+        special=special,
+        degenerate=degenerate or along.degenerate(),
+    )
 
 
-_register("sum", "accumulation", _sum, judges.accumulation(), "bif")
-_register("mean", "accumulation", _mean, judges.accumulation(1), "f")
-_register("cumulative_sum", "accumulation", _scan_sum, judges.accumulation(), "bif")
+_SUMS = ("ordinary", "ordinary", "positive", "cancelling", "small_onto_large", "zeros")
+_KEEP = (None, True, False)
+_WIDER = (None, None, np.dtype(np.float64), np.dtype(np.float32), np.dtype(np.int64))
+_register(
+    "sum",
+    "accumulation",
+    _sum,
+    judges.accumulation(),
+    "bif",
+    along.reduction(_SUMS, keepdims=_KEEP, dtype=_WIDER),
+)
+_register(
+    "mean",
+    "accumulation",
+    _mean,
+    judges.accumulation(1),
+    "f",
+    along.reduction(_SUMS, keepdims=_KEEP),
+)
+_register(
+    "cumulative_sum",
+    "accumulation",
+    _scan_sum,
+    judges.accumulation(),
+    "bif",
+    along.along_axis(_SUMS, none=True, flat_only=True, include_initial=_KEEP, dtype=_WIDER),
+    degenerate=along.degenerate(axis=0, empty=True, scalar=False),
+    special=along.special_scan,
+)
 # Factors near 1, so that products of thousands stay in range and can be judged.
-_register("prod", "product", _prod, judges.product, "bif", (0.97, 1.03))
-_register("cumulative_prod", "product", _scan_product, judges.product, "bif", (0.97, 1.03))
-_register("max", "exact", _extreme(True), judges.exact, "if")
-_register("min", "exact", _extreme(False), judges.exact, "if")
-_register("any", "exact", _logical(np.any), judges.exact, "bif")
-_register("all", "exact", _logical(np.all), judges.exact, "bif")
-_register("var", "variance", _variance(False), judges.variance(), "f")
-_register("std", "variance", _variance(True), judges.variance(True), "f")
-_register("logsumexp", "coefficient", _logsumexp, judges.coefficient(3.0), "f")
-_register("count_nonzero", "exact", _count_nonzero, judges.exact, "bif")
+_register(
+    "prod",
+    "product",
+    _prod,
+    judges.product,
+    "bif",
+    along.reduction(keepdims=_KEEP, dtype=_WIDER),
+    (0.97, 1.03),
+)
+_register(
+    "cumulative_prod",
+    "product",
+    _scan_product,
+    judges.product,
+    "bif",
+    along.along_axis(none=True, flat_only=True, include_initial=_KEEP, dtype=_WIDER),
+    (0.97, 1.03),
+    degenerate=along.degenerate(axis=0, empty=True, scalar=False),
+    special=along.special_scan,
+)
+for _name, _greatest in (("max", True), ("min", False)):
+    _register(
+        _name,
+        "exact",
+        _extreme(_greatest),
+        judges.exact,
+        "if",
+        along.reduction(("ordinary", "wide", "ties"), keepdims=_KEEP),
+        degenerate=along.degenerate(empty=False),
+    )
+for _name, _function in (("any", np.any), ("all", np.all)):
+    _register(
+        _name,
+        "exact",
+        _logical(_function),
+        judges.exact,
+        "bif",
+        along.truths(_name == "any", keepdims=_KEEP),
+    )
+_SPREAD = ("ordinary", "ordinary", "ill conditioned")
+for _name, _root in (("var", False), ("std", True)):
+    _register(
+        _name,
+        "variance",
+        _variance(_root),
+        judges.variance(_root),
+        "f",
+        along.reduction(_SPREAD, keepdims=_KEEP, correction=(None, 0.0, 1.0, 0.3, 3, -1.0)),
+        degenerate=along.degenerate(),
+    )
+_register(
+    "logsumexp",
+    "coefficient",
+    _logsumexp,
+    judges.coefficient(3.0),
+    "f",
+    along.reduction(keepdims=_KEEP),
+    (-30.0, 30.0),
+)
+_register(
+    "count_nonzero",
+    "exact",
+    _count_nonzero,
+    judges.exact,
+    "bif",
+    along.truths(True, keepdims=_KEEP),
+)

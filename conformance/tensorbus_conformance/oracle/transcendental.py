@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from . import ball, judges
 from .op import OpReference, Range, as_float64, promoted
+from .sampling import elementwise as each
 from .ulp import FLOAT64, format_of
 from .verdict import Reference
 
@@ -169,4 +170,8 @@ for _name, (_, _, _domain) in TRANSCENDENTAL.items():
         (len(_domain), len(_domain)),
         "if" if _name == "pow" else "f",
         _domain,
+        elementwise=True,
+        samples=each.elementwise(len(_domain)),
+        special=each.special(len(_domain)),
+        degenerate=each.degenerate(len(_domain)),
     )
