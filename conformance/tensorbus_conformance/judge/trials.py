@@ -24,7 +24,7 @@ __all__ = ["BUILDERS", "MOVES", "Result", "Trial", "trial"]
 MOVES = ("neg", "abs", "select", "bitcast", "table", "load", "input", "const", "param", "get")
 """Primitives that leave subnormals alone on every device (docs/order.md)."""
 
-_SIZES = {"smoke": 60, "standard": 500, "exhaustive": 20000}
+_SIZES = {"smoke": 60, "standard": 300, "exhaustive": 20000}
 
 Want = Callable[[Sequence[Sequence[int]], str | None], list[int]]
 """Elements (see `oracle.primitives`) from columns of operands and the reading of "tiny"."""
@@ -152,7 +152,8 @@ def _defined(build: Callable[[], Expr]) -> bool:
 def _picker(op: str, dtype: DType, arity: int) -> Callable[[str, int], list[list[int]]]:
     def columns(level: str, seed: int) -> list[list[int]]:
         size = _SIZES[level] * (1 if arity < 3 else 3)
-        return vectors.operands(op, dtype.name, arity, seed, size, level == "smoke")
+        every = level == "exhaustive" or (op == "input" and level == "standard")
+        return vectors.operands(op, dtype.name, arity, seed, size, level == "smoke", every)
 
     return columns
 
@@ -252,7 +253,7 @@ def _convert(op: str, storage: DType) -> Trial | None:
         narrow = target.compute is not target
         if op == "bitcast" and (narrow or not _defined(lambda t=target: ir.bitcast(x, t))):  # type: ignore[misc]
             continue
-        if target is storage and op == "cast":
+        if target is storage:
             continue
         change = ir.bitcast if op == "bitcast" else ir.cast
         expr = x if narrow else change(x, target)

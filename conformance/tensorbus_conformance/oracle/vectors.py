@@ -297,7 +297,7 @@ def _roundings(bits: int, signed: bool, draw: Random) -> Iterator[Row]:
             m = draw.getrandbits(bits - signed)
         room = bits - signed - m.bit_length()
         x = (m << draw.choice((room, draw.randrange(room + 1)))) + draw.choice((-1, 0, 1))
-        x = min(x, high)
+        x = max(0, min(x, high))
         yield (-x if signed and draw.random() < 0.5 else x,)
 
 
@@ -338,7 +338,9 @@ _INTEGER = {
 }  # fmt: skip
 
 
-def operands(op: str, dtype: str, arity: int, seed: int, size: int, few: bool) -> list[list[int]]:
+def operands(
+    op: str, dtype: str, arity: int, seed: int, size: int, few: bool, every: bool = False
+) -> list[list[int]]:
     """Columns of operands for a primitive.
 
     Args:
@@ -348,6 +350,7 @@ def operands(op: str, dtype: str, arity: int, seed: int, size: int, few: bool) -
         seed: Of all that is random.
         size: Number of directed rows, and of random ones.
         few: Special values to be combined are the most important ones only.
+        every: All pairs of 8-bit integers, all values of 16-bit floats instead.
 
     Returns:
         `arity` columns of one length.
@@ -359,7 +362,7 @@ def operands(op: str, dtype: str, arity: int, seed: int, size: int, few: bool) -
     if dtype in INTEGERS:
         bits, signed = INTEGERS[dtype]
         low = -(1 << (bits - 1)) if signed else 0
-        if bits == 8 and not few and arity <= 2:
+        if bits == 8 and every and arity <= 2:
             whole = range(low, low + 256)
             return [list(c) for c in zip(*itertools.product(whole, repeat=arity), strict=True)]
         special = special_integers(bits, signed, few or arity > 1)
@@ -378,19 +381,27 @@ def operands(op: str, dtype: str, arity: int, seed: int, size: int, few: bool) -
         random = [integers(bits, signed, draw, size) for _ in range(arity)]
     else:
         f = FORMATS[dtype]
-        if f.bits == 16 and not few and arity == 1:
+        if f.bits == 16 and every and arity == 1:
             return [list(range(1 << 16))]
-        rows = list(itertools.product(special_floats(f, few or arity > 2), repeat=arity))
+        narrow = special_floats(f, few=True)
+        rows = list(itertools.product(narrow, repeat=arity))
+        if arity < 3 and not few:
+            wide = special_floats(f)
+            rows += [
+                (x, *rest) for x in wide for rest in itertools.product(narrow, repeat=arity - 1)
+            ]
+            rows += [(x, x)[:arity] for x in wide]
+            rows += [(y, x) for y, x in itertools.product(narrow, wide) if arity == 2]
         if arity > 2:
-            rows = draw.sample(rows, min(len(rows), 1000 if few else len(rows)))
+            rows = draw.sample(rows, 1000 if few else 3000)
         if arity == 1:
             rows += [
                 (_near(x, f, draw),)
                 for e in range(f.emin - f.precision + 1, f.emax + 1, 3 if few else 1)
                 for x in (encode(0, 1, e, f), encode(1, 1, e, f))
             ]
-        wide = _FLOAT[op](f, draw) if op in _FLOAT else iter(())
-        rows += list(itertools.islice(wide, size))
+        directed = _FLOAT[op](f, draw) if op in _FLOAT else iter(())
+        rows += list(itertools.islice(directed, size))
         random = [floats(f, draw, size) for _ in range(arity)]
     rows += list(zip(*random, strict=True))
     return [list(c) for c in zip(*rows, strict=True)]
