@@ -259,9 +259,13 @@ def _convert(op: str, storage: DType) -> Trial | None:
         expr = x if narrow else change(x, target)
 
         def want(
-            columns: Sequence[Sequence[int]], tiny: str | None, target: DType = target
+            columns: Sequence[Sequence[int]],
+            tiny: str | None,
+            target: DType = target,
+            stored: bool = narrow,
         ) -> list[int]:
-            return exact.results(exact.element(op, storage.name, target.name, tiny), columns)
+            reading = None if stored else tiny  # a store flushes nothing
+            return exact.results(exact.element(op, storage.name, target.name, reading), columns)
 
         results.append(Result(f"{op}(x) as {target.name}", target, expr, want))
     return Trial(op, (storage,), results, _picker(op, storage, 1)) if results else None
