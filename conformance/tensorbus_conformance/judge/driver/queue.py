@@ -24,7 +24,7 @@ from .base import (
     slow,
 )
 
-_N = 20_000
+_N = 12_000
 _POLL_S = 20.0
 
 
@@ -39,7 +39,7 @@ def _heavy(device: Device, level: str) -> tuple[Compiled, Any, float]:
         launch_affine(device, kernel, source, target, _N)
         fetch(device, target, 4)
         seconds = time.perf_counter() - start
-        if seconds > (0.004 if level == "smoke" else 0.02):
+        if seconds > (0.002 if level == "smoke" else 0.02):
             break
     assert kernel is not None
     return kernel, result, seconds
