@@ -375,7 +375,9 @@ class Emitter:
             both = s[0] + t[0]
             return f"as_{t}_{s}({a[0]})" if "f" in both else f"({t}){a[0]}"
         if op == "table":
-            return f"{self._table(node)}[{a[0]}]"
+            entry = f"{self._table(node)}[{a[0]}]"
+            bits = _table_dtype(node)
+            return entry if bits is node.dtype else f"as_{t}_{ctype(bits)}({entry})"
         if op == "load":
             slot, storage = node.attr
             return read_text(storage, f"{self.pointer(slot)}[{a[0]}]")
@@ -390,11 +392,21 @@ class Emitter:
         return f"{node.op}_{t}({a[0]}, {a[1]})"
 
     def _table(self, node: Expr) -> str:
-        t = ctype(node.dtype)
-        entries = ", ".join(_bits_literal(node.dtype, bits) for bits in node.attr)
+        dtype = _table_dtype(node)
+        t = ctype(dtype)
+        entries = ", ".join(_bits_literal(dtype, bits) for bits in node.attr)
         name = f"table_{hashlib.sha1((t + entries).encode()).hexdigest()[:10]}"
         self.tables[name] = f"CONSTANT {t} {name}[{len(node.attr)}] = {{{entries}}};"
         return name
+
+
+def _table_dtype(node: Expr) -> DType:
+    """What a table's entries are spelt as: C has no constant for an infinity or a NaN."""
+    if not node.dtype.is_float:
+        return node.dtype
+    special = ((1 << (node.dtype.bits - node.dtype.precision)) - 1) << (node.dtype.precision - 1)
+    finite = all(bits & special != special for bits in node.attr)
+    return node.dtype if finite else dt.by_name(f"uint{node.dtype.bits}")
 
 
 def _bits_literal(dtype: DType, bits: int) -> str:

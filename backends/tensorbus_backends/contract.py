@@ -259,7 +259,13 @@ class Device(ABC):
     """An open device: memory, compilation, launches on one in-order queue.
 
     Launches and copies on device may be asynchronous; `copy_out` and `synchronize` wait.  Methods
-    may be called from several threads; a device serialises what its driver cannot.
+    may be called from several threads; a device serialises what its driver cannot.  A buffer may be
+    dropped while work that uses it is pending; its memory serves nobody else before that is done.
+    In a forked child methods work, or raise BackendError at once.
+
+    A copy or part that does not lie inside its buffer, or a buffer of another device, raises
+    BackendError, and nothing is copied.  Methods that a device does not have raise
+    UnsupportedError; those that are abstract here it has.
     """
 
     info: DeviceInfo
@@ -276,7 +282,9 @@ class Device(ABC):
         """A block of at least `nbytes` (0 is allowed), contents undefined, 64-byte aligned.
 
         Raises:
-            OutOfMemoryError: After giving back what was kept for reuse and trying again.
+            OutOfMemoryError: After giving back what was kept for reuse and trying again; also for
+                a size that no device has.
+            BackendError: `nbytes` is negative.
         """
 
     @abstractmethod
@@ -320,6 +328,9 @@ class Device(ABC):
             groups: Number of groups, at least 1.
             buffers: One for each buffer argument; element offsets travel in `meta`.
             meta: ``8 * kernel.spec.words`` bytes of native-endian int64.
+
+        Raises:
+            LaunchError: The arguments do not fit the kernel; nothing was launched.
         """
 
     @abstractmethod
@@ -332,7 +343,7 @@ class Device(ABC):
 
     @abstractmethod
     def memory(self) -> MemoryFigures:
-        """Present memory figures."""
+        """Present memory figures; ``used`` counts buffers that live, parts and imports aside."""
 
     @abstractmethod
     def empty_cache(self) -> None:

@@ -43,6 +43,7 @@ __all__ = [
     "Expr",
     "IRError",
     "Operand",
+    "PRIMITIVES",
     "bitcast",
     "cast",
     "ceil",
@@ -171,6 +172,14 @@ class Expr:
 
 Operand = Expr | int | float | bool
 
+PRIMITIVES = (
+    "const", "input", "index", "param", "load", "table",
+    "add", "sub", "mul", "div", "fma", "sqrt", "neg", "abs", "floor", "ceil", "trunc", "rint",
+    "idiv", "irem", "mulhi", "and", "or", "xor", "not", "shl", "shr",
+    "lt", "le", "eq", "select", "cast", "bitcast", "repeat", "carry", "iter", "get",
+)  # fmt: skip
+"""Every primitive by name; there is no node of another one.  The conformance suite judges each."""
+
 _FLOAT_UNARY = ("sqrt", "floor", "ceil", "trunc", "rint")
 _LEAVES = ("const", "input", "index", "param", "carry", "iter")
 _interned: dict[tuple[Any, ...], Expr] = {}
@@ -191,6 +200,8 @@ def _check(op: str, dtype: DType, args: tuple[Expr, ...], attr: Any) -> None:
     """Raise IRError unless a node of these parts is well formed."""
     same = all(a.dtype is args[0].dtype for a in args) if args else True
     first = args[0].dtype if args else dtype
+    if op not in PRIMITIVES:
+        raise IRError(f"no such primitive: {op!r}")
     _require(dtype in _COMPUTE, op, args, f"{dtype.name} is a storage dtype, not a compute dtype")
     if op in _LEAVES:
         _require(not args, op, args, "a leaf takes no operands")
@@ -245,7 +256,7 @@ def _check(op: str, dtype: DType, args: tuple[Expr, ...], attr: Any) -> None:
         ok = ok and dtype is args[0].args[1 + attr].dtype
         _require(ok, op, args, "needs a repeat and the number of a value that it carries")
     else:
-        raise IRError(f"no such primitive: {op!r}")
+        raise AssertionError(f"no rule for primitive {op!r}")
 
 
 def _make(op: str, dtype: DType, args: tuple[Expr, ...] = (), attr: Any = None) -> Expr:

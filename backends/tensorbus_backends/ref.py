@@ -83,18 +83,19 @@ class RefDevice(Device):
         return RefBuffer(self, raw[start : start + nbytes])
 
     def copy_in(self, target: Buffer, offset: int, source: memoryview) -> None:
-        view = np.frombuffer(source, np.uint8)
-        _array(target)[offset : offset + view.size] = view
+        view = np.frombuffer(source, np.uint8) if source.nbytes else np.empty(0, np.uint8)
+        _span(target, offset, view.size)[:] = view
 
     def copy_out(self, source: Buffer, offset: int, target: memoryview) -> None:
-        view = np.frombuffer(target, np.uint8)
-        view[:] = _array(source)[offset : offset + view.size]
+        data = _span(source, offset, target.nbytes)
+        if target.nbytes:
+            np.frombuffer(target, np.uint8)[:] = data
 
     def copy(
         self, target: Buffer, target_offset: int, source: Buffer, source_offset: int, nbytes: int
     ) -> None:
-        part = _array(source)[source_offset : source_offset + nbytes]
-        _array(target)[target_offset : target_offset + nbytes] = part
+        to = _span(target, target_offset, nbytes)
+        to[:] = _span(source, source_offset, nbytes)
 
     def compile(self, kernels: Sequence[KernelSpec]) -> list[Any]:
         return [_Interpreted(k) for k in kernels]
@@ -104,6 +105,13 @@ class RefDevice(Device):
             raise LaunchError(
                 "ref: this thread flushes subnormal numbers, so results would be wrong; another "
                 "library switched that on (torch.set_flush_denormal(False) switches it off)"
+            )
+        spec = kernel.spec
+        if len(buffers) != spec.buffers or len(meta) != 8 * spec.words or groups < 1:
+            raise LaunchError(
+                f"ref: kernel {spec.name!r} takes {spec.buffers} buffers, {8 * spec.words} bytes "
+                f"of metadata and a group or more; {len(buffers)} buffers, {len(meta)} bytes and "
+                f"{groups} groups were given"
             )
         arrays = []
         for argument, buffer in zip(kernel.spec.arguments(), buffers, strict=True):
@@ -143,6 +151,17 @@ def _array(buffer: Buffer) -> Any:
     if not isinstance(buffer, RefBuffer):
         raise UnsupportedError(f"a buffer of {buffer.device.info.name} was given to ref")
     return buffer.array
+
+
+def _span(buffer: Buffer, offset: int, nbytes: int) -> Any:
+    """A range of a buffer's bytes; BackendError if it is not inside."""
+    array = _array(buffer)
+    if offset < 0 or nbytes < 0 or offset + nbytes > array.size:
+        raise BackendError(
+            f"ref: a copy of {nbytes} bytes at offset {offset} does not fit a buffer of "
+            f"{array.size} bytes"
+        )
+    return array[offset : offset + nbytes]
 
 
 def _flushes() -> bool:

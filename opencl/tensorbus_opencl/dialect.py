@@ -60,6 +60,25 @@ _THREADS = r"""
 #define SYNC barrier(CLK_LOCAL_MEM_FENCE)
 """
 
+# PoCL's rint goes through an integer: where a constant (2^31, infinity) is seen not to fit in one,
+# that is undefined and the whole kernel becomes nothing.  Beyond 2^23 a float32 has no fraction;
+# below, adding 2^23 rounds it to an integer, ties to even.
+_ROUND = r"""
+#undef rint_f32
+INLINE f32 rint_f32(f32 x) {
+    const f32 size = fabs(x), whole = (size + 0x1p23f) - 0x1p23f;
+    return size < 0x1p23f ? copysign(whole, x) : x;
+}
+"""
+
+_ROUND_DOUBLE = r"""
+#undef rint_f64
+INLINE f64 rint_f64(f64 x) {
+    const f64 size = fabs(x), whole = (size + 0x1p52) - 0x1p52;
+    return size < 0x1p52 ? copysign(whole, x) : x;
+}
+"""
+
 # Lanes of a region may run in any order, which is what assume_safety says.
 _LOOPS = r"""
 #define LANES(l, n) _Pragma("clang loop vectorize(assume_safety)") \
@@ -95,6 +114,8 @@ class Spelling:
                 the device takes as arguments.
         """
         prelude = _COMMON + (_DOUBLE if self.fp64 else "") + (_LOOPS if self.loops else _THREADS)
+        if self.loops and not self.hide:
+            prelude += _ROUND + (_ROUND_DOUBLE if self.fp64 else "")
         # No launch has an offset, which the compiler does not know.
         zero = "(i32)get_global_offset(0)" if self.hide else "0"
         prelude += f"#define HIDDEN_ZERO {zero}\n"

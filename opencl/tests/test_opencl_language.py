@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -146,6 +147,22 @@ def test_primitives(device: OpenCLDevice) -> None:
 
 def test_conversions(device: OpenCLDevice) -> None:
     check(device, [elementwise("cast", [d], casts(d)) for d in COMPUTE])
+
+
+def test_constants_beyond_integers_are_rounded(device: OpenCLDevice) -> None:
+    # PoCL's rint of such a constant made a kernel that did nothing at all.
+    def rounded(d: DType) -> list[Expr]:
+        large = [2.0**k for k in (22, 31, 32, 63, 64, 120)] + [-(2.0**63), math.inf, -2.5, -0.25]
+        return [ir.rint(ir.const(v, d)) + ir.input_(0, d) * 0.0 for v in large]
+
+    check(device, [elementwise("rint", [d], rounded(d)) for d in (dt.float32, dt.float64)])
+
+
+def test_tables_hold_infinities(device: OpenCLDevice) -> None:
+    entries = [math.inf, -math.inf, math.nan, -0.0, 1.5]
+    at = ir.cast(ir.irem(ir.index(), 5), dt.int32)
+    tables = [ir.table(entries, d, at) for d in (dt.float32, dt.float64)]
+    check(device, [elementwise("table", [dt.float32], tables)])
 
 
 def test_storage_dtypes(device: OpenCLDevice) -> None:

@@ -1,0 +1,159 @@
+"""Errors: what cannot be done raises the contract's exceptions, and harms nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tensorbus_backends.contract import (
+    BackendError,
+    CompileError,
+    Device,
+    LaunchError,
+    OutOfMemoryError,
+)
+from tensorbus_backends.dialect import Dialect
+from tensorbus_backends.kernels.base import Strided, pack
+
+from ..items import Outcome
+from ..session import Session
+from .base import (
+    Checks,
+    affine,
+    affine_result,
+    duty,
+    fetch,
+    filled,
+    integers,
+    launch_affine,
+    numbers,
+    pattern,
+)
+
+
+@dataclass(frozen=True)
+class _Broken:
+    """A kernel whose text is no program."""
+
+    name: str = "tb_driver_broken"
+    buffers: int = 2
+    words: int = 31
+
+    def source(self, dialect: Dialect) -> str:
+        """A good kernel, but for one line."""
+        text = affine(1).source(dialect).replace(affine(1).name, self.name)
+        return text.replace("LANES(l, count) {", "LANES(l, count) { this is no statement ;")
+
+    def local_bytes(self, dialect: Dialect) -> int:
+        """None."""
+        return 0
+
+    def arguments(self) -> Sequence[Any]:
+        """As the good kernel's."""
+        return affine(1).arguments()
+
+    def interpret(self, arrays: Sequence[Any], meta: Any, groups: int) -> None:
+        """Not reached: the interpreter does not read the text."""
+        raise LaunchError("the broken kernel of the driver part has no meaning")
+
+
+def _works(checks: Checks, device: Device, after: str) -> None:
+    """The device still does its work."""
+    x = integers(100, 8)
+    source, target = filled(device, x), device.allocate(400)
+    (kernel,) = device.compile([affine(41)])
+    launch_affine(device, kernel, source, target, 100, 2)
+    checks.that(
+        bool((numbers(device, target, 100) == affine_result(x, 41, 2)).all()),
+        f"the device is of no use {after}",
+    )
+
+
+def compilation(session: Session) -> Outcome:
+    """A bad text raises CompileError with the compiler's words and the text; the rest goes on.
+
+    A device without a dialect reads no text; it is asked only to go on.
+    """
+    checks, device = Checks("compilation"), session.guard.real
+    broken = _Broken(words=affine(1).words)
+    if device.dialect is not None:
+        single = [] if session.level == "smoke" else [[broken]]
+        for batch in (*single, [affine(42), broken, affine(43)]):
+            error = checks.raises(CompileError, "a bad kernel", device.compile, batch)
+            if isinstance(error, CompileError):
+                checks.that(bool(error.log.strip()), "a CompileError has no log")
+                checks.that("this is no statement" in error.source, "a CompileError has no source")
+    (kernel,) = device.compile([affine(42)])
+    x = integers(10, 1)
+    target = device.allocate(40)
+    launch_affine(device, kernel, filled(device, x), target, 10, 0)
+    checks.that(
+        bool((numbers(device, target, 10) == affine_result(x, 42, 0)).all()),
+        "a kernel compiled beside a bad one is wrong",
+    )
+    _works(checks, device, "after a CompileError")
+    return checks.outcome
+
+
+def memory(session: Session) -> Outcome:
+    """What no machine has, and less than nothing, is refused; what lives is not harmed."""
+    checks, device = Checks("memory"), session.guard.real
+    data = pattern(5000, 1)
+    kept = filled(device, data)
+    before = device.memory().used
+    for nbytes in (1 << 60, (1 << 62) + 1):
+        checks.raises(OutOfMemoryError, f"allocate({nbytes})", device.allocate, nbytes)
+    checks.raises(BackendError, "allocate(-1)", device.allocate, -1)
+    checks.that(device.memory().used == before, "a refused allocation counts as used")
+    checks.that(fetch(device, kept, 5000) == data, "a refused allocation harmed a buffer")
+    _works(checks, device, "after an OutOfMemoryError")
+    return checks.outcome
+
+
+def ranges(session: Session) -> Outcome:
+    """A copy outside a buffer raises BackendError and copies nothing."""
+    checks, device = Checks("ranges"), session.guard.real
+    data = pattern(128, 2)
+    one, two = filled(device, data), filled(device, data)
+    size, host = one.nbytes, bytearray(64)
+    far = memoryview(bytes(64))
+    for offset in (-1, -64, size - 63, size, size + 1, 1 << 40):
+        checks.raises(BackendError, f"copy_in at {offset}", device.copy_in, one, offset, far)
+        checks.raises(
+            BackendError, f"copy_out at {offset}", device.copy_out, one, offset, memoryview(host)
+        )
+        checks.raises(BackendError, f"copy to {offset}", device.copy, one, offset, two, 0, 64)
+        checks.raises(BackendError, f"copy from {offset}", device.copy, one, 0, two, offset, 64)
+    checks.raises(BackendError, "copy of -1 bytes", device.copy, one, 0, two, 0, -1)
+    checks.that(not any(host), "a refused copy_out wrote to the host")
+    for buffer in (one, two):
+        checks.that(fetch(device, buffer, 128) == data, "a refused copy changed a buffer")
+    device.copy_in(one, size, memoryview(b""))  # nothing, at the very end
+    device.copy(one, size, two, size, 0)
+    _works(checks, device, "after a refused copy")
+    return checks.outcome
+
+
+def launches(session: Session) -> Outcome:
+    """A launch that does not fit its kernel raises LaunchError and runs nothing."""
+    checks, device = Checks("launches"), session.guard.real
+    spec, n = affine(44), 64
+    (kernel,) = device.compile([spec])
+    source, target = filled(device, integers(n, 1)), filled(device, bytes(4 * n))
+    meta = pack(spec.meta(n, [], [Strided.words(0, 1, [])] * 2, [1]))
+    both = [source, target]
+    for what, groups, buffers, words in (
+        ("no groups", 0, both, meta), ("-1 groups", -1, both, meta),
+        ("a buffer too few", 1, both[:1], meta), ("a buffer too many", 1, [*both, source], meta),
+        ("no buffers", 1, [], meta), ("metadata too short", 1, both, meta[:-8]),
+        ("metadata too long", 1, both, meta + bytes(8)), ("no metadata", 1, both, b""),
+        ("metadata of half a word", 1, both, meta[:-4]),
+    ):  # fmt: skip
+        checks.raises(LaunchError, what, device.launch, kernel, groups, buffers, words)
+    checks.that(not any(fetch(device, target, 4 * n)), "a refused launch wrote a result")
+    _works(checks, device, "after a refused launch")
+    return checks.outcome
+
+
+duty("errors", compilation, memory, ranges, launches)

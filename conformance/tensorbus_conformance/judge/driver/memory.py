@@ -1,0 +1,181 @@
+"""Memory: blocks are the caller's alone, figures are true, what is dropped comes back."""
+
+from __future__ import annotations
+
+import gc
+
+import numpy as np
+from tensorbus_backends.contract import Buffer, Device, MemoryFigures
+
+from ..items import Outcome
+from ..session import Session
+from .base import (
+    Checks,
+    affine,
+    affine_result,
+    duty,
+    fetch,
+    filled,
+    integers,
+    launch_affine,
+    numbers,
+    pattern,
+)
+
+_SIZES = (0, 1, 2, 3, 7, 63, 64, 65, 100, 127, 129, 255, 1000, 4095, 4096, 4097, 65537, 1 << 20)
+
+
+def sizes(session: Session) -> Outcome:
+    """A block of every size: as large as asked, aligned, and this device's."""
+    checks, device = Checks("sizes"), session.guard.real
+    large = () if session.level == "smoke" else ((1 << 24) + 1, (1 << 26) + 3)
+    for nbytes in (*_SIZES, *large):
+        buffer = device.allocate(nbytes)
+        if not checks.that(isinstance(buffer, Buffer), f"allocate({nbytes}) gives {buffer!r}"):
+            return checks.outcome
+        checks.that(
+            type(buffer.nbytes) is int and buffer.nbytes >= nbytes,
+            f"{nbytes} bytes asked for, {buffer.nbytes} given",
+        )
+        checks.that(buffer.device is device, "a buffer's device is not the device")
+        if device.capabilities.host_accessible and nbytes:
+            checks.that(
+                device.address(buffer) % 64 == 0,
+                f"a block of {nbytes} bytes is not 64-byte aligned",
+            )
+        if nbytes:  # the last byte is there
+            device.copy_in(buffer, nbytes - 1, memoryview(b"\x5a"))
+            checks.that(
+                fetch(device, buffer, 1, nbytes - 1) == b"\x5a",
+                f"the last byte of {nbytes} does not keep what is written",
+            )
+    return checks.outcome
+
+
+def ownership(session: Session) -> Outcome:
+    """No block is handed out while another buffer holds it.
+
+    Many blocks live at once, each with a pattern of its own; some are dropped and others made, in
+    random order, some touched by launches; every one keeps its pattern until it is dropped.
+    """
+    checks, device = Checks("ownership"), session.guard.real
+    draw = np.random.default_rng(session.seed + 7)
+    live: dict[int, tuple[Buffer, bytes]] = {}
+    turns = 3 if session.level == "smoke" else 8
+    (kernel,) = device.compile([affine(1)])
+    number = 0
+    for turn in range(turns):
+        for _ in range(40):
+            if draw.random() < 0.5:
+                nbytes = int(draw.choice(_SIZES[1:-2]))
+            else:
+                nbytes = int(draw.integers(1, 9000))
+            data = pattern(nbytes, number)
+            live[number] = (filled(device, data), data)
+            number += 1
+        x = integers(500, turn)
+        scratch, result = filled(device, x), device.allocate(2000)
+        launch_affine(device, kernel, scratch, result, 500, turn)
+        for key, (buffer, data) in live.items():
+            checks.that(
+                fetch(device, buffer, len(data)) == data,
+                f"block {key} of {len(data)} bytes lost its contents when others were allocated",
+            )
+        checks.that(
+            bool((numbers(device, result, 500) == affine_result(x, 1, turn)).all()),
+            "a launch between live blocks gave a wrong result",
+        )
+        del scratch, result
+        for key in draw.permutation(list(live))[: len(live) // 2]:
+            del live[int(key)]
+        if turn % 2:
+            device.empty_cache()
+    return checks.outcome
+
+
+def _figures(device: Device, used: int | None = None) -> MemoryFigures:
+    """Figures when nothing is under way; cycles are collected where `used` is not met at once."""
+    device.synchronize()
+    found = device.memory()
+    if used is not None and found.used != used:
+        gc.collect()
+        found = device.memory()
+    return found
+
+
+def figures(session: Session) -> Outcome:
+    """``used`` follows what is held, ``peak`` never falls, ``cached`` goes with empty_cache."""
+    checks, device = Checks("figures"), session.guard.real
+    before = _figures(device)
+    if not checks.that(isinstance(before, MemoryFigures), f"memory gives {before!r}"):
+        return checks.outcome
+    for name in ("used", "cached", "peak", "total"):
+        value = getattr(before, name)
+        checks.that(type(value) is int and value >= 0, f"{name} is {value!r}")
+    held = [device.allocate(n) for n in (1000, 100_000, 3_000_000)]
+    during = device.memory()
+    checks.that(
+        during.used - before.used >= 3_101_000,
+        f"used rose by {during.used - before.used:,} when 3,101,000 bytes were allocated",
+    )
+    checks.that(
+        during.used - before.used <= 2 * 3_101_000 + (1 << 20),
+        f"used rose by {during.used - before.used:,} for 3,101,000 bytes",
+    )
+    checks.that(during.peak >= max(during.used, before.peak), "peak is below what was in use")
+    checks.that(not during.total or during.total >= during.used, "more is used than there is")
+    del held[1:]
+    partly = _figures(device)
+    checks.that(
+        partly.used < during.used - 3_000_000, "used does not fall when buffers are dropped"
+    )
+    checks.that(partly.peak >= during.peak, "peak fell")
+    kept = held[0]
+    device.copy_in(kept, 0, memoryview(pattern(1000, 1)))
+    device.empty_cache()
+    after = device.memory()
+    checks.that(after.cached == 0, f"{after.cached:,} bytes are still kept after empty_cache")
+    checks.that(after.used == partly.used, "empty_cache changed what is in use")
+    checks.that(fetch(device, kept, 1000) == pattern(1000, 1), "empty_cache harmed a buffer in use")
+    del kept, held
+    last = _figures(device, before.used)
+    checks.that(
+        last.used == before.used,
+        f"{last.used - before.used:,} bytes are in use after everything was dropped",
+    )
+    return checks.outcome
+
+
+def leaks(session: Session) -> Outcome:
+    """A thousand allocations, launches and compilations leave nothing behind."""
+    checks, device = Checks("leaks"), session.guard.real
+    (kernel,) = device.compile([affine(1)])
+    x = integers(64, 3)
+    source = filled(device, x)
+    fetch(device, source, 4)
+    before = _figures(device)
+    for k in range(1000):
+        buffer = device.allocate(256 + k % 7 * 1000)
+        if k % (50 if session.level == "smoke" else 5) == 0:
+            launch_affine(device, kernel, source, buffer, 64, k)
+            (kernel,) = device.compile([affine(1)])
+    result = numbers(device, buffer, 64) if k % 50 == 0 else None
+    del buffer, result
+    after = _figures(device, before.used)
+    checks.that(
+        after.used == before.used,
+        f"{after.used - before.used:,} bytes are in use after a thousand dropped buffers",
+    )
+    checks.that(
+        after.peak - before.peak <= 1 << 20,
+        f"peak rose by {after.peak - before.peak:,} while one small buffer lived at a time",
+    )
+    checks.that(
+        after.cached - before.cached <= 1 << 20,
+        f"{after.cached - before.cached:,} bytes more are kept after small buffers were reused",
+    )
+    return checks.outcome
+
+
+duty("allocate", sizes, ownership)
+duty("memory", figures, leaks)
