@@ -6,9 +6,8 @@ whose exact result has a closed form in NumPy's integers, so that neither Arb no
 random words that are only moved, small integers whose sums are exact in every order, extremes
 planted where they are hard to find.  Dtypes stand for the widths of elements: 1, 2, 4, 8 bytes.
 
-Sizes lie at and beyond 2^16, 128 chunks of a reduction, two and three blocks of columns, 2^24 (where
-float32 loses odd integers), ranks 5 to 9 with strides that do not merge; level exhaustive goes
-beyond 2^31.  Level smoke keeps 2^16 and the ranks.  The interpreter ``ref`` and simulated devices
-stop at 2^20 elements and some thousand rows: they share no arithmetic of indices with a kernel's
-text, and take a thousand times as long.
+Sizes lie at and beyond 2^16, 128 chunks of a reduction, two and three blocks of columns, 2^24
+(where float32 loses odd integers), ranks 5 to 9 with strides that do not merge.  Level exhaustive
+goes beyond 2^31; level smoke keeps 2^16 and the ranks.  The interpreter ``ref`` and simulated
+devices stop at 2^20 elements and some hundred rows: they take a thousand times as long.
 """

@@ -88,7 +88,7 @@ class Bench:
     def lengths(self, far: int = 2) -> list[int]:
         """Sizes of a vector, the largest last; beyond 2^24 up to `far` bytes an element."""
         if self.smoke:
-            return [BLOCK + 1]
+            return [BLOCK + 131]
         sizes = [BLOCK - 1, BLOCK, BLOCK + 1, LONG]
         return sizes if self.slow or self.dtype.itemsize > far else [*sizes, FAR]
 

@@ -23,7 +23,9 @@ def large(bench: Bench) -> None:
             continue
         bench.expect(f"transposed {shape}", tb.reshape(tb.permute_dims(t, (1, 0)), (-1,)),
                      x.T.reshape(-1))  # fmt: skip
-        bench.expect(f"flipped {shape}", tb.concat([tb.flip(t), u]), np.concatenate([np.flip(x), y]))
+        bench.expect(
+            f"flipped {shape}", tb.concat([tb.flip(t), u]), np.concatenate([np.flip(x), y])
+        )
         bench.expect(f"tile {shape}", tb.tile(t, (2, 3)), np.tile(x, (2, 3)))
         counts = bench.rng.integers(0, 3, shape[0])
         out = tb.repeat(t, bench.put(counts), axis=0)
@@ -35,11 +37,17 @@ def _joined(
     bench: Bench, label: str, tensors: tuple[tb.Tensor, ...], arrays: tuple[Array, ...], axis: int
 ) -> None:
     shift = int(bench.rng.integers(1, arrays[0].shape[axis]))
-    bench.expect(f"concat {label}", tb.concat(list(tensors), axis=axis), np.concatenate(arrays, axis))
-    bench.expect(f"roll {label}", tb.roll(tensors[0], shift, axis=axis), np.roll(arrays[0], shift, axis))
+    bench.expect(
+        f"concat {label}", tb.concat(list(tensors), axis=axis), np.concatenate(arrays, axis)
+    )
+    bench.expect(
+        f"roll {label}", tb.roll(tensors[0], shift, axis=axis), np.roll(arrays[0], shift, axis)
+    )
     if not bench.smoke and arrays[0].ndim < WALKED:  # both have a dimension more
         bench.expect(f"stack {label}", tb.stack(list(tensors), axis=axis), np.stack(arrays, axis))
-        bench.expect(f"repeat {label}", tb.repeat(tensors[0], 3, axis=axis), np.repeat(arrays[0], 3, axis))
+        bench.expect(
+            f"repeat {label}", tb.repeat(tensors[0], 3, axis=axis), np.repeat(arrays[0], 3, axis)
+        )
 
 
 def converted(bench: Bench) -> None:
@@ -50,7 +58,9 @@ def converted(bench: Bench) -> None:
         x = np.abs(bench.noise(BLOCK + 1, 2, bits=7))
         t = bench.put(x)[:, 1:]
         bench.expect(f"as {target.name}", tb.astype(t, target), x[:, 1:].astype(target.numpy))
-        bench.expect(f"as {target.name}, all", tb.astype(bench.put(x), target), x.astype(target.numpy))
+        bench.expect(
+            f"as {target.name}, all", tb.astype(bench.put(x), target), x.astype(target.numpy)
+        )
 
 
 def ranks(bench: Bench) -> None:

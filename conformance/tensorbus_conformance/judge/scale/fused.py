@@ -39,7 +39,7 @@ def _signs(bench: Bench, n: int, m: int) -> tuple[Array, Array]:
 def shapes(bench: Bench) -> list[tuple[int, int]]:
     if bench.smoke:
         return [(9, 8192 + 2)]
-    found = [(300, 18), (9, 3 * 8192 + 2), (3, BLOCK + 2), (257, 514)]
+    found = [(300, 18), (9, 3 * 8192 + 2), (3, BLOCK + 2), (57, 514)]
     if not bench.slow:
         found += [(bench.rows(), 6)]
         found += [(9, LONG + 1)] if bench.dtype is dt.float32 else [(3, LONG + 1)]
@@ -89,6 +89,8 @@ def _levels(bench: Bench, count: int) -> Array:
 def dimensions(bench: Bench) -> None:
     """softmax along every axis of views of many dimensions: 1 at the largest element, else 0."""
     chosen, kinds = ((8,), ("gapped",)) if bench.smoke else ((5, 6, 7, 8), KINDS)
+    if bench.slow:
+        chosen, kinds = ((6,) if bench.smoke else (6, 8)), ("gapped",)
     for v in views(bench.rng, 0, chosen, kinds):
         rank = len(v.shape)
         known: list[Array] = []
@@ -97,7 +99,8 @@ def dimensions(bench: Bench) -> None:
             tops = [x == x.max(axis, keepdims=True) for axis in range(rank)]
             if all(tops[k].sum(k).max() <= 2 or not v.strides[k] for k in range(rank)):
                 known = tops  # a third is not exact, so no row may have three that are largest
-        for axis in range(rank):
+        # The interpreter takes a fraction of a millisecond for each row.
+        for axis in (0, rank - 1) if bench.slow else range(rank):
             count = known[axis].sum(axis, keepdims=True)
             if count.max() > 2:
                 continue

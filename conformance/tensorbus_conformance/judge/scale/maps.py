@@ -39,7 +39,9 @@ def vectors(bench: Bench) -> None:
     bench.expect(f"{n} and one", tb.add(bench.put(x), bench.put(one)), x + one)
     whole = bench.noise(n)
     bench.expect(
-        f"{n} from {n // 2} on", _turn(bench, bench.put(whole)[n // 2 :]), _turned(bench, whole[n // 2 :])
+        f"{n} from {n // 2} on",
+        _turn(bench, bench.put(whole)[n // 2 :]),
+        _turned(bench, whole[n // 2 :]),
     )
 
 

@@ -86,12 +86,15 @@ def positions(bench: Bench) -> None:
 
 def placed(bench: Bench) -> None:
     """argmax in every row and column: each has its extreme in another chunk."""
-    shapes = [(3, 2 * 8192 + 5)] if bench.smoke else [(5, 9 * 8192 + 5), (bench.rows(), 9), (3, 513)]
+    shapes = (
+        [(3, 2 * 8192 + 5)] if bench.smoke else [(5, 9 * 8192 + 5), (bench.rows(), 9), (3, 513)]
+    )
     for n, m in shapes:
         x = bench.noise(n, m, bits=6)
         at = bench.rng.integers(0, m, n)
-        x[np.arange(n), at] = 100
         again = bench.rng.integers(0, m, n)
+        at[0] = again[0] = m - 1 - int(bench.rng.integers(0, 5))  # surely in the last chunk
+        x[np.arange(n), at] = 100
         x[np.arange(n), again] = 100
         due = np.minimum(at, again).astype(np.int64)
         bench.expect(f"argmax of {n} rows of {m}", tb.argmax(bench.put(x), axis=1), due)
@@ -138,7 +141,10 @@ def columns(bench: Bench) -> None:
 def between(bench: Bench) -> None:
     """Every axis, and pairs of axes, of views of 5 to 8 dimensions: the others are walked."""
     chosen, kinds = ((8,), ("gapped",)) if bench.smoke else ((5, 6, 7, 8), KINDS)
-    for v in views(bench.rng, 0 if bench.dtype.itemsize < 4 else 17, chosen, kinds):
+    if bench.slow and not bench.smoke:
+        chosen, kinds = (6, 8), ("gapped", "negative")
+    wide = 17 if bench.dtype.itemsize >= 4 and not bench.slow else 0
+    for v in views(bench.rng, wide, chosen, kinds):
         memory = bench.noise(v.memory, bits=4)
         t, x = bench.view(memory, v.shape, v.strides, v.offset)
         rank = len(v.shape)
@@ -156,8 +162,9 @@ def between(bench: Bench) -> None:
 def every(bench: Bench) -> None:
     """Rows and columns of every pair of sizes around the widths of vectors, lanes and blocks."""
     kinds = int(bench.rng.integers(0, 5))
-    for i, n in enumerate(_SIZES):
-        for j, m in enumerate(_SIZES):
+    sizes = _SIZES[::3] if bench.slow else _SIZES
+    for i, n in enumerate(sizes):
+        for j, m in enumerate(sizes):
             x = bench.noise(n, m, bits=4)
             t = bench.put(x)
             for axis in (0, 1):

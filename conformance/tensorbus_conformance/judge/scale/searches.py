@@ -54,12 +54,14 @@ def found(bench: Bench) -> None:
     line = np.sort(bench.noise(n if n <= LONG else LONG))
     values = bench.noise(BLOCK + 1)
     out = tb.searchsorted(bench.put(line), bench.put(values))
-    bench.expect(f"searchsorted in {line.size}", out, np.searchsorted(line, values).astype(np.int64))
+    bench.expect(
+        f"searchsorted in {line.size}", out, np.searchsorted(line, values).astype(np.int64)
+    )
 
 
 def taken(bench: Bench) -> None:
-    """take, take_along_axis and indexing at places beyond 2^16 and 2^24, of long and wide arrays."""
-    for n in bench.lengths(far=8 if bench.dtype.itemsize != 8 else 2)[-1:]:
+    """take, take_along_axis, indexing: places beyond 2^16 and 2^24, long and wide arrays."""
+    for n in bench.lengths()[-1:]:
         x = bench.noise(n)
         at = bench.rng.integers(-n, n, BLOCK + 3)
         at[:4] = (n - 1, -1, BLOCK, n - 2)
@@ -67,8 +69,10 @@ def taken(bench: Bench) -> None:
         bench.expect(f"take of {n}", tb.take(t, where), x[at])
         if not bench.smoke:
             bench.expect(f"indexing of {n}", t[where], x[at])
-            part = tb.take(t[n // 2 :], bench.put(np.arange(n - n // 2)[::-1].copy()))
-            bench.expect(f"take of the half of {n}, backwards", part, x[n // 2 :][::-1])
+            half = n // 2 if n <= LONG or bench.dtype.itemsize == 1 else n - LONG
+            back = np.arange(n - half)[::-1].copy()
+            part = tb.take(t[half:], bench.put(back))
+            bench.expect(f"take of {n} from {half} on, backwards", part, x[half:][::-1])
     if bench.smoke:
         return
     many = bench.rows()

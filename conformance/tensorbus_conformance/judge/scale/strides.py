@@ -31,9 +31,7 @@ class View:
     memory: int
 
 
-def _laid(
-    label: str, shape: Shape, order: list[int], gaps: list[int], signs: list[int]
-) -> View:
+def _laid(label: str, shape: Shape, order: list[int], gaps: list[int], signs: list[int]) -> View:
     """Dimensions in memory from the last of `order` outwards, each with a gap behind it."""
     strides, step, offset = [0] * len(shape), 1, 0
     for k in reversed(order):
@@ -49,9 +47,15 @@ KINDS = ("gapped", "permuted", "negative", "broadcast", "merging")
 
 
 def views(
-    rng: np.random.Generator, inner: int, ranks: tuple[int, ...], kinds: tuple[str, ...] = KINDS
+    rng: np.random.Generator,
+    inner: int,
+    ranks: tuple[int, ...],
+    kinds: tuple[str, ...] = KINDS,
+    walked: int = WALKED,
 ) -> Iterator[View]:
     """Views of each rank: sizes 2 and 3, the last one `inner` (2 or 3 if that is 0).
+
+    One pair of neighbours merges in ranks above `walked`.
 
     For each rank: no two dimensions merge; in memory in another order; some of them backwards; one
     broadcast; two neighbours merge, at a place of the seed's choice.
@@ -63,7 +67,7 @@ def views(
                 sizes[-1] = inner
             gaps, signs, order = [1] * rank, [1] * rank, list(range(rank))
             # Beyond what is walked, two neighbours have to merge.
-            joined = int(rng.integers(1, rank)) if kind == "merging" or rank > WALKED else 0
+            joined = int(rng.integers(1, rank)) if kind == "merging" or rank > walked else 0
             if kind == "permuted":
                 order = [int(k) for k in rng.permutation(rank)]
                 if joined:
@@ -72,7 +76,9 @@ def views(
             elif kind == "negative":
                 signs = [int(s) for s in rng.choice([-1, 1], rank)]
             elif kind == "broadcast":
-                signs[int(rng.choice([k for k in range(rank) if k not in (joined - 1, joined)]))] = 0
+                signs[
+                    int(rng.choice([k for k in range(rank) if k not in (joined - 1, joined)]))
+                ] = 0
             if joined:
                 gaps[joined], signs[joined] = 0, signs[joined - 1]
             yield _laid(f"rank {rank}, {kind}", tuple(sizes), order, gaps, signs)
