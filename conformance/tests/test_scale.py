@@ -177,7 +177,7 @@ def merged(shape: tuple[int, ...], operands: list[tuple[int, ...]]) -> object:
     [
         ("_plan", "scale.map_ranks", "int32"),
         ("ops.reduction", "scale.reduce_between", "int32"),
-        ("ops._rows", "scale.rows_ranks", "float32"),
+        pytest.param("ops._rows", "scale.rows_ranks", "float32", marks=needs_cpu),
         ("ops.matrix", "scale.matmul_batches", "float64"),
     ],
 )
@@ -186,4 +186,6 @@ def test_dimensions_merged_from_the_sixth_on_are_seen(
 ) -> None:
     monkeypatch.setattr(importlib.import_module(f"tensorbus.{module}"), "collapse", merged)
     assert by_name(dtype) in parts.PARTS[name].smoke
-    assert judged(name, dtype, "smoke", "ref").state in ("fail", "error")
+    # The interpreter's fused rows stop at 6 dimensions, it is too slow for more.
+    device = "cpu" if module == "ops._rows" else "ref"
+    assert judged(name, dtype, "smoke", device).state in ("fail", "error")

@@ -88,7 +88,8 @@ def _levels(bench: Bench, count: int) -> Array:
 
 def dimensions(bench: Bench) -> None:
     """softmax along every axis of views of many dimensions: 1 at the largest element, else 0."""
-    chosen, kinds = ((8,), ("gapped",)) if bench.smoke else ((5, 6, 7, 8), KINDS)
+    chosen: tuple[int, ...] = (8,) if bench.smoke else (5, 6, 7, 8)
+    kinds: tuple[str, ...] = ("gapped",) if bench.smoke else KINDS
     if bench.slow:
         chosen, kinds = ((6,) if bench.smoke else (6, 8)), ("gapped",)
     for v in views(bench.rng, 0, chosen, kinds):

@@ -140,7 +140,8 @@ def columns(bench: Bench) -> None:
 
 def between(bench: Bench) -> None:
     """Every axis, and pairs of axes, of views of 5 to 8 dimensions: the others are walked."""
-    chosen, kinds = ((8,), ("gapped",)) if bench.smoke else ((5, 6, 7, 8), KINDS)
+    chosen: tuple[int, ...] = (8,) if bench.smoke else (5, 6, 7, 8)
+    kinds: tuple[str, ...] = ("gapped",) if bench.smoke else KINDS
     if bench.slow and not bench.smoke:
         chosen, kinds = (6, 8), ("gapped", "negative")
     wide = 17 if bench.dtype.itemsize >= 4 and not bench.slow else 0
