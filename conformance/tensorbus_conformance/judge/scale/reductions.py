@@ -108,7 +108,8 @@ def rows(bench: Bench) -> None:
     """Sums and extremes of many rows and of long ones."""
     shapes = [(3, BLOCK + 1)]
     if not bench.smoke:
-        shapes += [(bench.rows(), 33), (bench.rows(), 1), (3, LONG), (257, 8193)]
+        shapes += [(bench.rows(), 33), (bench.rows(), 1)]
+        shapes += [(7, 8193)] if bench.slow else [(3, LONG), (257, 8193)]
     for n, m in shapes:
         x = summands(bench, n, m)
         t = bench.put(x)
@@ -127,7 +128,7 @@ def columns(bench: Bench) -> None:
     else:
         shapes += [(300, k) for k in (2, 63, 64, 65, 255, 256, 513, 1025)]
         shapes += [(2 * 8192 + 5, 259), (3, BLOCK + 9)]
-        shapes += [(LONG, 3)] if not bench.slow else [(8192 * 9 + 1, 3)]
+        shapes += [(8192 * 2 + 1, 3)] if bench.slow else [(LONG, 3)]
         shapes += [(bench.rows(), 3, 5), (7, 300, 513)]
     for shape in shapes:
         axis = 1 if len(shape) == 3 else 0
