@@ -1,0 +1,174 @@
+"""Which items a mutant is judged by: those that reach it, the most specific ops first."""
+
+from __future__ import annotations
+
+import ast
+import random
+from collections.abc import Iterable
+from functools import cached_property
+
+from . import ctext
+from .coverage import Coverage
+from .mutant import Mutant
+from .operators import _walk
+from .tree import Source, Tree
+from .zygote import Layout
+
+__all__ = ["Chooser"]
+
+_SHORTEST = 6
+"""Pieces of C shorter than this stand in too many kernels to tell them apart."""
+
+
+class Chooser:
+    """Chooses items by what was recorded.
+
+    Args:
+        tree: The sources.
+        where: Their bytes.
+        coverage: What each item reaches.
+    """
+
+    def __init__(self, tree: Tree, where: Layout, coverage: Coverage) -> None:
+        self.tree, self.where, self.coverage = tree, where, coverage
+        self._cost: dict[str, int] = {}
+        for name, item in coverage.items.items():
+            op = name.split("/")[0]
+            size = int(item.hits.sum())
+            self._cost[op] = min(size, self._cost.get(op, size))
+
+    def items(self, mutant: Mutant, count: int) -> list[str]:
+        """At most `count` items that reach a mutant; none if none does."""
+        device = "opencl" if mutant.path.startswith("opencl/") else "cpu"
+        found = [n for n in self._reaching(mutant) if n.split("/")[1].startswith(device)]
+        return self._spread(found, count, mutant.ident)
+
+    def _spread(self, names: Iterable[str], count: int, seed: str) -> list[str]:
+        """Two ops that run little else, then others by lot; dtypes that differ."""
+        groups: dict[str, list[str]] = {}
+        for name in names:
+            groups.setdefault(name.split("/")[0], []).append(name)
+        rng = random.Random(seed)
+        ops = sorted(groups)
+        rng.shuffle(ops)
+        ops.sort(key=lambda op: self._cost[op])
+        later = ops[2:]
+        rng.shuffle(later)
+        ops = [*ops[:2], *later]
+        seen: dict[str, int] = {}
+        found: list[str] = []
+        while groups and len(found) < count:
+            for op in list(ops):
+                left = groups.get(op)
+                if not left:
+                    groups.pop(op, None)
+                    continue
+                best = min(left, key=lambda n: (seen.get(n.split("/")[2], 0), left.index(n)))
+                left.remove(best)
+                seen[best.split("/")[2]] = seen.get(best.split("/")[2], 0) + 1
+                found.append(best)
+                if len(found) == count:
+                    break
+        return found
+
+    def _reaching(self, mutant: Mutant) -> list[str]:
+        everything = list(self.coverage.items)
+        if mutant.edit is None:
+            return everything  # the C runtime serves every launch
+        source = self.tree.sources[mutant.path]
+        if mutant.edit.text and source.path.endswith("dialect.py"):
+            return everything
+        if mutant.edit.text and (piece := self._piece(source, mutant)):
+            holding = {d for d, text in self.coverage.texts.items() if piece in text}
+            found = [
+                n for n, item in self.coverage.items.items() if holding.intersection(item.texts)
+            ]
+            if found:
+                return found
+        place = self.where.base[source.module] + mutant.edit.unit
+        found = self.coverage.covering([place])
+        if found or place >= self.coverage.at_import.size:
+            return found
+        return self._at_import(source, mutant.edit.unit) if self.coverage.at_import[place] else []
+
+    def _piece(self, source: Source, mutant: Mutant) -> str:
+        """The line of a C text that changes, as it stands in kernels."""
+        assert mutant.edit is not None
+        node = _walk(ast.parse(source.text))[mutant.edit.node].node
+        if not isinstance(node, ast.Constant) or not isinstance(node.value, str):
+            return ""
+        text: str = node.value
+        found = ctext.file_edits(text)
+        if not mutant.edit.operator.startswith("C ") or mutant.edit.variant >= len(found):
+            return ""
+        at = found[mutant.edit.variant].start
+        first = text.rfind("\n", 0, at) + 1
+        last = text.find("\n", at)
+        piece = text[first : len(text) if last < 0 else last].strip()
+        return piece if len(piece) >= _SHORTEST else ""
+
+    def _at_import(self, source: Source, unit: int) -> list[str]:
+        """Items of what a statement that runs at import defines."""
+        place = self.where.base[source.module] + unit
+        owners = self.coverage.owners.get(place, set())
+        found = [n for n in self.coverage.items if n.split("/")[0] in owners]
+        if found:
+            return found
+        node = _walk(ast.parse(source.text))[unit].node
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            parsed = _walk(ast.parse(source.text))
+            inside = [k for k, p in enumerate(parsed) if p.parent is parsed[unit].node]
+            places = [self.where.base[source.module] + k for k in inside]
+            found = self.coverage.covering(places)
+            return found or self._using({node.name}, 2)
+        if isinstance(node, ast.ClassDef):
+            return self._using({node.name}, 2)
+        names = {
+            n.id if isinstance(n, ast.Name) else n.attr
+            for n in ast.walk(node)
+            if isinstance(n, (ast.Name, ast.Attribute)) and isinstance(n.ctx, ast.Store)
+        }
+        return self._using(names, 2) or self._in_module(source)
+
+    def _using(self, names: set[str], depth: int) -> list[str]:
+        """Items that run a statement in which one of these names is read."""
+        places: list[int] = []
+        further: set[str] = set()
+        for name in names:
+            for place, defined in self._readers.get(name, ()):
+                places.append(place)
+                if place < self.coverage.at_import.size and self.coverage.at_import[place]:
+                    further |= defined
+        found = self.coverage.covering(places)
+        for place in places:
+            owners = self.coverage.owners.get(place, set())
+            found += [n for n in self.coverage.items if n.split("/")[0] in owners]
+        if not found and depth and further - names:
+            return self._using(further - names, depth - 1)
+        return list(dict.fromkeys(found))
+
+    def _in_module(self, source: Source) -> list[str]:
+        start = self.where.base[source.module]
+        return self.coverage.covering(range(start, self.where.arm_base[source.module]))
+
+    @cached_property
+    def _readers(self) -> dict[str, list[tuple[int, set[str]]]]:
+        """For each name, the statements that read it and what those define."""
+        found: dict[str, list[tuple[int, set[str]]]] = {}
+        for name, source in self.tree.modules.items():
+            walked = _walk(ast.parse(source.text))
+            for place in walked:
+                node = place.node
+                if not isinstance(node, (ast.Name, ast.Attribute)):
+                    continue
+                if not isinstance(node.ctx, ast.Load):
+                    continue
+                read = node.id if isinstance(node, ast.Name) else node.attr
+                holder = walked[place.statement].node
+                made = (
+                    {t.id for t in holder.targets if isinstance(t, ast.Name)}
+                    if isinstance(holder, ast.Assign)
+                    else set()
+                )
+                found.setdefault(read, []).append((self.where.base[name] + place.unit, made))
+        return found

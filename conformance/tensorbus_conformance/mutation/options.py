@@ -1,0 +1,59 @@
+"""The options of ``tensorbus conform`` that mutate."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+__all__ = ["add_options", "run"]
+
+_SAMPLE = 100
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``--mutate`` and what goes with it."""
+    group = parser.add_argument_group("mutation testing (needs a checkout)")
+    group.add_argument(
+        "--mutate",
+        metavar="PATH",
+        nargs="*",
+        help="change the sources (at PATH) and count what "
+        "is caught; --seed is then the sample's (default: made of the commit)",
+    )
+    group.add_argument("--sample", metavar="N", type=int, help=f"mutants (default {_SAMPLE})")
+    group.add_argument("--mutant", metavar="ID", help="show one mutant and judge it")
+    group.add_argument("--markdown", metavar="FILE", type=Path, help="the report to read")
+
+
+def run(options: argparse.Namespace, usage: type[Exception]) -> int:
+    """Do what was asked; `usage` is raised for what cannot be asked."""
+    from .register import RegisterError
+    from .run import mutate, one
+    from .tree import TreeError
+
+    level = options.level or "standard"
+    if level == "exhaustive":
+        raise usage("mutants are judged at level smoke or standard")
+    sample = _SAMPLE if options.sample is None else options.sample
+    if sample < 1:
+        raise usage(f"--sample {sample} is no number of mutants")
+    if options.workers is not None and options.workers < 1:
+        raise usage(f"--workers {options.workers} is no number of processes")
+    for name in ("device", "ops", "self_test", "rerun"):
+        if getattr(options, name):
+            raise usage(f"--{name.replace('_', '-')} does not go with --mutate")
+    try:
+        if options.mutant is not None:
+            return one(options.mutant, level)
+        return mutate(
+            list(options.mutate),
+            sample,
+            options.seed,
+            level,
+            workers=options.workers,
+            json_file=options.json,
+            markdown_file=options.markdown,
+            folder=options.report,
+        )
+    except (TreeError, RegisterError, LookupError) as error:
+        raise usage(str(error).strip("'\"")) from None
