@@ -241,7 +241,7 @@ def _conform(options: argparse.Namespace) -> int:
             return rerun(options.rerun, options.level, options.seed)
         except ValueError as error:
             raise UsageError(str(error)) from None
-    if options.mutate is not None or options.mutant is not None:
+    if options.mutate is not None or options.mutant is not None or options.coverage:
         from .mutation.options import run
 
         return run(options, UsageError)

@@ -6,13 +6,30 @@ import contextlib
 import json
 import os
 import queue
+import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-__all__ = ["Pool", "PoolError"]
+__all__ = ["Pool", "PoolError", "stoppable"]
+
+
+def _stop(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def stoppable() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP do what Ctrl-C does: end the children, keep what is there."""
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {s: signal.signal(s, _stop) for s in signals}
+    try:
+        yield
+    finally:
+        for s, handler in before.items():
+            signal.signal(s, handler)
 
 
 class PoolError(Exception):
@@ -73,6 +90,7 @@ class Pool:
         self._environment = {**os.environ, **threads}
         self._environment.pop("TENSORBUS_SIMULATE", None)
         self._zygotes: list[_Zygote] = []
+        self._idle: list[_Zygote] = []
         self._count = count
         self._lock = threading.Lock()
         self._stopped = False
@@ -88,6 +106,9 @@ class Pool:
             zygote.end()
 
     def _start(self) -> _Zygote:
+        with self._lock:
+            if self._idle:
+                return self._idle.pop()
         zygote = _Zygote(self._environment)
         with self._lock:
             if not self._stopped:
@@ -132,6 +153,8 @@ class Pool:
                     except queue.Empty:
                         break
                     results.put(("result", work(ask, task)))
+                with self._lock:
+                    self._idle.append(zygote)
                 results.put(("over", None))
             except BaseException as error:
                 results.put(("error", error))

@@ -85,10 +85,10 @@ def _call(number: int, at: ast.stmt) -> ast.stmt:
     return ast.copy_location(made, at)
 
 
-def arms(text: str) -> list[Arm]:
+def arms(tree: ast.Module) -> list[Arm]:
     """The branches of a file, two for every if, loop and conditional expression."""
     found: list[Arm] = []
-    for place in _walk(ast.parse(text)):
+    for place in _walk(tree):
         node = place.node
         if place.skipped and not isinstance(place.node, ast.ExceptHandler):
             continue

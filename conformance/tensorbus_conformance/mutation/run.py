@@ -22,7 +22,7 @@ from .choose import Chooser
 from .coverage import Coverage, record
 from .document import document, markdown
 from .mutant import Mutant, before_after, draw, named
-from .pool import Pool, PoolError
+from .pool import Pool, PoolError, stoppable
 from .tree import Tree, TreeError
 from .verdict import Result, Score, scores, try_mutant
 from .zygote import layout
@@ -80,9 +80,32 @@ def mutate(
     json_file: Path | None,
     markdown_file: Path | None,
     folder: Path,
+    ops: Sequence[str] | None = None,
+    least: float = 0.0,
     data_seed: int = 0,
 ) -> int:
-    """Draw and judge; 0 if a complete report is on disk, 1 if not; TreeError, RegisterError."""
+    """Draw and judge.
+
+    Args:
+        paths: Files and folders that are mutated; all if there are none.
+        sample: How many mutants.
+        seed: Of the sample; 0 for one made of the commit.
+        level: Of the judge.
+        workers: Processes.
+        json_file: Where the report goes, else into `folder`.
+        markdown_file: Where the report to read goes, else beside it.
+        folder: Of reports.
+        ops: Judge by these alone (a slice: what they do not reach counts as unreached).
+        least: Share of silent mutants that has to be caught.
+        data_seed: Of the judge's data.
+
+    Returns:
+        0 if a complete report is on disk and enough was caught, else 1.
+
+    Raises:
+        TreeError: There is no checkout, or no such file in it.
+        RegisterError: The register of equivalents says what it may not.
+    """
     tree = Tree.here()
     sources = tree.chosen(paths)
     known = register.load(register.path_of(tree))
@@ -97,9 +120,9 @@ def mutate(
     results: list[Result] = []
     complete = False
     start = time.monotonic()
-    with _bar(console) as bar, Pool(count) as pool:
+    with stoppable(), _bar(console) as bar, Pool(count) as pool:
         try:
-            coverage = _recorded(tree, pool, level, _devices(mutants), bar)
+            coverage = _recorded(tree, pool, level, _devices(mutants), bar, ops)
             chooser = Chooser(tree, layout(tree), coverage)
             start = time.monotonic()
             task = bar.add_task("mutants", total=len(mutants), said="")
@@ -126,7 +149,7 @@ def mutate(
     remarks = register.apply(known, results)
     table = scores(results)
     settings = {
-        "command": _command(paths, sample, seed, level),
+        "command": _command(paths, sample, seed, level, ops),
         "seed": seed,
         "level": level,
         "sample": sample,
@@ -144,7 +167,10 @@ def mutate(
     saved = write_or_say(target, json.dumps(data, indent=1) + "\n")
     page = markdown_file or target.with_suffix(".md")
     saved = write_or_say(page, markdown(data)) and saved
-    return 0 if complete and saved else 1
+    enough = table[-1].rate >= least
+    if not enough:
+        console.print(Text(f"less than {least:.0%} of the silent mutants are caught", "bold red"))
+    return 0 if complete and saved and enough else 1
 
 
 def _check_stale(tree: Tree, known: dict[str, tuple[str, str]]) -> None:
@@ -161,9 +187,13 @@ def _check_stale(tree: Tree, known: dict[str, tuple[str, str]]) -> None:
         )
 
 
-def _command(paths: Sequence[str], sample: int, seed: int, level: str) -> str:
+def _command(
+    paths: Sequence[str], sample: int, seed: int, level: str, ops: Sequence[str] | None
+) -> str:
     where = "".join(f" {p}" for p in paths)
-    return f"tensorbus conform --mutate{where} --sample {sample} --seed {seed} --level {level}"
+    judged = f" --ops {','.join(ops)}" if ops is not None else ""
+    most = f" --sample {sample} --seed {seed} --level {level}{judged}"
+    return f"tensorbus conform --mutate{where}{most}"
 
 
 def _show(console: Console, data: dict[str, Any], table: Sequence[Score]) -> None:
@@ -190,7 +220,7 @@ def _show(console: Console, data: dict[str, Any], table: Sequence[Score]) -> Non
     )
 
 
-def one(ident: str, level: str, data_seed: int = 0) -> int:
+def one(ident: str, level: str, ops: Sequence[str] | None = None, data_seed: int = 0) -> int:
     """Show one mutant and judge it: 0 if it is caught, 1 if not; LookupError for no such one."""
     tree = Tree.here()
     mutant = named(tree, ident)
@@ -199,8 +229,8 @@ def one(ident: str, level: str, data_seed: int = 0) -> int:
     console.print(Text(f"{mutant.path}:{mutant.line}  {mutant.operator}  ({mutant.stratum})"))
     console.print(Text(f"- {before}", "red"))
     console.print(Text(f"+ {after}", "green"))
-    with _bar(console) as bar, Pool(min(os.cpu_count() or 1, 2)) as pool:
-        coverage = _recorded(tree, pool, level, _devices([mutant]), bar)
+    with stoppable(), _bar(console) as bar, Pool(min(os.cpu_count() or 1, 2)) as pool:
+        coverage = _recorded(tree, pool, level, _devices([mutant]), bar, ops)
         items = Chooser(tree, layout(tree), coverage).items(mutant, FIRST + MORE)
         results: list[Result] = []
 

@@ -152,14 +152,18 @@ def _judge(
             result.verdict = "timeout"
         result.reached = True
         return True
-    if left and not stopped:
+    if left and not answer["status"].startswith("exit"):
         # It died in the first item that it did not finish.
         state = "timeout" if answer["status"] == "timeout" else "crash"
-        was = states.get(left[0], "")
-        result.items[left[0]] = "wrong" if was == "wrong" else state
+        wrong = states.get(left[0], "") == "wrong"
+        result.items[left[0]] = "wrong" if wrong else state
         result.killer = result.killer or f"{left[0]} ({answer['status']})"
         result.reached = True
-        return state == "timeout"
+        return stopped or state == "timeout"
+    if left and not stopped:
+        # It ended by itself: sys.exit, or an exception outside of any item.
+        result.items[left[0]] = "error"
+        result.reached = True
     return stopped
 
 

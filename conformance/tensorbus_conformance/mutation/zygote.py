@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import functools
 import gc
 import importlib
 import json
@@ -54,9 +55,10 @@ class Layout:
             self.base[name] = self.size
             self.size += places(parsed)
             self.arm_base[name] = self.size
-            self.size += len(arms(source.text))
+            self.size += len(arms(parsed))
 
 
+@functools.lru_cache(maxsize=1)
 def layout(tree: Tree) -> Layout:
     """The layout of a tree: the same in every process that reads the same tree."""
     return Layout(tree)
