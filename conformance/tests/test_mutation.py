@@ -19,7 +19,6 @@ from tensorbus_conformance.mutation.choose import Chooser
 from tensorbus_conformance.mutation.coverage import Coverage, Recorded, limits, record
 from tensorbus_conformance.mutation.mutant import (
     Mutant,
-    before_after,
     draw,
     mutants_of,
     named,
