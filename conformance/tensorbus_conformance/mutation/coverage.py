@@ -12,6 +12,7 @@ import contextlib
 import gzip
 import hashlib
 import json
+import os
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -31,6 +32,12 @@ _PER_OP = 3
 _OPENCL_EVERY = 4
 """Of a second device one op in so many is enough: what it adds to cpu is its driver."""
 _FIRST = ("float32", "int32", "bool", "float16", "float64", "uint8", "int64")
+
+
+_EMPTY_CACHE = 8
+"""Of 256 items so many are recorded with an empty cache of kernels, where branches are counted."""
+
+_SAVE_EVERY = 50
 
 
 def limits(seconds: float, device: str) -> dict[str, Any]:
@@ -157,7 +164,10 @@ def record(
     def work(ask: Any, name: str) -> tuple[str, dict[str, Any]]:
         marks = not name
         request = {**base, "kind": "record", "items": [name] if name else [], "marks": marks}
-        return name, ask({**request, **limits(30, name.split("/")[1] if name else "cpu")})
+        request |= limits(30, name.split("/")[1] if name else "cpu")
+        if branches and hashlib.sha256(name.encode()).digest()[0] < _EMPTY_CACHE:
+            request["cache"] = ""  # an empty one: what builds kernels is on the way, too
+        return name, ask(request)
 
     def done(result: tuple[str, dict[str, Any]]) -> None:
         nonlocal count
@@ -176,17 +186,23 @@ def record(
                 }  # fmt: skip
         count += bool(name)
         progress(count, len(wanted))
+        if count % _SAVE_EVERY == 0:
+            _save(path, kept)
 
     try:
         tasks = ([] if kept["import"] else [""]) + todo
         if tasks:
             pool.map(tasks, work, done)
     finally:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = path.with_suffix(".tmp")
-        scratch.write_bytes(gzip.compress(json.dumps(kept).encode(), 1))
-        scratch.replace(path)
+        _save(path, kept)
     return _loaded(kept, level, set(wanted))
+
+
+def _save(path: Path, kept: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_suffix(f".{os.getpid()}")
+    scratch.write_bytes(gzip.compress(json.dumps(kept).encode(), 1))
+    scratch.replace(path)
 
 
 def _loaded(kept: dict[str, Any], level: str, wanted: set[str]) -> Coverage:

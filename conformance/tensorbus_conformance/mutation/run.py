@@ -33,6 +33,20 @@ FIRST, MORE = 4, 6
 """Items that judge a mutant at first, and how many more judge one that survives these."""
 
 
+class _Lines:
+    """A line now and then where there is no terminal to draw a bar on."""
+
+    EVERY_S = 60.0
+
+    def __init__(self, console: Console) -> None:
+        self._console, self._last = console, time.monotonic()
+
+    def say(self, text: str) -> None:
+        if not self._console.is_terminal and time.monotonic() - self._last > self.EVERY_S:
+            self._last = time.monotonic()
+            self._console.print(text)
+
+
 def _bar(console: Console) -> Progress:
     return Progress(
         TextColumn("{task.description}"),
@@ -61,9 +75,11 @@ def _recorded(
     ops: Sequence[str] | None = None,
 ) -> Coverage:
     task = bar.add_task("what reaches what", total=None, said="")
+    heard = _Lines(bar.console)
 
     def progress(count: int, of: int) -> None:
         bar.update(task, completed=count, total=of)
+        heard.say(f"what reaches what: {count} of {of} items")
 
     coverage = record(tree, pool, level, devices, progress, ops=ops)
     bar.update(task, total=len(coverage.items), completed=len(coverage.items))
@@ -126,6 +142,7 @@ def mutate(
             chooser = Chooser(tree, layout(tree), coverage)
             start = time.monotonic()
             task = bar.add_task("mutants", total=len(mutants), said="")
+            heard = _Lines(console)
 
             def work(ask: Any, mutant: Mutant) -> Result:
                 items = chooser.items(mutant, FIRST + MORE)
@@ -136,6 +153,7 @@ def mutate(
                 table = scores(results)[-1]
                 said = f"{table.counts['caught']} caught, {table.counts['survived']} survived"
                 bar.update(task, advance=1, said=said)
+                heard.say(f"{len(results)} of {len(mutants)} mutants: {said}")
 
             pool.map(mutants, work, done)
             complete = True

@@ -152,7 +152,7 @@ class _Zygote:
                 tempfile.tempdir = str(folder)
                 shared = None if request.get("cold") else Path(request["cache"])
             else:
-                os.environ["TENSORBUS_CACHE"] = request["cache"]
+                os.environ["TENSORBUS_CACHE"] = request["cache"] or str(folder)
             limit(request["cpu"], request["memory"])
             status = work(request, self.tree, writing, codes, shared, size)
         except BaseException:
