@@ -209,7 +209,7 @@ def test_what_becomes_of_a_mutant(answers: list[dict[str, Any]], verdict: str) -
 
 
 def results(count: int) -> list[Result]:
-    mutants = draw(list(TREE.sources.values()), count, 2)[0]
+    mutants = draw([TREE.sources["dispatcher/tensorbus/_plan.py"]], count, 2)[0]
     return [Result(m, "survived", reached=True) for m in mutants]
 
 

@@ -116,6 +116,13 @@ class _Work:
         from ..worker import judge_item
 
         self.answer(imported=True)
+        if record:
+            # What opening a device runs belongs to each of its items, importing to none.
+            if marks is not None:
+                marks.finish()
+                self.answer(at_import=_packed(marks.total), marks=marks.found)
+                hook.mark = None
+            self.hits[:] = bytes(size)
         todo = [Item.parse(name) for name in request["items"]]
         due: set[str] = set()
         if request["kind"] == "list":
@@ -131,12 +138,6 @@ class _Work:
             level = request["level"]
             due |= {i.name for i in items(name, device.capabilities, device.natives, level, ops)}
         self.answer(opened=True)
-        if record:
-            if marks is not None:
-                marks.finish()
-                self.answer(at_import=_packed(marks.total), marks=marks.found)
-                hook.mark = None
-            self.hits[:] = bytes(size)
         for item in todo:
             if item.name not in due:
                 self.answer(missing=item.name)

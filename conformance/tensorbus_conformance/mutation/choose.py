@@ -87,9 +87,21 @@ class Chooser:
                 return found
         place = self.where.base[source.module] + mutant.edit.unit
         found = self.coverage.covering([place])
-        if found or place >= self.coverage.at_import.size:
+        if found:
+            return self._users(source, mutant.edit.unit, found)
+        if place < self.coverage.at_import.size and self.coverage.at_import[place]:
+            return self._at_import(source, mutant.edit.unit)
+        if place < self.coverage.building.size and self.coverage.building[place]:
+            return everything  # it runs where nothing is compiled yet
+        return []
+
+    def _users(self, source: Source, unit: int, found: list[str]) -> list[str]:
+        """Of items that load a module late, those that use what one of its lines defines."""
+        walked = _walk(ast.parse(source.text))
+        if not isinstance(walked[unit].parent, ast.Module):
             return found
-        return self._at_import(source, mutant.edit.unit) if self.coverage.at_import[place] else []
+        used = set(self._using(_defined(walked[unit].node)))
+        return [n for n in found if n in used] or found
 
     def _piece(self, source: Source, mutant: Mutant) -> str:
         """The line of a C text that changes, as it stands in kernels."""
@@ -120,41 +132,35 @@ class Chooser:
             inside = [k for k, p in enumerate(parsed) if p.parent is parsed[unit].node]
             places = [self.where.base[source.module] + k for k in inside]
             found = self.coverage.covering(places)
-            return found or self._using({node.name}, 2)
-        if isinstance(node, ast.ClassDef):
-            return self._using({node.name}, 2)
-        names = {
-            n.id if isinstance(n, ast.Name) else n.attr
-            for n in ast.walk(node)
-            if isinstance(n, (ast.Name, ast.Attribute)) and isinstance(n.ctx, ast.Store)
-        }
-        return self._using(names, 2) or self._in_module(source)
+            return found or self._using({node.name})
+        return self._using(_defined(node)) or self._in_module(source)
 
-    def _using(self, names: set[str], depth: int) -> list[str]:
-        """Items that run a statement in which one of these names is read."""
-        places: list[int] = []
-        further: set[str] = set()
-        for name in names:
-            for place, defined in self._readers.get(name, ()):
-                places.append(place)
-                if place < self.coverage.at_import.size and self.coverage.at_import[place]:
-                    further |= defined
-        found = self.coverage.covering(places)
-        for place in places:
-            owners = self.coverage.owners.get(place, set())
-            found += [n for n in self.coverage.items if n.split("/")[0] in owners]
-        if not found and depth and further - names:
-            return self._using(further - names, depth - 1)
-        return list(dict.fromkeys(found))
+    def _using(self, names: set[str]) -> list[str]:
+        """Items that run a function in which one of these names, or what is made of it, is read."""
+        places: set[int] = set()
+        todo, known = set(names), set(names)
+        found: dict[str, None] = {}
+        while todo:
+            name = todo.pop()
+            for place, defined, outer in self._readers.get(name, ()):
+                owners = self.coverage.owners.get(place, set())
+                found |= {n: None for n in self.coverage.items if n.split("/")[0] in owners}
+                if outer:
+                    todo |= defined - known
+                    known |= defined
+                else:
+                    places.add(place)
+        found |= dict.fromkeys(self.coverage.covering(sorted(places)))
+        return list(found)
 
     def _in_module(self, source: Source) -> list[str]:
         start = self.where.base[source.module]
         return self.coverage.covering(range(start, self.where.arm_base[source.module]))
 
     @cached_property
-    def _readers(self) -> dict[str, list[tuple[int, set[str]]]]:
-        """For each name, the statements that read it and what those define."""
-        found: dict[str, list[tuple[int, set[str]]]] = {}
+    def _readers(self) -> dict[str, list[tuple[int, set[str], bool]]]:
+        """For each name what reads it: place, what that defines, whether on a module's level."""
+        found: dict[str, list[tuple[int, set[str], bool]]] = {}
         for name, source in self.tree.modules.items():
             walked = _walk(ast.parse(source.text))
             for place in walked:
@@ -164,11 +170,20 @@ class Chooser:
                 if not isinstance(node.ctx, ast.Load):
                     continue
                 read = node.id if isinstance(node, ast.Name) else node.attr
-                holder = walked[place.statement].node
-                made = (
-                    {t.id for t in holder.targets if isinstance(t, ast.Name)}
-                    if isinstance(holder, ast.Assign)
-                    else set()
-                )
-                found.setdefault(read, []).append((self.where.base[name] + place.unit, made))
+                holder = walked[place.statement]
+                outer = place.unit == place.statement and isinstance(holder.parent, ast.Module)
+                made = _defined(holder.node) if outer else set()
+                entry = (self.where.base[name] + place.unit, made, outer)
+                found.setdefault(read, []).append(entry)
         return found
+
+
+def _defined(node: ast.AST) -> set[str]:
+    """Names that a statement gives a value to."""
+    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+        return {node.name}
+    return {
+        n.id if isinstance(n, ast.Name) else n.attr
+        for n in ast.walk(node)
+        if isinstance(n, (ast.Name, ast.Attribute)) and isinstance(n.ctx, ast.Store)
+    }

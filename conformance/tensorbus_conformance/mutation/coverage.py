@@ -16,6 +16,7 @@ import os
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,7 @@ class Coverage:
         texts: Kernel texts by digest.
         at_import: Bytes of what importing tensorbus ran.
         owners: For a byte that ran at import, the functions that it helped to define.
+        building: What an item runs that finds no compiled kernel, compiler or runtime.
     """
 
     level: str
@@ -81,6 +83,8 @@ class Coverage:
     texts: dict[str, str] = field(default_factory=dict)
     at_import: NDArray[np.uint8] = field(default_factory=lambda: np.zeros(0, np.uint8))
     owners: dict[int, set[str]] = field(default_factory=dict)
+
+    building: NDArray[np.uint8] = field(default_factory=lambda: np.zeros(0, np.uint8))
 
     @property
     def known_bad(self) -> dict[str, list[str]]:
@@ -94,7 +98,14 @@ class Coverage:
 
     def covering(self, places: Sequence[int]) -> list[str]:
         """Items that ran one of these bytes."""
-        return [n for n, item in self.items.items() if any(item.hits[k] for k in places)]
+        if not len(places) or not self.items:
+            return []
+        ran = np.asarray(self._table[:, list(places)].any(axis=1))
+        return [name for name, hit in zip(self.items, ran, strict=True) if hit]
+
+    @cached_property
+    def _table(self) -> NDArray[np.uint8]:
+        return np.stack([item.hits for item in self.items.values()])
 
 
 def chosen_items(names: Sequence[str]) -> list[str]:
@@ -162,35 +173,38 @@ def record(
     count = len(wanted) - len(todo)
 
     def work(ask: Any, name: str) -> tuple[str, dict[str, Any]]:
-        marks = not name
-        request = {**base, "kind": "record", "items": [name] if name else [], "marks": marks}
-        request |= limits(30, name.split("/")[1] if name else "cpu")
-        if branches and hashlib.sha256(name.encode()).digest()[0] < _EMPTY_CACHE:
+        item = name or wanted[0]
+        request = {**base, "kind": "record", "items": [item], "marks": not name}
+        request |= limits(30, item.split("/")[1])
+        if not name or (branches and hashlib.sha256(name.encode()).digest()[0] < _EMPTY_CACHE):
             request["cache"] = ""  # an empty one: what builds kernels is on the way, too
         return name, ask(request)
 
     def done(result: tuple[str, dict[str, Any]]) -> None:
         nonlocal count
         name, answer = result
-        states = {
-            m["property"]: m["state"] for m in answer["messages"] if m.get("item") == name and name
-        }
+        if not name:
+            ran = {k: v for m in answer["messages"] for k, v in m.items()}
+            if "at_import" in ran and "hits" in ran:
+                kept["import"] = {
+                    "hits": ran["at_import"], "marks": ran["marks"], "building": ran["hits"],
+                }  # fmt: skip
+            return
+        states = {m["property"]: m["state"] for m in answer["messages"] if m.get("item") == name}
         for m in answer["messages"]:
-            if "at_import" in m:
-                kept["import"] = {"hits": m["at_import"], "marks": m["marks"]}
             if "end" in m:
                 kept["texts"].update(m["full"])
                 kept["items"][name] = {
                     "hits": m["hits"], "seconds": m["seconds"], "states": states,
                     "texts": list(m["full"]),
                 }  # fmt: skip
-        count += bool(name)
+        count += 1
         progress(count, len(wanted))
         if count % _SAVE_EVERY == 0:
             _save(path, kept)
 
     try:
-        tasks = ([] if kept["import"] else [""]) + todo
+        tasks = ([] if kept["import"] or not wanted else [""]) + todo
         if tasks:
             pool.map(tasks, work, done)
     finally:
@@ -213,6 +227,7 @@ def _loaded(kept: dict[str, Any], level: str, wanted: set[str]) -> Coverage:
             found.items[name] = Recorded(hits, r["seconds"], r["states"], r["texts"])
     if kept["import"]:
         found.at_import = _unpacked(kept["import"]["hits"])
+        found.building = _unpacked(kept["import"]["building"])
         for functions, ran in kept["import"]["marks"]:
             for k in ran:
                 found.owners.setdefault(k, set()).update(functions)

@@ -18,7 +18,8 @@ __all__ = ["Edit", "apply_edit", "edits", "statement_text"]
 
 _SKIPPED_NAMES = {"__all__", "__slots__", "__doc__", "__version__"}
 _SKIPPED_FUNCTIONS = {"__repr__", "__str__", "__format__", "__dir__"}
-_SAYING = {"warn", "print", "debug", "info", "warning", "TypeVar", "cast", "overload"}
+_SAYING = {"warn", "print", "debug", "info", "warning", "TypeVar", "cast", "overload",
+           "_absent", "unavailable"}  # fmt: skip
 _DTYPES = {
     "bool_": "uint8", "int8": "int16", "int16": "int32", "int32": "int64", "int64": "int32",
     "uint8": "uint16", "uint16": "uint32", "uint32": "uint64", "uint64": "uint32",
@@ -165,7 +166,9 @@ def _constants(node: ast.Constant, coefficients: bool) -> Iterator[_Made]:
     if isinstance(value, bool):
         yield "constant", _constant(not value)
     elif isinstance(value, int):
-        others = dict.fromkeys((value + 1, value - 1, 0, -value, 2 * value))
+        # Of one, an index above all, the negative is most often the same element.
+        sign = (-value,) if abs(value) > 1 else ()
+        others = dict.fromkeys((value + 1, value - 1, 0, *sign, 2 * value))
         for other in others:
             if other != value:
                 yield "constant", _constant(other)
@@ -229,8 +232,8 @@ def _call(node: ast.Call) -> Iterator[_Made]:
     if len(plain) != len(node.args) or name in _UNORDERED or name[:1].isupper():
         return
     for k in range(len(plain) - 1):
-        if name in _COMMUTATIVE and k == 0 and len(plain) == 2:
-            continue
+        if k == 0 and ((name in _COMMUTATIVE and len(plain) == 2) or name == "fma"):
+            continue  # a product's factors commute, too
         if ast.dump(plain[k]) == ast.dump(plain[k + 1]):
             continue
         args = [*plain[:k], plain[k + 1], plain[k], *plain[k + 2 :]]
@@ -349,7 +352,7 @@ def _of(place: _Place, source_has_text: bool, coefficients: bool, assigned: bool
 def _named(place: _Place) -> bool:
     """A constant that is no number of the program: an argument of a decorator's flag and so on."""
     return isinstance(place.parent, ast.keyword) and place.parent.arg in (
-        "stacklevel", "frozen", "slots", "order", "eq", "kw_only", "repr", "init",
+        "stacklevel", "strict", "frozen", "slots", "order", "eq", "kw_only", "repr", "init",
     )  # fmt: skip
 
 
@@ -377,7 +380,12 @@ def edits(tree: ast.Module, *, kernel_text: bool, coefficients: bool) -> list[Ed
     places = _walk(tree)
     lines: dict[int, int] = {}
     known = _assigned_before(places)
+    said: set[int] = set()
     for k, place in enumerate(places):
+        if isinstance(place.node, ast.JoinedStr) or id(place.parent) in said:
+            said.add(id(place.node))
+            if not kernel_text:
+                continue  # a message
         statement = places[place.statement].node
         line = getattr(place.node, "lineno", getattr(statement, "lineno", 1))
         if isinstance(place.parent, ast.JoinedStr) or place.node.__class__ is ast.comprehension:
