@@ -54,7 +54,7 @@ mutation-slice: $(VENV)/.test
 		dispatcher/tensorbus/_plan.py backends/tensorbus_backends/kernels \
 		backends/tensorbus_backends/clike.py cpu/tensorbus_cpu/runtime.c \
 		--ops add,where,sum,matmul,cumulative_sum,take --sample 20 --seed 1 --level smoke \
-		--least 0.5 --report reports
+		--least 0.25 --report reports
 
 # Branches on the way of a call that the judge takes.
 branches: $(VENV)/.test
