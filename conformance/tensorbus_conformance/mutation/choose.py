@@ -52,9 +52,11 @@ class Chooser:
         ops = sorted(groups)
         rng.shuffle(ops)
         ops.sort(key=lambda op: self._cost[op])
-        later = ops[2:]
+        # Where nearly every op goes, those that do next to nothing are no better than others.
+        first = 2 if 2 * len(groups) < len(self._cost) else 0
+        later = ops[first:]
         rng.shuffle(later)
-        ops = [*ops[:2], *later]
+        ops = [*ops[:first], *later]
         seen: dict[str, int] = {}
         found: list[str] = []
         while groups and len(found) < count:
@@ -74,7 +76,9 @@ class Chooser:
     def _reaching(self, mutant: Mutant) -> list[str]:
         everything = list(self.coverage.items)
         if mutant.edit is None:
-            return everything  # the C runtime serves every launch
+            natives = [n for n in everything if n.endswith("/native")]
+            # The C runtime serves every launch, its products native kernels alone.
+            return natives if natives and "gemm" in self._c_function(mutant) else everything
         source = self.tree.sources[mutant.path]
         if mutant.edit.text and source.path.endswith("dialect.py"):
             return everything
@@ -102,6 +106,11 @@ class Chooser:
             return found
         used = set(self._using(_defined(walked[unit].node)))
         return [n for n in found if n in used] or found
+
+    def _c_function(self, mutant: Mutant) -> str:
+        """The line that begins the function of a C file which changes."""
+        lines = self.tree.sources[mutant.path].text.splitlines()[: mutant.line]
+        return next((t for t in reversed(lines) if t[:1].isalpha() and "(" in t), "")
 
     def _piece(self, source: Source, mutant: Mutant) -> str:
         """The line of a C text that changes, as it stands in kernels."""
