@@ -5,7 +5,8 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 EXTRAS := conformance,cpu,opencl
 
-.PHONY: conform test compile-check lint format clean pycuda simulate evidence
+.PHONY: conform test compile-check lint format clean pycuda simulate evidence mutation \
+	mutation-slice branches
 
 conform: $(VENV)/.run
 	$(BIN)/tensorbus conform --level smoke
@@ -40,6 +41,24 @@ pycuda: $(VENV)/.test
 # On a machine with an NVIDIA GPU: all that has to be shown on one, into docs/evidence.
 evidence: pycuda
 	$(BIN)/python benchmarks/hardware.py --out docs/evidence
+
+# Hundreds of mutants of the sources, drawn by the commit (hours); the report goes into docs/.
+MUTANTS ?= 600
+mutation: $(VENV)/.test
+	$(BIN)/tensorbus conform --mutate --sample $(MUTANTS) --level standard \
+		--json reports/mutation.json --markdown docs/mutation.md
+
+# The same for what every call goes through, judged by a few ops: at most two minutes.
+mutation-slice: $(VENV)/.test
+	$(BIN)/tensorbus conform --mutate dispatcher/tensorbus/_promotion.py \
+		dispatcher/tensorbus/_plan.py backends/tensorbus_backends/kernels \
+		backends/tensorbus_backends/clike.py cpu/tensorbus_cpu/runtime.c \
+		--ops add,where,sum,matmul,cumulative_sum,take --sample 20 --seed 1 --level smoke \
+		--least 0.25 --report reports
+
+# Branches on the way of a call that the judge takes.
+branches: $(VENV)/.test
+	$(BIN)/tensorbus conform --mutate --coverage --level standard --markdown docs/branches.md
 
 format: $(VENV)/.test
 	$(BIN)/ruff check --fix .

@@ -94,6 +94,9 @@ def _parser() -> argparse.ArgumentParser:
     conform.add_argument(
         "--self-test", action="store_true", help="plant faults and count those caught"
     )
+    from .mutation.options import add_options
+
+    add_options(conform)
     conform.set_defaults(run=_conform)
 
     compiling = commands.add_parser(
@@ -238,6 +241,10 @@ def _conform(options: argparse.Namespace) -> int:
             return rerun(options.rerun, options.level, options.seed)
         except ValueError as error:
             raise UsageError(str(error)) from None
+    if options.mutate is not None or options.mutant is not None or options.coverage:
+        from .mutation.options import run
+
+        return run(options, UsageError)
     if options.self_test:
         from .selftest import self_test
 

@@ -1,0 +1,1 @@
+"""Mutation testing of everything between a call and its result: ``tensorbus conform --mutate``."""

@@ -1,0 +1,234 @@
+"""Which statements, branches and kernel texts each item reaches on the healthy tree.
+
+Every item is judged in a process of its own, since plans and kernels' texts are made once a
+process.  What was recorded lies beside the compiled kernels, under the digest of the sources and
+the judge, so that it is used again until one of them changes.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import gzip
+import hashlib
+import json
+import os
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tensorbus_backends.cache import default_directory
+
+from .pool import Pool
+from .tree import Tree
+
+__all__ = ["Coverage", "Recorded", "chosen_items", "limits", "record"]
+
+_PER_OP = 3
+_OPENCL_EVERY = 4
+"""Of a second device one op in so many is enough: what it adds to cpu is its driver."""
+_FIRST = ("float32", "int32", "bool", "float16", "float64", "uint8", "int64")
+
+
+_EMPTY_CACHE = 8
+"""Of 256 items so many are recorded with an empty cache of kernels, where branches are counted."""
+
+_SAVE_EVERY = 50
+
+
+def limits(seconds: float, device: str) -> dict[str, Any]:
+    """Bounds for a child: wall clock, processor, memory; `seconds` is what the healthy tree took.
+
+    A machine that does other work may be several times as slow; OpenCL's compilers reserve
+    address space that they never touch.
+    """
+    wall = 20.0 + 8.0 * seconds
+    return {
+        "wall": wall,
+        "cpu": 2.0 * wall,
+        "memory": (24 if device.startswith("opencl") else 6) << 30,
+        "cache": str(default_directory()),
+    }
+
+
+@dataclass
+class Recorded:
+    """What one item did."""
+
+    hits: NDArray[np.uint8]
+    seconds: float
+    states: dict[str, str]
+    texts: list[str]
+
+
+@dataclass
+class Coverage:
+    """All that was recorded at a level.
+
+    Attributes:
+        items: By name.
+        texts: Kernel texts by digest.
+        at_import: Bytes of what importing tensorbus ran.
+        owners: For a byte that ran at import, the functions that it helped to define.
+        building: What an item runs that finds no compiled kernel, compiler or runtime.
+    """
+
+    level: str
+    items: dict[str, Recorded] = field(default_factory=dict)
+    texts: dict[str, str] = field(default_factory=dict)
+    at_import: NDArray[np.uint8] = field(default_factory=lambda: np.zeros(0, np.uint8))
+    owners: dict[int, set[str]] = field(default_factory=dict)
+
+    building: NDArray[np.uint8] = field(default_factory=lambda: np.zeros(0, np.uint8))
+
+    @property
+    def known_bad(self) -> dict[str, list[str]]:
+        """Cells that fail on the healthy tree: they show nothing about a mutant."""
+        found = {}
+        for name, item in self.items.items():
+            bad = [p for p, s in item.states.items() if s not in ("pass", "unsupported")]
+            if bad:
+                found[name] = bad
+        return found
+
+    def covering(self, places: Sequence[int]) -> list[str]:
+        """Items that ran one of these bytes."""
+        if not len(places) or not self.items:
+            return []
+        ran = np.asarray(self._table[:, list(places)].any(axis=1))
+        return [name for name, hit in zip(self.items, ran, strict=True) if hit]
+
+    @cached_property
+    def _table(self) -> NDArray[np.uint8]:
+        return np.stack([item.hits for item in self.items.values()])
+
+
+def chosen_items(names: Sequence[str]) -> list[str]:
+    """At most three dtypes of each op, and its native variants: float32 and two others by lot."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for name in names:
+        op, device, _, variant = name.split("/")
+        groups.setdefault((f"{op}/{device}", variant), []).append(name)
+    found = []
+    for (key, _), group in groups.items():
+        digest = hashlib.sha256(key.encode()).digest()
+        if not key.endswith("/cpu") and digest[0] % _OPENCL_EVERY and "driver." not in key:
+            continue
+        first = sorted(group, key=lambda n: _order(n.split("/")[2]))[:1]
+        rest = [n for n in group if n not in first]
+        rest.sort(key=lambda n: hashlib.sha256(f"{key}{n}".encode()).digest())
+        found += [*first, *rest[: _PER_OP - 1]]
+    return found
+
+
+def _order(dtype: str) -> int:
+    return _FIRST.index(dtype) if dtype in _FIRST else len(_FIRST)
+
+
+def _unpacked(text: str) -> NDArray[np.uint8]:
+    return np.frombuffer(zlib.decompress(base64.b85decode(text)), np.uint8)
+
+
+def _path(tree: Tree, level: str, branches: bool) -> Path:
+    kind = "branches" if branches else "coverage"
+    return default_directory() / "mutation" / f"{kind}-{level}-{tree.digest}.json.gz"
+
+
+def record(
+    tree: Tree,
+    pool: Pool,
+    level: str,
+    devices: Sequence[str],
+    progress: Callable[[int, int], None],
+    *,
+    branches: bool = False,
+    ops: Sequence[str] | None = None,
+) -> Coverage:
+    """Record what is not recorded yet; `progress` is told how many of how many items are."""
+    path = _path(tree, level, branches)
+    kept: dict[str, Any] = {"items": {}, "texts": {}, "import": None}
+    if path.exists():
+        with contextlib.suppress(OSError, ValueError, EOFError):  # spoilt: recorded again
+            kept = json.loads(gzip.decompress(path.read_bytes()))
+    base = {"level": level, "seed": 0, "healthy": True, "branches": branches}
+    listing: list[str] = []
+
+    def ask_list(ask: Any, device: str) -> dict[str, Any]:
+        request = {**base, "kind": "list", "items": [], "devices": [device]}
+        return ask({**request, **limits(60, device)})  # type: ignore[no-any-return]
+
+    def listed(answer: dict[str, Any]) -> None:
+        for m in answer["messages"]:
+            listing.extend(m.get("items", []))
+
+    pool.map(devices, ask_list, listed)
+    wanted = [n for n in listing if ops is None or n.split("/")[0] in ops]
+    wanted = list(wanted) if branches else chosen_items(wanted)
+    todo: list[str] = [n for n in wanted if n not in kept["items"]]
+    count = len(wanted) - len(todo)
+
+    def work(ask: Any, name: str) -> tuple[str, dict[str, Any]]:
+        item = name or wanted[0]
+        request = {**base, "kind": "record", "items": [item], "marks": not name}
+        request |= limits(30, item.split("/")[1])
+        if not name or (branches and hashlib.sha256(name.encode()).digest()[0] < _EMPTY_CACHE):
+            request["cache"] = ""  # an empty one: what builds kernels is on the way, too
+        return name, ask(request)
+
+    def done(result: tuple[str, dict[str, Any]]) -> None:
+        nonlocal count
+        name, answer = result
+        if not name:
+            ran = {k: v for m in answer["messages"] for k, v in m.items()}
+            if "at_import" in ran and "hits" in ran:
+                kept["import"] = {
+                    "hits": ran["at_import"], "marks": ran["marks"], "building": ran["hits"],
+                }  # fmt: skip
+            return
+        states = {m["property"]: m["state"] for m in answer["messages"] if m.get("item") == name}
+        for m in answer["messages"]:
+            if "end" in m:
+                kept["texts"].update(m["full"])
+                kept["items"][name] = {
+                    "hits": m["hits"], "seconds": m["seconds"], "states": states,
+                    "texts": list(m["full"]),
+                }  # fmt: skip
+        count += 1
+        progress(count, len(wanted))
+        if count % _SAVE_EVERY == 0:
+            _save(path, kept)
+
+    try:
+        tasks = ([] if kept["import"] or not wanted else [""]) + todo
+        if tasks:
+            pool.map(tasks, work, done)
+    finally:
+        _save(path, kept)
+    return _loaded(kept, level, set(wanted))
+
+
+def _save(path: Path, kept: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_suffix(f".{os.getpid()}")
+    scratch.write_bytes(gzip.compress(json.dumps(kept).encode(), 1))
+    scratch.replace(path)
+
+
+def _loaded(kept: dict[str, Any], level: str, wanted: set[str]) -> Coverage:
+    found = Coverage(level, texts=kept["texts"])
+    for name, r in kept["items"].items():
+        if name in wanted:
+            hits = _unpacked(r["hits"])
+            found.items[name] = Recorded(hits, r["seconds"], r["states"], r["texts"])
+    if kept["import"]:
+        found.at_import = _unpacked(kept["import"]["hits"])
+        found.building = _unpacked(kept["import"]["building"])
+        for functions, ran in kept["import"]["marks"]:
+            for k in ran:
+                found.owners.setdefault(k, set()).update(functions)
+    return found
