@@ -260,8 +260,6 @@ def _replace(case: Case, arrays: Sequence[Array]) -> tuple[tuple[Any, ...], dict
 
 def inputs(session: Session) -> Outcome:
     """No call has changed an operand (collected over all calls of the item)."""
-    if not session.runs:
-        values(session)
     outcome = Outcome("inputs", decided=session.runs)
     if session.changed:
         outcome.state, outcome.message = "fail", session.changed[0]
@@ -270,7 +268,7 @@ def inputs(session: Session) -> Outcome:
 
 def guards(session: Session) -> Outcome:
     """No call has written outside its buffers (collected over all calls of the item)."""
-    outcome = Outcome("guards", decided=1)
+    outcome = Outcome("guards", decided=session.runs)
     found = session.guard.check()
     if found:
         outcome.state, outcome.message = "fail", f"{found[0]} ({len(found)} times)"

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from .misuse import BadCalls
 from .ulp import format_of
 from .verdict import Judge, Reference
 
@@ -71,6 +72,11 @@ class OpReference:
         second_order: ``second_order(inputs, options, cotangent, tangents)``: the derivative of
             `vjp` along the tangents, one `Reference` (or None) per tensor argument.
         gradient_judge: As `judge`, for the gradients of all three kinds.
+        bad: From a dtype to calls that this op must refuse beyond what every op must, see `misuse`.
+        new_axes: Whether `axis` names dimensions of the result that the operands lack.
+        axes_twice: Whether `axis` may name a dimension more than once.
+        saturates: Whether a Python integer beyond the dtype counts as the dtype's limit.
+        takes: Kinds of dtype that the op accepts, where they are more than `kinds`.
     """
 
     name: str
@@ -84,6 +90,11 @@ class OpReference:
     jvp: Jvp | None = None
     second_order: SecondOrder | None = None
     gradient_judge: JudgeOf | None = None
+    bad: BadCalls | None = None
+    new_axes: bool = False
+    axes_twice: bool = False
+    saturates: bool = False
+    takes: str = ""
 
     @property
     def differentiable(self) -> bool:
