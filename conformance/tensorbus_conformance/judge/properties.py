@@ -337,6 +337,13 @@ def errors(session: Session) -> Outcome:
     return check(session)
 
 
+def scalars(session: Session) -> Outcome:
+    """Python numbers on either side give what tensors of their dtype would, by value."""
+    from .scalars import check
+
+    return check(session)
+
+
 def gradient(session: Session) -> Outcome:
     """Reverse mode with a random cotangent, against the oracle's derivative."""
     from .gradients import reverse
@@ -362,7 +369,7 @@ PROPERTIES: dict[str, Callable[[Session], Outcome]] = {
     f.__name__: f
     for f in (
         values, special, shapes, exhaustive16, bits, layouts, inputs, errors, gradient, forward,
-        second, promotion, guards, determinism, provenance,
+        second, promotion, scalars, guards, determinism, provenance,
     )
 }  # fmt: skip
 

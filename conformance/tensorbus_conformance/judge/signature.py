@@ -99,5 +99,6 @@ def parameters(function: Callable[..., Any]) -> tuple[Parameter, ...]:
 
 
 def takes_scalars(op: str) -> bool:
-    """Whether some parameter of a public op takes a tensor or a Python number."""
-    return any(p.scalar for p in parameters(tb.FUNCTIONS[op].call))
+    """Whether some parameter of a public op takes a Python number of any kind."""
+    numbers = {"bool", "int", "float"}
+    return any(numbers <= p.forms for p in parameters(tb.FUNCTIONS[op].call))

@@ -75,6 +75,9 @@ class OpReference:
         bad: From a dtype to calls that this op must refuse beyond what every op must, see `misuse`.
         new_axes: Whether `axis` names dimensions of the result that the operands lack.
         axes_twice: Whether `axis` may name a dimension more than once.
+        mixes: What operands of several dtypes become: "promoted" to their common dtype; "within":
+            likewise, but each has to be of a kind that the op takes; "first": the first one's, to
+            which the others have to promote; "each": nothing; "never": an error.
         saturates: Whether a Python integer beyond the dtype counts as the dtype's limit.
         takes: Kinds of dtype that the op accepts, where they are more than `kinds`.
     """
@@ -93,6 +96,7 @@ class OpReference:
     bad: BadCalls | None = None
     new_axes: bool = False
     axes_twice: bool = False
+    mixes: str = "promoted"
     saturates: bool = False
     takes: str = ""
 
