@@ -105,7 +105,7 @@ def _check(name: str, hint: Any) -> Check | None:
             wanted.append("a sequence of ints")
         else:
             test, what = _SINGLE.get(form, (None, form.__name__))
-            tests.append(test or (lambda v, form=form: isinstance(v, form)))
+            tests.append(test or _instance(form))
             wanted.append({DType: "a tensorbus dtype", Device: "a device"}.get(form, what))
     if none:
         wanted.append("None")
@@ -117,6 +117,10 @@ def _check(name: str, hint: Any) -> Check | None:
         raise TypeError(f"{name}: {option} is {said}, not {value!r:.60} ({type(value).__name__})")
 
     return check
+
+
+def _instance(form: type) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, form)
 
 
 def _words(name: str, words: Sequence[Any], none: bool) -> Check:

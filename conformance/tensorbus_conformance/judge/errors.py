@@ -81,6 +81,10 @@ def _good(session: Session) -> inspect.BoundArguments:
     return signature.bind(*tensors, **options)
 
 
+def _zeros(session: Session, shape: tuple[int, ...], dtype: dt.DType) -> tb.Tensor:
+    return place(session.device, np.zeros(shape, dtype.numpy))[0]
+
+
 def _tensors(bound: inspect.BoundArguments) -> list[tb.Tensor]:
     found: list[tb.Tensor] = []
     for value in bound.arguments.values():
@@ -92,7 +96,7 @@ def _tensors(bound: inspect.BoundArguments) -> list[tb.Tensor]:
 
 def _changed(bound: inspect.BoundArguments, p: Parameter, value: Any) -> inspect.BoundArguments:
     """The good call with another value of one parameter."""
-    new = inspect.BoundArguments(bound.signature, bound.arguments.copy())  # type: ignore[arg-type]
+    new = inspect.BoundArguments(bound.signature, bound.arguments.copy())
     if p.several:
         new.arguments[p.name] = (value, *bound.arguments[p.name][1:])
         return new
@@ -103,12 +107,15 @@ def _changed(bound: inspect.BoundArguments, p: Parameter, value: Any) -> inspect
         if q.name != p.name and q.kind in (q.POSITIONAL_ONLY, q.POSITIONAL_OR_KEYWORD):
             new.arguments[q.name] = q.default
     order = list(bound.signature.parameters)
-    new.arguments = dict(sorted(new.arguments.items(), key=lambda kv: order.index(kv[0])))  # type: ignore[assignment]
+    new.arguments = dict(sorted(new.arguments.items(), key=lambda kv: order.index(kv[0])))
     return new
 
 
 def bad_calls(session: Session, bound: inspect.BoundArguments) -> Iterator[_Call]:
-    """All calls of an op that must be refused, from its signature and its record."""
+    """All calls of an op that must be refused, from its signature and its record.
+
+    At level smoke the seed draws three wrong types for each parameter.
+    """
     function = tb.FUNCTIONS[session.item.op].call
     known = parameters(function)
     record = REFERENCES.get(session.op)
@@ -116,8 +123,12 @@ def bad_calls(session: Session, bound: inspect.BoundArguments) -> Iterator[_Call
     def call(args: Any, options: Any) -> Callable[[], Any]:
         return lambda: function(*args, **options)
 
+    rng = np.random.default_rng([session.seed, len(session.item.op)])
     for p in known:
-        for what, error, value in misuse.type_values(p.name, p.forms, p.words):
+        values = misuse.type_values(p.name, p.forms, p.words)
+        if session.level == "smoke":
+            values = [values[int(k)] for k in rng.permutation(len(values))[:3]]
+        for what, error, value in values:
             new = _changed(bound, p, value)
             # A device is looked up without knowing for whom: the message names the device.
             names = value if error is ValueError and "device" in p.forms else ""
@@ -171,7 +182,7 @@ def _of_kinds(
 
 def _as_dtype(session: Session, value: Any, dtype: dt.DType) -> Any:
     if isinstance(value, tb.Tensor) and value.dtype is session.dtype:
-        return tb.zeros(value.shape, dtype=dtype, device=session.device)
+        return _zeros(session, value.shape, dtype)
     return value
 
 
@@ -201,13 +212,13 @@ def _scalars(
     if not takers:
         return
     kind = session.dtype.kind
-    x = tb.zeros((5,), dtype=session.dtype, device=session.device)
+    x = _zeros(session, (5,), session.dtype)
     rest = {p.name: x for p in takers}
     others = [p for p in known if not p.scalar and p.forms == {"tensor"}]
     for p in others:
         # A condition stays one; an operand beside the scalars is of their dtype.
         given = bound.arguments[p.name]
-        rest[p.name] = tb.zeros((5,), dtype=given.dtype, device=session.device)
+        rest[p.name] = _zeros(session, (5,), given.dtype)
 
     def made(**changes: Any) -> tuple[list[Any], dict[str, Any]]:
         values = {**rest, **changes}
@@ -224,18 +235,14 @@ def _scalars(
         if not others:
             yield _Call("numbers only", TypeError, call(*made(**ones)))
     for one, two in misuse.broadcast_shapes():
-        a = tb.zeros(one, dtype=session.dtype, device=session.device)
-        b = tb.zeros(two, dtype=session.dtype, device=session.device)
         names = [p.name for p in (*others, *takers)]
-        changes: dict[str, Any] = dict.fromkeys(names, b)
         changes = {n: _shaped(session, rest[n], two) for n in names}
         changes[names[0]] = _shaped(session, rest[names[0]], one)
-        del a, b
         yield _Call(f"shapes {one} and {two}", ValueError, call(*made(**changes)))
 
 
 def _shaped(session: Session, like: tb.Tensor, shape: tuple[int, ...]) -> tb.Tensor:
-    return tb.zeros(shape, dtype=like.dtype, device=session.device)
+    return _zeros(session, shape, like.dtype)
 
 
 def _misspelt(

@@ -199,4 +199,4 @@ def _result_dtype(session: Session, common: DType) -> str:
     """The dtype of the op's results for operands of one dtype, by the oracle."""
     (case, *_) = cases(session.op, common, "smoke", session.seed)
     reference = oracle_call(session.op, case)[0]
-    return np.dtype(reference.dtype).name
+    return str(np.dtype(reference.dtype).name)
