@@ -258,8 +258,22 @@ def _replace(case: Case, arrays: Sequence[Array]) -> tuple[tuple[Any, ...], dict
     return tuple(args), options, case.label
 
 
+def _called(session: Session) -> None:
+    """Make a call if the item has made none, as when a cell runs alone."""
+    from . import random
+
+    if session.runs:
+        return
+    if session.item.op in random.COVERED:
+        random.values(session)
+    else:
+        for case in session.cases()[:1]:
+            session.run(case)
+
+
 def inputs(session: Session) -> Outcome:
     """No call has changed an operand (collected over all calls of the item)."""
+    _called(session)
     outcome = Outcome("inputs", decided=session.runs)
     if session.changed:
         outcome.state, outcome.message = "fail", session.changed[0]
@@ -268,6 +282,7 @@ def inputs(session: Session) -> Outcome:
 
 def guards(session: Session) -> Outcome:
     """No call has written outside its buffers (collected over all calls of the item)."""
+    _called(session)
     outcome = Outcome("guards", decided=session.runs)
     found = session.guard.check()
     if found:
