@@ -58,7 +58,8 @@ def test_a_hang_is_a_timeout_and_loses_no_other() -> None:
     run = run_items([ITEM], "smoke", 0, workers=1, fault="test-hang", timeout=4, only=only)
     found = states(run)
     assert found["values"] == "timeout"
-    assert found["guards"] == "pass"
+    assert found["guards"] != "pass"  # it can make no call that ends
+    assert "not run" not in found.values()
     assert not run.ok
 
 

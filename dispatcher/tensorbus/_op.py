@@ -18,6 +18,7 @@ from tensorbus_backends import dtypes as dt
 from tensorbus_backends.contract import NativeCase, UnsupportedError
 from tensorbus_backends.dtypes import DType
 
+from ._arguments import checked
 from ._autograd import Context, record
 from ._devices import Device, get_device
 from ._plan import Plan, same_device
@@ -77,6 +78,7 @@ def function(
     """Register a public function in `FUNCTIONS`."""
 
     def wrap(call: F) -> F:
+        call = checked(call)
         made = Function(call.__name__, namespace, call, differentiable, family, op or call.__name__)
         FUNCTIONS[made.qualified] = made
         return call

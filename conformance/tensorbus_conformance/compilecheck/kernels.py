@@ -18,12 +18,11 @@ from tensorbus_backends import dtypes as dt
 from tensorbus_backends.contract import Buffer, Capabilities, DeviceInfo, KernelSpec
 from tensorbus_backends.ref import RefDevice
 
-from ..judge import errors, random
-from ..judge.cases import Case, cases, is_elementwise, shape_cases, special_cases
+from ..judge import errors, promotion, random, scalars
+from ..judge.cases import Case, cases, shape_cases, special_cases
 from ..judge.gradients import _cases as gradient_cases
-from ..judge.items import Item, Outcome, items, properties
+from ..judge.items import Item, items, properties
 from ..judge.layouts import LAYOUTS, place
-from ..judge.promotion import _pairs
 from ..judge.session import Session
 from ..oracle import REFERENCES
 
@@ -130,9 +129,9 @@ def _calls(session: Session, names: Sequence[str]) -> list[Callable[[], object]]
     if "errors" in names:
         found.append(lambda: errors.check(session))
     if "promotion" in names:
-        each(cases(op, dtype, "smoke", seed), "contiguous")
-        if is_elementwise(op) and REFERENCES[op].tensors == (2, 2):
-            found.append(lambda: _pairs(session, Outcome("promotion")))
+        found.append(lambda: promotion.check(session))
+    if "scalars" in names:
+        found.append(lambda: scalars.check(session))
     return found
 
 

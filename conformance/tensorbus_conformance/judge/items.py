@@ -20,6 +20,7 @@ from tensorbus_backends.dtypes import DType
 from ..oracle import REFERENCES
 from . import parts
 from .cases import cases, is_unary, shape_cases, special_cases, takes
+from .signature import takes_scalars
 
 __all__ = [
     "LEVELS", "STATES", "Item", "Outcome", "items", "oracle_name", "properties", "subjects",
@@ -126,7 +127,7 @@ def properties(op: str, dtype: DType, variant: str, device: str, level: str) -> 
     function = tb.FUNCTIONS[op]
     name = oracle_name(op)
     if op.startswith("random.") or op == "nn.dropout":
-        found = ["values", "determinism", "guards", "provenance"]
+        found = ["values", "errors", "determinism", "guards", "provenance"]
         return found + (["bits"] if device != "ref" else [])
     if name is None:
         return ["values"]
@@ -140,12 +141,16 @@ def properties(op: str, dtype: DType, variant: str, device: str, level: str) -> 
     if variant == "portable" and device != "ref":
         found.append("bits")
     if REFERENCES[name].tensors[1] > 0:
-        found += ["layouts", "inputs", "errors"]
+        found += ["layouts", "inputs"]
+    found.append("errors")
     if function.differentiable and dtype.is_float and REFERENCES[name].tensors[1] > 0:
         found += ["gradient", "forward"]
         if dtype in (dt.float32, dt.float64):
             found.append("second")
-    found += ["promotion", "guards", "determinism", "provenance"]
+    found.append("promotion")
+    if takes_scalars(op):
+        found.append("scalars")
+    found += ["guards", "determinism", "provenance"]
     return found
 
 

@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 __all__ = ["PARTS", "Part", "load", "part"]
 
-_MODULES = ("driver", "primitives", "scale")
+_MODULES: tuple[str, ...] = (
+    "driver", "primitives", "scale.maps", "scale.generated", "scale.copies", "scale.reductions",
+    "scale.fused", "scale.products", "scale.searches", "scale.position",
+)  # fmt: skip
 """Modules of this package that register parts, in the order in which their items run."""
 
 

@@ -243,10 +243,22 @@ def layouts(session: Session) -> Outcome:
     return outcome
 
 
+def _called(session: Session) -> None:
+    """Make a call if the item has made none, as when a cell runs alone."""
+    from . import random
+
+    if session.runs:
+        return
+    if session.item.op in random.COVERED:
+        random.values(session)
+    else:
+        for case in session.cases()[:1]:
+            session.run(case)
+
+
 def inputs(session: Session) -> Outcome:
     """No call has changed an operand (collected over all calls of the item)."""
-    if not session.runs:
-        values(session)
+    _called(session)
     outcome = Outcome("inputs", decided=session.runs)
     if session.changed:
         outcome.state, outcome.message = "fail", session.changed[0]
@@ -255,7 +267,8 @@ def inputs(session: Session) -> Outcome:
 
 def guards(session: Session) -> Outcome:
     """No call has written outside its buffers (collected over all calls of the item)."""
-    outcome = Outcome("guards", decided=1)
+    _called(session)
+    outcome = Outcome("guards", decided=session.runs)
     found = session.guard.check()
     if found:
         outcome.state, outcome.message = "fail", f"{found[0]} ({len(found)} times)"
@@ -327,6 +340,13 @@ def errors(session: Session) -> Outcome:
     return check(session)
 
 
+def scalars(session: Session) -> Outcome:
+    """Python numbers on either side give what tensors of their dtype would, by value."""
+    from .scalars import check
+
+    return check(session)
+
+
 def gradient(session: Session) -> Outcome:
     """Reverse mode with a random cotangent, against the oracle's derivative."""
     from .gradients import reverse
@@ -352,7 +372,7 @@ PROPERTIES: dict[str, Callable[[Session], Outcome]] = {
     f.__name__: f
     for f in (
         values, special, shapes, exhaustive16, bits, layouts, inputs, errors, gradient, forward,
-        second, promotion, guards, determinism, provenance,
+        second, promotion, scalars, guards, determinism, provenance,
     )
 }  # fmt: skip
 

@@ -117,6 +117,7 @@ def _draw(session: Session, seed: int, device: tb.Device | None = None) -> Array
     with tb.reproducible(), tb.trace() as trace:
         result = _CALLS[session.item.op](device or session.device, seed)
     if device is None:
+        session.runs += 1
         session.served |= trace.variants()
     return host(result)
 

@@ -88,6 +88,14 @@ def needed(session: Session, names: Sequence[str]) -> list[KernelSpec]:
         from .promotion import check
 
         attempt(lambda: check(probe))
+    if "scalars" in names:
+        from . import scalars
+
+        attempt(lambda: scalars.check(probe))
+    if "errors" in names:
+        from . import errors
+
+        attempt(lambda: errors.check(probe))
     collected = device.backend
     assert isinstance(collected, _Collecting)
     return list(collected.kernels)

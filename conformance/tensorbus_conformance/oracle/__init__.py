@@ -18,14 +18,14 @@ derivations, `data` the generators of inputs.
 
 from __future__ import annotations
 
-from . import contraction, elementwise, gradients, indexing, manipulation, nn, reductions
+from . import contraction, elementwise, gradients, indexing, manipulation, nn, reductions, refusals
 from .op import OpReference
 from .verdict import Judge, Reference, Verdict
 
 __all__ = ["REFERENCES", "Judge", "OpReference", "Reference", "Verdict"]
 
 REFERENCES: dict[str, OpReference] = {
-    name: gradients.with_gradients(op)
+    name: refusals.with_refusals(gradients.with_gradients(op))
     for family in (elementwise, reductions, contraction, indexing, manipulation, nn)
     for name, op in family.OPS.items()
 }

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from .misuse import BadCalls
 from .ulp import format_of
 from .verdict import Judge, Reference
 
@@ -81,6 +82,14 @@ class OpReference:
         degenerate: Calls with operands of no elements, of one, of no dimensions.
         excused: Values of arguments that the sample need not take though the annotation makes them
             due, as ``"parameter: value"``, each with the reason.
+        bad: From a dtype to calls that this op must refuse beyond what every op must, see `misuse`.
+        new_axes: Whether `axis` names dimensions of the result that the operands lack.
+        axes_twice: Whether `axis` may name a dimension more than once.
+        mixes: What operands of several dtypes become: "promoted" to their common dtype; "within":
+            likewise, but each has to be of a kind that the op takes; "first": the first one's, to
+            which the others have to promote; "each": nothing; "never": an error.
+        saturates: Whether a Python integer beyond the dtype counts as the dtype's limit.
+        takes: Kinds of dtype that the op accepts, where they are more than `kinds`.
     """
 
     name: str
@@ -99,6 +108,12 @@ class OpReference:
     special: Samples | None = None
     degenerate: Samples | None = None
     excused: Mapping[str, str] = field(default_factory=dict, hash=False)
+    bad: BadCalls | None = None
+    new_axes: bool = False
+    axes_twice: bool = False
+    mixes: str = "promoted"
+    saturates: bool = False
+    takes: str = ""
 
     @property
     def differentiable(self) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Literal
 
 from tensorbus_backends import dtypes as dt, ir, mathlib
 from tensorbus_backends.ir import Expr
@@ -308,7 +309,7 @@ def sigmoid(x: Tensor, /) -> Tensor:
 
 
 @function("activation", differentiable=True, namespace="nn")
-def gelu(x: Tensor, /, *, approximate: str = "none") -> Tensor:
+def gelu(x: Tensor, /, *, approximate: Literal["none", "tanh"] = "none") -> Tensor:
     """Gaussian error linear unit (Hendrycks and Gimpel, 2016) of a floating tensor.
 
     Args:

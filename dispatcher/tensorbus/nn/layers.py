@@ -30,9 +30,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, /) -> Tensor:
         ValueError: The shapes do not fit.
     """
     for value, what in ((x, "x"), (weight, "weight"), (bias, "bias")):
-        if value is not None:
-            tensor_of("linear", value, what)
-            need_floating("linear", value)
+        if value is not None or what != "bias":
+            need_floating("linear", tensor_of("linear", value, what))
     if weight.ndim not in (1, 2) or x.ndim == 0 or x.shape[-1] != weight.shape[-1]:
         raise ValueError(
             f"linear: x has shape {x.shape} and weight {weight.shape}; they need (..., inputs) and "

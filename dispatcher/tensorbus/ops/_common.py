@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Sequence
 from typing import Any
@@ -98,12 +99,17 @@ def operands(name: str, *values: Tensor | Scalar) -> list[Tensor]:
         raise TypeError(f"{name}: at least one operand must be a tensor")
     device = tensors[0]._spec.device
     dtype = tensors[0].dtype
-    for t in tensors[1:]:
-        dtype = promote(dtype, t.dtype)
-    return [
-        v if isinstance(v, Tensor) else scalar_tensor(device, v, result_of_scalar(dtype, v))
-        for v in values
-    ]
+    try:
+        for t in tensors[1:]:
+            dtype = promote(dtype, t.dtype)
+        return [
+            v if isinstance(v, Tensor) else scalar_tensor(device, v, result_of_scalar(dtype, v))
+            for v in values
+        ]
+    except TypeError as error:
+        raise TypeError(f"{name}: {error}") from None
+    except OverflowError as error:
+        raise OverflowError(f"{name}: {error}") from None
 
 
 def normalize_axis(name: str, axis: int, ndim: int) -> int:
@@ -135,13 +141,21 @@ def normalize_axes(name: str, axis: int | Sequence[int] | None, ndim: int) -> tu
     return tuple(sorted(axes))
 
 
+_MOST = 2**59
+"""Elements of a shape, zeros left out: with 8 bytes each, byte offsets stay below 2^63."""
+
+
 def as_shape(name: str, shape: int | Sequence[int]) -> Shape:
-    """A shape as a tuple of non-negative ints."""
-    sizes = (shape,) if isinstance(shape, int) else tuple(shape)
+    """A shape as a tuple of non-negative ints; their product has to stay countable."""
+    if isinstance(shape, str | bytes | dict):
+        raise TypeError(f"{name}: a shape is a tuple of ints, not {shape!r}")
     try:
+        sizes = (shape,) if isinstance(shape, int) else tuple(shape)
         checked = tuple(operator.index(n) for n in sizes)
     except TypeError:
         raise TypeError(f"{name}: a shape is a tuple of ints, not {shape!r}") from None
     if any(n < 0 for n in checked):
         raise ValueError(f"{name}: shape {checked} has a negative size")
+    if math.prod(n for n in checked if n) > _MOST:
+        raise ValueError(f"{name}: shape {checked} has more elements than 64 bits count bytes")
     return checked

@@ -115,7 +115,9 @@ _concat = _Concat("concat", vjp=_concat_vjp, jvp=_concat_jvp)
 
 def _common_dtype(name: str, arrays: Sequence[Tensor]) -> list[Tensor]:
     """The tensors in their common dtype."""
-    given = list(arrays) if isinstance(arrays, Sequence) else []
+    if not isinstance(arrays, Sequence) or isinstance(arrays, str | bytes):
+        raise TypeError(f"{name} needs a list or tuple of tensors, not {type(arrays).__name__}")
+    given = list(arrays)
     if not given:
         raise ValueError(f"{name} needs a non-empty list or tuple of tensors")
     for x in given:

@@ -6,7 +6,7 @@ import math
 import operator
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from tensorbus_backends import dtypes as dt, ir, scalar
@@ -273,6 +273,7 @@ def arange(
     else:
         kind = _dtype("arange", dtype, DEFAULT_FLOAT)
         count = max(0, math.ceil((stop - start) / step))
+    as_shape("arange", count)
     if not kind.is_integer and not kind.is_float:
         raise TypeError(f"arange: dtype must be numeric, not {kind.name}")
     if kind.is_integer:
@@ -474,7 +475,7 @@ _triu = _Triangle("triu", vjp=_triangle_vjp(triu), jvp=_triangle_jvp(triu))
 
 
 @function("creation", differentiable=True, op="broadcast_to")
-def meshgrid(*arrays: Tensor, indexing: str = "xy") -> list[Tensor]:
+def meshgrid(*arrays: Tensor, indexing: Literal["xy", "ij"] = "xy") -> list[Tensor]:
     """Coordinate matrices of coordinate vectors: broadcast views.
 
     Args:

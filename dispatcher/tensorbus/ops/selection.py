@@ -19,6 +19,7 @@ from .._tensor import Tensor
 from ._common import normalize_axis, tensor_of
 from ._gather_kernel import broadcast_index, check_bounds, gather_runner, linear_index
 from ._segment_kernel import add_segments, put_segments, zeros_of
+from .elementwise_arithmetic import minimum
 from .manipulation import astype, broadcast_to, permute_dims, reshape
 
 __all__ = ["gather", "index_add", "scatter", "take", "take_along_axis"]
@@ -212,6 +213,9 @@ def index_tensor(name: str, i: Tensor, argument: str) -> Tensor:
     tensor_of(name, i, argument)
     if not i.dtype.is_integer:
         raise TypeError(f"{name}: {argument} is {i.dtype.name}, it must be an integer tensor")
+    if i.dtype is dt.uint64:
+        # What int64 does not hold would wrap to a valid negative index.
+        i = minimum(i, dt.int64.max)
     return astype(i.detach(), dt.int64, copy=False)
 
 
