@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PARTS", "Part", "load", "part"]
 
-_MODULES: tuple[str, ...] = ()
+_MODULES: tuple[str, ...] = ("surfaces",)
 """Modules of this package that register parts, in the order in which their items run."""
 
 
