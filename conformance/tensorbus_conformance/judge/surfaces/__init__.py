@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-from . import getitem as getitem
+from . import getitem as getitem, inplace as inplace, setitem as setitem

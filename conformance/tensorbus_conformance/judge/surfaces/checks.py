@@ -22,10 +22,13 @@ from ..layouts import host, place
 from ..parts import Part, part
 from ..session import Session
 
-__all__ = ["Checks", "bits_of", "distinct", "memory_of", "surface", "users_device"]
+__all__ = ["MOVED", "Checks", "bits_of", "distinct", "memory_of", "surface", "users_device"]
 
 Array = NDArray[Any]
 T = TypeVar("T")
+
+MOVED = (dt.float32, dt.float64, dt.bfloat16, dt.int64, dt.uint8, dt.bool_)
+"""Dtypes of what only moves: each width, kind, and the two that are not NumPy's or not numbers."""
 
 
 def users_device(session: Session) -> tb.Device:

@@ -7,13 +7,13 @@ import tensorbus as tb
 from tensorbus_backends import dtypes as dt
 
 from ..layouts import place
-from .checks import Checks, distinct, surface
+from .checks import MOVED, Checks, distinct, surface
 from .keys import Key, keys
 
 __all__ = ["getitem"]
 
 
-@surface("getitem", dt.ALL, (dt.float32, dt.bool_))
+@surface("getitem", MOVED, (dt.float32, dt.bool_))
 def getitem(c: Checks) -> None:
     """NumPy decides what a key names; elements are moved, so bits are bits."""
     full = c.dtype is dt.float32

@@ -144,7 +144,7 @@ def keys(checks: Checks, count: int) -> Iterator[Key]:
             bare = len(kinds) == 1 and number % 2 == 0
             yield Key(
                 shape,
-                LAYOUTS[number % len(LAYOUTS)],
+                LAYOUTS[number % len(LAYOUTS)] if len(shape) < 5 else ("offset", "negative")[number % 2],
                 ours[0] if bare else ours,
                 theirs[0] if bare else theirs,
                 any(k in _ADVANCED for k in kinds),
