@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-from . import getitem as getitem, inplace as inplace, setitem as setitem
+from . import dlpack as dlpack, getitem as getitem, hosts as hosts, inplace as inplace, operators as operators, setitem as setitem, transfer as transfer
