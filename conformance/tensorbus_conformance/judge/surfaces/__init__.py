@@ -2,4 +2,15 @@
 
 from __future__ import annotations
 
-from . import dlpack as dlpack, getitem as getitem, hosts as hosts, inplace as inplace, operators as operators, setitem as setitem, transfer as transfer
+from . import (
+    attributes as attributes,
+    dlpack as dlpack,
+    getitem as getitem,
+    hosts as hosts,
+    inplace as inplace,
+    operators as operators,
+    saved as saved,
+    setitem as setitem,
+    states as states,
+    transfer as transfer,
+)
