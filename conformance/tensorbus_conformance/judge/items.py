@@ -126,7 +126,7 @@ def properties(op: str, dtype: DType, variant: str, device: str, level: str) -> 
     function = tb.FUNCTIONS[op]
     name = oracle_name(op)
     if op.startswith("random.") or op == "nn.dropout":
-        found = ["values", "determinism", "guards", "provenance"]
+        found = ["values", "determinism", "users", "guards", "provenance"]
         return found + (["bits"] if device != "ref" else [])
     if name is None:
         return ["values"]
@@ -145,7 +145,10 @@ def properties(op: str, dtype: DType, variant: str, device: str, level: str) -> 
         found += ["gradient", "forward"]
         if dtype in (dt.float32, dt.float64):
             found.append("second")
-    found += ["promotion", "guards", "determinism", "provenance"]
+    found += ["promotion", "users"]
+    if REFERENCES[name].tensors[1] > 0:
+        found.append("aliasing")
+    found += ["guards", "determinism", "provenance"]
     return found
 
 

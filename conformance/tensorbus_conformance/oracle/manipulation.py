@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -230,3 +231,8 @@ for _name, _forward in (("arange", _arange), ("linspace", _linspace)):
     OPS[_name] = OpReference(
         _name, "accumulation", _forward, judges.accumulation(), (0, 0), "if", ()
     )
+for _name in (
+    "broadcast_to", "broadcast_arrays", "expand_dims", "squeeze", "moveaxis", "permute_dims",
+    "matrix_transpose", "reshape", "flip", "unstack", "asarray", "from_dlpack", "meshgrid",
+):  # fmt: skip
+    OPS[_name] = replace(OPS[_name], view=True)

@@ -71,6 +71,7 @@ class OpReference:
         second_order: ``second_order(inputs, options, cotangent, tangents)``: the derivative of
             `vjp` along the tangents, one `Reference` (or None) per tensor argument.
         gradient_judge: As `judge`, for the gradients of all three kinds.
+        view: Whether a result may lie in an operand's memory.  All others are fresh.
     """
 
     name: str
@@ -84,6 +85,7 @@ class OpReference:
     jvp: Jvp | None = None
     second_order: SecondOrder | None = None
     gradient_judge: JudgeOf | None = None
+    view: bool = False
 
     @property
     def differentiable(self) -> bool:
