@@ -23,7 +23,6 @@ from .items import Outcome
 from .layouts import host
 from .session import Session, array_slots, split
 from .surfaces.checks import bits_of, memory_of
-from .users import small
 
 __all__ = ["check"]
 
@@ -35,12 +34,24 @@ def check(session: Session) -> Outcome:
     """See the module."""
     outcome = Outcome("aliasing", unit="bits")
     count = 1 if session.level == "smoke" else 3
-    for case in small(session.cases(), count):
+    for case in _chosen(session.cases())[:count]:
         tensors, _ = session.tensors(case)
         _fresh(session, outcome, case, tensors, session.call(case, tensors))
         for label, views in _shared(session, case):
             _compare(session, outcome, case, label, views)
     return outcome
+
+
+def _chosen(sets: Sequence[Case]) -> list[Case]:
+    """Cases by how many of their arrays could be one, then by size; empty ones last."""
+
+    def rank(case: Case) -> tuple[bool, int, int, int]:
+        arrays = array_slots(case)
+        forms = [(a.dtype, a.shape) for a in arrays]
+        size = sum(a.size for a in arrays)
+        return size == 0, -(len(forms) - len(set(forms))), -len(forms), size
+
+    return sorted(sets, key=rank)
 
 
 def _fail(outcome: Outcome, case: Case, text: str) -> None:
@@ -82,22 +93,29 @@ def _shared(session: Session, case: Case) -> Iterator[tuple[str, Views]]:
         shape = arrays[first].shape
         equal = [k for k in members if arrays[k].shape == shape]
         if len(equal) > 1:
-            yield "one tensor for all", [
-                tensors[first] if k in equal else t for k, t in enumerate(tensors)
-            ]
+            yield (
+                "one tensor for all",
+                [tensors[first] if k in equal else t for k, t in enumerate(tensors)],
+            )
             if shape:
                 back = tuple(-s for s in contiguous_strides(shape))
                 turned = view(tensors[first], shape, arrays[first].size - 1, back)
-                yield "x and x reversed", [
-                    turned if k in equal[1:] else tensors[first] if k == first else t
-                    for k, t in enumerate(tensors)
-                ]
+                yield (
+                    "x and x reversed",
+                    [
+                        turned if k in equal[1:] else tensors[first] if k == first else t
+                        for k, t in enumerate(tensors)
+                    ],
+                )
             if len(shape) == 2 and shape[0] == shape[1]:
                 across = view(tensors[first], shape, 0, contiguous_strides(shape)[::-1])
-                yield "x and x.T", [
-                    across if k in equal[1:] else tensors[first] if k == first else t
-                    for k, t in enumerate(tensors)
-                ]
+                yield (
+                    "x and x.T",
+                    [
+                        across if k in equal[1:] else tensors[first] if k == first else t
+                        for k, t in enumerate(tensors)
+                    ],
+                )
         if len(members) > 1:
             yield from _neighbours(session, arrays, tensors, members)
     if arrays and arrays[0].ndim and arrays[0].shape[0] > 1:

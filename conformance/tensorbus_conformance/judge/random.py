@@ -173,6 +173,7 @@ def users(session: Session) -> Outcome:
     """As users have it: no fences, no trace, pool blocks that held other numbers; all kept."""
     from .properties import _compare
     from .surfaces.checks import users_device
+    from .users import flood
 
     outcome, device = Outcome("users", unit="bits"), users_device(session)
     kept = []
@@ -183,8 +184,10 @@ def users(session: Session) -> Outcome:
             )
             kept.append((seed, _CALLS[session.item.op](device, seed)))
             _CALLS[session.item.op](device, seed + 1)  # dropped at once
+    held = flood(device, [drawn for _, drawn in kept])
     for seed, drawn in kept:
         _compare(outcome, f"seed {seed}", host(drawn), _draw(session, seed), "with fences gave")
+    del held
     return outcome
 
 

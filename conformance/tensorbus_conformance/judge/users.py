@@ -24,7 +24,7 @@ from .layouts import host, place
 from .session import Session, array_slots, oracle_call, split
 from .surfaces.checks import bits_of, users_device
 
-__all__ = ["check", "small"]
+__all__ = ["check", "flood", "small"]
 
 Array = NDArray[Any]
 
@@ -64,9 +64,22 @@ def check(session: Session) -> Outcome:
             if len(kept) > 2 and rng.integers(2):
                 j, one = kept.pop(int(rng.integers(len(kept))))
                 _look(session, outcome, one, wanted[j])
+    held = flood(device, [t for _, one in kept for t in (*one.operands, *one.results)])
     for k, one in kept:
         _look(session, outcome, one, wanted[k])
+    del held
     return outcome
+
+
+def flood(device: tb.Device, live: Sequence[tb.Tensor]) -> list[Any]:
+    """Take and fill blocks of the sizes in use: a block handed out twice loses what it held."""
+    held = []
+    for nbytes in sorted({t._buffer.nbytes for t in live} - {0}):
+        raw = memoryview(np.full(nbytes, 0xA5, np.uint8).data)
+        for _ in range(10):
+            held.append(device.backend.allocate(nbytes))
+            device.backend.copy_in(held[-1], 0, raw)
+    return held
 
 
 def _dirty(device: tb.Device, results: Sequence[Array], byte: int) -> None:

@@ -55,7 +55,7 @@ def distinct(shape: int | Sequence[int], dtype: DType, start: int = 1) -> Array:
     n = int(np.prod(sizes))
     count = np.arange(start, start + n)
     if dtype is dt.bool_:
-        return ((count * count * 7 // 5) % 3 == 1).reshape(sizes)
+        return np.asarray((count * count * 7 // 5) % 3 == 1).reshape(sizes)
     return (count % 120).astype(dtype.numpy).reshape(sizes)
 
 
@@ -129,7 +129,7 @@ class Checks:
         self,
         label: str,
         kind: type[BaseException] | tuple[type[BaseException], ...],
-        call: Callable[[], Any],
+        call: Callable[..., Any],
     ) -> None:
         """The call ends in exactly this exception, with a message."""
         self.outcome.decided += 1
@@ -145,7 +145,7 @@ class Checks:
         else:
             self.fail(label, f"gave {got!r:.60}, expected {names}")
 
-    def attempt(self, label: str, call: Callable[[], T]) -> T | None:
+    def attempt(self, label: str, call: Callable[..., T]) -> T | None:
         """What a call gives; an exception is a failure that does not end the surface."""
         self.outcome.decided += 1
         try:
@@ -179,9 +179,7 @@ def surface(
             return outcome
 
         part(
-            Part(
-                f"surface.{name}", {"users": users, "fenced": fenced}, tuple(dtypes), tuple(smoke)
-            )
+            Part(f"surface.{name}", {"users": users, "fenced": fenced}, tuple(dtypes), tuple(smoke))
         )
         return body
 

@@ -36,14 +36,14 @@ class _Exporter:
         return self.x.__dlpack__(**options)
 
     def __dlpack_device__(self) -> tuple[int, int]:
-        return self.place or self.x.__dlpack_device__()  # type: ignore[no-any-return]
+        return self.place or self.x.__dlpack_device__()
 
 
 def _shares(c: Checks) -> bool:
     return bool(c.device.capabilities.host_accessible)
 
 
-@surface("dlpack", dt.ALL, (dt.float32, dt.int32, dt.bool_))
+@surface("dlpack", dt.ALL, (dt.float32,))
 def dlpack(c: Checks) -> None:
     """From here to NumPy, from NumPy to here, from here to here."""
     array = distinct((4, 6), c.dtype, 2)
@@ -61,7 +61,7 @@ def dlpack(c: Checks) -> None:
 
 
 def _numpy(x: Any, **options: Any) -> Array:
-    return np.from_dlpack(x, **options)  # type: ignore[no-any-return]
+    return np.from_dlpack(x, **options)
 
 
 def _out(c: Checks, label: str, x: tb.Tensor, array: Array) -> None:
@@ -102,7 +102,7 @@ def _options(c: Checks, array: Array) -> None:
                 label = f"max_version={version} copy={copied} dl_device={where}"
                 capsule = c.attempt(
                     label,
-                    lambda v=version, k=copied, w=where: x.__dlpack__(  # type: ignore[misc]
+                    lambda v=version, k=copied, w=where: x.__dlpack__(
                         stream=None, max_version=v, dl_device=w, copy=k
                     ),
                 )
@@ -146,7 +146,9 @@ def _in(c: Checks, base: Array) -> None:
                 label = f"from NumPy {name}, {type(source).__name__}, copy={copied}"
                 if isinstance(source, _Exporter) and copied:
                     continue  # an old exporter cannot copy
-                x = c.attempt(label, lambda s=source, k=copied: tb.from_dlpack(s, device=c.device, copy=k))  # type: ignore[misc]
+                x = c.attempt(
+                    label, lambda s=source, k=copied: tb.from_dlpack(s, device=c.device, copy=k)
+                )
                 if x is None:
                     continue
                 c.same(label, x, due)
@@ -164,10 +166,14 @@ def _in(c: Checks, base: Array) -> None:
         x[2] = x[3]
         c.device.synchronize()
         c.same("NumPy after the tensor changed", shared[2], shared[3])
-        c.true("from_dlpack(copy=False)", tb.from_dlpack(shared, device=c.device, copy=False) is not x)
+        c.true(
+            "from_dlpack(copy=False)", tb.from_dlpack(shared, device=c.device, copy=False) is not x
+        )
         _readonly(c, base)
     else:
-        c.raises("copy=False", ValueError, lambda: tb.from_dlpack(shared, device=c.device, copy=False))
+        c.raises(
+            "copy=False", ValueError, lambda: tb.from_dlpack(shared, device=c.device, copy=False)
+        )
 
 
 def _readonly(c: Checks, base: Array) -> None:
@@ -179,8 +185,8 @@ def _readonly(c: Checks, base: Array) -> None:
         return
     c.same("readonly", x, base)
     for label, view in (("it", x), ("a view of it", x[1:, ::2]), ("its transpose", x.T)):
-        c.raises(f"{label} changed", ValueError, lambda view=view: view.__setitem__(0, view[0]))  # type: ignore[misc]
-        c.raises(f"{label} ^= or +=", ValueError, lambda view=view: _change(view))  # type: ignore[misc]
+        c.raises(f"{label} changed", ValueError, lambda view=view: view.__setitem__(0, view[0]))
+        c.raises(f"{label} ^= or +=", ValueError, lambda view=view: _change(view))
     c.same("readonly after refusals", frozen, base)
     c.raises("readonly to the old protocol", BufferError, lambda: x.__dlpack__())
     c.true("readonly to NumPy", not _numpy(x).flags.writeable and not np.asarray(x).flags.writeable)
@@ -203,7 +209,6 @@ def _lifetime(c: Checks, base: Array) -> None:
     seen = _numpy(x)
     part = seen[1:, ::2]
     del x, seen
-    gc.collect(0)
     for _ in range(6):
         c.put(np.zeros_like(base))
     c.same("NumPy's view of a dropped tensor", part, base[1:, ::2])
@@ -212,12 +217,10 @@ def _lifetime(c: Checks, base: Array) -> None:
     view = t[1:]
     owner.drop()
     del t
-    gc.collect()
     c.same("a view of dropped NumPy memory", view, base[1:])
     c.true("NumPy memory in use", owner.alive(), "was freed although a view uses it")
     del view
     c.device.synchronize()
-    gc.collect()
     c.true("NumPy memory no longer used", not owner.alive(), "is kept for ever")
     # A block comes back to the pool once its capsule was taken and dropped, or never taken.
     for taken in (True, False):
@@ -229,11 +232,12 @@ def _lifetime(c: Checks, base: Array) -> None:
                 back = tb.from_dlpack(_Capsule(capsule), device=c.device)
                 del back
             del t, capsule
-        c.put(base).__dlpack__()
-        gc.collect()
+        gc.collect() if c.thorough else c.put(base).__dlpack__()  # either sweeps
         c.device.synchronize()
         grown = c.device.backend.memory().used - live
-        c.true(f"memory after capsules {taken}", grown < 64 * 1024 * c.dtype.itemsize, f"{grown} bytes")
+        c.true(
+            f"memory after capsules {taken}", grown < 64 * 1024 * c.dtype.itemsize, f"{grown} bytes"
+        )
 
 
 class _Owned:
@@ -252,7 +256,7 @@ class _Owned:
         return self._ref() is not None
 
 
-class _Watched(np.ndarray):  # type: ignore[type-arg]
+class _Watched(np.ndarray):
     """An array that weak references can point to."""
 
 
@@ -276,24 +280,33 @@ def _ours(c: Checks, array: Array) -> None:
 def _errors(c: Checks, array: Array) -> None:
     x = c.put(array)
     for bad in (3, [1], "a", object(), None):
-        c.raises(f"from_dlpack({bad!r:.10})", TypeError, lambda bad=bad: tb.from_dlpack(bad))  # type: ignore[misc]
+        c.raises(f"from_dlpack({bad!r:.10})", TypeError, lambda bad=bad: tb.from_dlpack(bad))
     for place in ((2, 99), (10, 3), (12, 0)):
-        c.raises(f"export to {place}", BufferError, lambda place=place: x.__dlpack__(dl_device=place))  # type: ignore[misc]
-        c.raises(f"import from {place} without a copy", ValueError,
-                 lambda place=place: tb.from_dlpack(_Exporter(x, place=place), copy=False))  # type: ignore[misc]  # fmt: skip
+        c.raises(
+            f"export to {place}", BufferError, lambda place=place: x.__dlpack__(dl_device=place)
+        )
+        if c.thorough:  # looks at every device of the machine
+            c.raises(
+                f"import from {place} without a copy",
+                ValueError,
+                lambda place=place: tb.from_dlpack(_Exporter(x, place=place), copy=False),
+            )
     if c.device.backend.dlpack_type is None:
         for stream in (0, 1, -1, "a"):
-            c.raises(f"stream {stream!r}", ValueError, lambda s=stream: x.__dlpack__(stream=s))  # type: ignore[misc]
+            c.raises(f"stream {stream!r}", ValueError, lambda s=stream: x.__dlpack__(stream=s))
     if not _shares(c):
         c.raises("no copy to the host", BufferError,
                  lambda: x.__dlpack__(dl_device=(1, 0), copy=False))  # fmt: skip
     capsule = x.__dlpack__(dl_device=(1, 0))
     tb.from_dlpack(_Capsule(capsule), device=c.device)
     for used in (capsule, None, 3):
-        c.raises(f"a used capsule {type(used).__name__}", BufferError,
-                 lambda used=used: tb.from_dlpack(_Capsule(used), device=c.device))  # type: ignore[misc]  # fmt: skip
+        c.raises(
+            f"a used capsule {type(used).__name__}",
+            BufferError,
+            lambda used=used: tb.from_dlpack(_Capsule(used), device=c.device),
+        )
     for odd in (np.zeros(2, complex), np.zeros(2, np.complex64)):
-        c.raises(f"{odd.dtype}", BufferError, lambda odd=odd: tb.from_dlpack(odd, device=c.device))  # type: ignore[misc]
+        c.raises(f"{odd.dtype}", BufferError, lambda odd=odd: tb.from_dlpack(odd, device=c.device))
     if c.dtype.is_float:
         x.requires_grad = True
         c.raises("a leaf", BufferError, lambda: x.__dlpack__())

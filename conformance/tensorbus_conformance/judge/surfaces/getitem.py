@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import tensorbus as tb
+from numpy.typing import NDArray
 from tensorbus_backends import dtypes as dt
 
 from ..layouts import place
@@ -12,12 +15,14 @@ from .keys import Key, keys
 
 __all__ = ["getitem"]
 
+Array = NDArray[Any]
 
-@surface("getitem", MOVED, (dt.float32, dt.bool_))
+
+@surface("getitem", MOVED, (dt.float32,))
 def getitem(c: Checks) -> None:
     """NumPy decides what a key names; elements are moved, so bits are bits."""
-    full = c.dtype is dt.float32
-    for n, key in enumerate(keys(c, 400 if c.thorough and full else 90)):
+    full = c.thorough and c.dtype is dt.float32
+    for n, key in enumerate(keys(c, 400 if full else 90)):
         array = distinct(key.shape, c.dtype, 1 + n)
         if n % 7 == 6 and key.shape and array.size:
             x, array = place(c.device, array, "broadcast")
@@ -30,7 +35,7 @@ def getitem(c: Checks) -> None:
     _errors(c)
 
 
-def _read(c: Checks, key: Key, x: tb.Tensor, array: np.ndarray) -> None:  # type: ignore[type-arg]
+def _read(c: Checks, key: Key, x: tb.Tensor, array: Array) -> None:
     label = f"x[key], {key}"
     try:
         want = array[key.numpy]
@@ -51,7 +56,7 @@ def _read(c: Checks, key: Key, x: tb.Tensor, array: np.ndarray) -> None:  # type
     c.true(label, not got.requires_grad and got.device is x.device)
 
 
-def _derivatives(c: Checks, key: Key, array: np.ndarray) -> None:  # type: ignore[type-arg]
+def _derivatives(c: Checks, key: Key, array: Array) -> None:
     """Reverse: every place receives the cotangents of the elements read from it; few, so exact."""
     label = f"gradient of x[key], {key}"
     try:
@@ -87,12 +92,14 @@ def _forms(c: Checks) -> None:
     array = distinct((6, 5), c.dtype)
     x = c.put(array, "general")
     for chain in ([slice(1, None), slice(None, None, -2)], [slice(None, None, -1), 2, slice(1, 4)]):
-        got, want = x, array
+        got: Any = x
+        want: Any = array
         for step in chain:
             got, want = got[step], want[step]
             c.same(f"view of a view {chain}", got, want)
             c.true(f"view of a view {chain}", got._buffer is x._buffer)
-    for key in ((), Ellipsis, slice(None), (slice(None), Ellipsis)):
+    whole_keys: tuple[Any, ...] = ((), Ellipsis, slice(None), (slice(None), Ellipsis))
+    for key in whole_keys:
         whole = x[key]
         c.same(f"x[{key}]", whole, array)
         c.true(f"x[{key}]", whole is not x and whole._buffer is x._buffer, "is the tensor itself")
@@ -121,16 +128,18 @@ def _errors(c: Checks) -> None:
         c.put(np.ones(3, bool)), c.put(np.ones((4, 4), bool)), c.put(np.ones((4, 3, 1), bool)),
         [0, 4], [[0], [-5]],
     )):  # fmt: skip
-        c.raises(f"bad key {n} {key!r:.40}", IndexError, lambda key=key: x[key])  # type: ignore[misc]
+        c.raises(f"bad key {n} {key!r:.40}", IndexError, lambda key=key: x[key])
     c.raises("slice step 0", ValueError, lambda: x[::0])
     c.raises("index into nothing", IndexError, lambda: empty[0])
     c.raises("index into nothing", IndexError, lambda: empty[-1])
     c.raises("array into nothing", IndexError, lambda: empty[c.put(np.asarray([0]))])
     for bad in (0, slice(None), -1, c.put(np.asarray([0]))):
-        c.raises("index of a number", IndexError, lambda bad=bad: zero[bad])  # type: ignore[misc]
+        c.raises("index of a number", IndexError, lambda bad=bad: zero[bad])
     three, two = c.put(np.asarray([0, 1, 2])), c.put(np.asarray([0, 1]))
     c.raises("index tensors of sizes 3 and 2", (IndexError, ValueError), lambda: x[three, two])
     if c.device.name != "ref":
         elsewhere = tb.asarray([0], device="ref")
         c.raises("index of another device", ValueError, lambda: x[elsewhere])
-        c.raises("mask of another device", ValueError, lambda: x[tb.asarray([True] * 4, device="ref")])
+        c.raises(
+            "mask of another device", ValueError, lambda: x[tb.asarray([True] * 4, device="ref")]
+        )

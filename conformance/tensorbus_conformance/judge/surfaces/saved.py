@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ _OPERANDS: dict[str, Call] = {
     "take": lambda a, b: tb.take(a, tb.astype(abs(b[0]), tb.int64) % 3, axis=0) * a,
     "prod": lambda a, b: tb.prod(a, axis=0) + b,
     "copysign": lambda a, b: tb.copysign(a, b),
-    "layer_norm": lambda a, b: tb.nn.layer_norm(a, (3,), b[0], b[1]),
+    "layer_norm": lambda a, b: tb.nn.layer_norm(a, weight=b[0], bias=b[1]),
 }
 """Calls whose gradient reads operands."""
 _RESULTS: dict[str, Call] = {
@@ -69,7 +70,8 @@ def _leaves(c: Checks, x: Any, y: Any, layout: str = "contiguous") -> tuple[tb.T
 def _gradients(c: Checks, call: Call, x: Any, y: Any) -> list[Any]:
     a, b = _leaves(c, x, y)
     out = call(a, b)
-    return [host(g) for g in tb.grad(out, [a, b], tb.ones_like(out))]  # type: ignore[arg-type]
+    found = tb.grad(out, [a, b], tb.ones_like(out))
+    return [host(g) for g in found if g is not None]
 
 
 def _churn(c: Checks, nbytes: int) -> list[tb.Tensor]:
@@ -88,7 +90,8 @@ def _dropped(c: Checks, name: str, call: Call, x: Any, y: Any, due: list[Any]) -
     seed = tb.ones_like(out)
     tb.backward([out], [seed])
     del kept
-    assert a.grad is not None and b.grad is not None
+    assert a.grad is not None
+    assert b.grad is not None
     c.same(f"{name}, intermediates dropped, a", a.grad, due[0])
     c.same(f"{name}, intermediates dropped, b", b.grad, due[1])
     c.same(f"{name}, leaf a afterwards", a, x)
@@ -127,23 +130,11 @@ def _changed(c: Checks, x: Any, y: Any) -> None:
         def run() -> Any:
             a, b = _leaves(c, x, y)
             p, q = a * 1, b * 1
-            base = p
             out = p * q
-            if where == "operand":
-                p[0] = three
-            elif where == "operand, one element":
+            if where == "operand, one element":
                 q[2, 2] = three
-            elif where == "view of an operand":
-                base.detach()[1] = three
             elif where == "operand +=":
                 q += 1
-            elif where == "operand under no_grad":
-                with tb.no_grad():
-                    p[:, 1] = three
-            elif where == "the leaf":
-                out = a * b
-                with tb.no_grad():
-                    a[0] = three
             elif where == "result":
                 out = tb.exp(p)
                 out += 1
@@ -154,19 +145,14 @@ def _changed(c: Checks, x: Any, y: Any) -> None:
 
         return run
 
-    for where in (
-        "operand", "operand, one element", "view of an operand", "operand +=",
-        "operand under no_grad", "the leaf", "result", "view of a result",
-    ):  # fmt: skip
-        needs_p = where in ("operand", "view of an operand", "operand under no_grad", "the leaf")
-        if needs_p:
-            run = change(where)
-            c.raises(f"{where} changed", RuntimeError, lambda run=run: _both(c, where, x, y, run))  # type: ignore[misc]
-        else:
-            c.raises(f"{where} changed", RuntimeError, change(where))
+    for where in ("operand, one element", "operand +=", "result", "view of a result"):
+        c.raises(f"{where} changed", RuntimeError, change(where))
+    for where in ("operand", "view of an operand", "operand under no_grad", "the leaf"):
+        run = partial(_first_changed, c, where, x, y)
+        c.raises(f"{where} changed", RuntimeError, run)
 
 
-def _both(c: Checks, where: str, x: Any, y: Any, run: Callable[[], Any]) -> Any:
+def _first_changed(c: Checks, where: str, x: Any, y: Any) -> Any:
     """A gradient of ``p * q`` that reads the first operand: that of the second."""
     a, b = _leaves(c, x, y)
     p, q = (a, b) if where == "the leaf" else (a * 1, b * 1)
@@ -218,4 +204,8 @@ def _versions(c: Checks, x: Any, y: Any) -> None:
     c.raises("cotangent missing", RuntimeError, lambda: tb.grad(before, w))
     c.raises("an unused input", RuntimeError, lambda: tb.grad(before, a, tb.ones_like(before)))
     wrong = dt.int32
-    c.raises("cotangent of ints", TypeError, lambda: tb.grad(before, w, c.put(np.ones((3, 3), wrong.numpy))))
+    c.raises(
+        "cotangent of ints",
+        TypeError,
+        lambda: tb.grad(before, w, c.put(np.ones((3, 3), wrong.numpy))),
+    )

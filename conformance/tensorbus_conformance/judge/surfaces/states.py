@@ -76,7 +76,8 @@ def _nesting(c: Checks) -> None:
         return bool(_grad())
 
     c.true("no_grad as decorator", not inner() and _grad())
-    c.raises("no such policy", ValueError, lambda: tb.fallback_policy("never").__enter__())  # type: ignore[arg-type]
+    never: Any = "never"
+    c.raises("no such policy", ValueError, lambda: tb.fallback_policy(never).__enter__())
 
 
 def _effects(c: Checks) -> None:
@@ -120,19 +121,26 @@ def _threads(c: Checks) -> None:
 
     fresh = {k: v[1]() for k, v in _CONTEXTS.items()}
     plain: dict[str, Any] = {}
-    thread = threading.Thread(target=lambda: plain.update({k: v[1]() for k, v in _CONTEXTS.items()}))
+    thread = threading.Thread(
+        target=lambda: plain.update({k: v[1]() for k, v in _CONTEXTS.items()})
+    )
     thread.start()
     thread.join()
     ready, go = threading.Event(), threading.Event()
-    with tb.no_grad(), tb.reproducible(not plain["reproducible"]), tb.trace() as mine:
-        with tb.fallback_policy("allow" if plain["fallback allow"] != "allow" else "warn"):
-            thread = threading.Thread(target=other)
-            thread.start()
-            ready.wait(10)
-            x - x
-            inside = _grad()
-            go.set()
-            thread.join()
+    policy: Any = "allow" if plain["fallback allow"] != "allow" else "warn"
+    with (
+        tb.no_grad(),
+        tb.reproducible(not plain["reproducible"]),
+        tb.fallback_policy(policy),
+        tb.trace() as mine,
+    ):
+        thread = threading.Thread(target=other)
+        thread.start()
+        ready.wait(10)
+        x - x
+        inside = _grad()
+        go.set()
+        thread.join()
     c.true("settings of a new thread", all(seen.get(k) == v for k, v in plain.items()), f"{seen}")
     c.true("recording in a new thread", seen.get("records") is True)
     c.true("this thread beside another", not inside)
@@ -235,7 +243,7 @@ def _fallback(c: Checks) -> None:
         return
     dtype = lacking[0]
     for policy in ("allow", "warn"):
-        with tb.fallback_policy(policy), warnings.catch_warnings():  # type: ignore[arg-type]
+        with tb.fallback_policy(policy), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             x = c.put(np.ones(2, np.float32))
             c.true(f"float32 under {policy}", host_sum(x) == 2.0)
