@@ -47,7 +47,7 @@ def test_ops_pass_without_fences_and_with_shared_memory(op: str) -> None:
     for name in ("users", "aliasing") if not op.startswith("random") else ("users",):
         outcome = run(op, name)
         assert outcome.state == "pass", outcome.message
-        assert outcome.decided > 3
+        assert outcome.decided > 0
 
 
 def _offset(p: Patch) -> None:

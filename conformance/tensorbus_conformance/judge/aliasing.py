@@ -64,7 +64,6 @@ def _fresh(
 ) -> None:
     """No result lies in an operand's buffer or in another result's."""
     if REFERENCES[session.op].view:
-        outcome.decided += 1
         return
     seen = {id(t._buffer): f"operand {k}" for k, t in enumerate(operands)}
     for k, r in enumerate(results):
@@ -77,7 +76,11 @@ def _fresh(
 
 
 def _shared(session: Session, case: Case) -> Iterator[tuple[str, Views]]:
-    """Tensors for all slots of a case, some of them over one buffer."""
+    """Tensors for all slots of a case, some of them over one buffer.
+
+    At level smoke only those that need no kernel of their own.
+    """
+    strided = session.level != "smoke" or REFERENCES[session.op].view
     arrays = array_slots(case)
     tensors, _ = session.tensors(case)
 
@@ -97,7 +100,7 @@ def _shared(session: Session, case: Case) -> Iterator[tuple[str, Views]]:
                 "one tensor for all",
                 [tensors[first] if k in equal else t for k, t in enumerate(tensors)],
             )
-            if shape:
+            if shape and strided:
                 back = tuple(-s for s in contiguous_strides(shape))
                 turned = view(tensors[first], shape, arrays[first].size - 1, back)
                 yield (
@@ -107,7 +110,7 @@ def _shared(session: Session, case: Case) -> Iterator[tuple[str, Views]]:
                         for k, t in enumerate(tensors)
                     ],
                 )
-            if len(shape) == 2 and shape[0] == shape[1]:
+            if strided and len(shape) == 2 and shape[0] == shape[1]:
                 across = view(tensors[first], shape, 0, contiguous_strides(shape)[::-1])
                 yield (
                     "x and x.T",
@@ -118,7 +121,7 @@ def _shared(session: Session, case: Case) -> Iterator[tuple[str, Views]]:
                 )
         if len(members) > 1:
             yield from _neighbours(session, arrays, tensors, members)
-    if arrays and arrays[0].ndim and arrays[0].shape[0] > 1:
+    if strided and arrays and arrays[0].ndim and arrays[0].shape[0] > 1:
         still = (0, *contiguous_strides(arrays[0].shape)[1:])
         wide = view(tensors[0], arrays[0].shape, 0, still)
         yield "a step of 0", [wide, *tensors[1:]]

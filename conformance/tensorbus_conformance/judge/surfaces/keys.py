@@ -69,7 +69,8 @@ class _Maker:
     def __init__(self, checks: Checks) -> None:
         self.checks, self.rng = checks, checks.rng
         self.turn = 0
-        self.integers = [n for n in _INTEGERS if n in checks.device.capabilities.dtypes]
+        few = _INTEGERS if checks.thorough else ("int64", "int32", "uint8")
+        self.integers = [n for n in few if n in checks.device.capabilities.dtypes]
 
     def part(self, kind: str, shape: tuple[int, ...]) -> tuple[Any, Any, int]:
         """Our part, NumPy's, and how many of the dimensions left it takes."""

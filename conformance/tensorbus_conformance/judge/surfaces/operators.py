@@ -78,7 +78,10 @@ def _scalars(c: Checks) -> list[Any]:
 def operators(c: Checks) -> None:
     """Every operator on tensors, scalars of every value on either side, then what is refused."""
     a, b = _data(c)
+    some = ("add", "sub", "mul", "lt", "and_", "rshift")  # of int32 at level smoke
     for name, function in _operators(c).items():
+        if not (c.thorough or c.dtype.is_float or name in some):
+            continue
         call = getattr(operator, name)
         _tensors(c, name, call, function, a, b)
         _numbers(c, name, call, function, b if name in ("lshift", "rshift") else a)
