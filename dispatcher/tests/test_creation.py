@@ -176,3 +176,9 @@ def test_trace_names_creation() -> None:
         tb.arange(3)
         tb.ones((2,))
     assert [r.op for r in records] == ["arange", "full"]
+
+
+def test_a_list_of_bfloat16_tensors_is_converted() -> None:
+    x = tb.asarray([1.5, -2.0], dtype=tb.bfloat16)
+    assert tb.asarray([x, x], dtype=tb.bfloat16).tolist() == [[1.5, -2.0]] * 2
+    assert tb.asarray([x[0], 3.0]).dtype is tb.float32

@@ -132,7 +132,8 @@ def _has_tensor(obj: Any) -> bool:
 
 def _unwrap(obj: Any) -> Any:
     if isinstance(obj, Tensor):
-        return obj.numpy()
+        # NumPy does not count bfloat16 among numbers; float32 holds all of its values.
+        return obj.numpy().astype(np.float32) if obj.dtype is dt.bfloat16 else obj.numpy()
     return [_unwrap(o) for o in obj] if isinstance(obj, list | tuple) else obj
 
 

@@ -26,9 +26,9 @@ _OPERANDS: dict[str, Call] = {
     "a @ b": lambda a, b: a @ b,
     "square": lambda a, b: tb.square(a) + b,
     "sin": lambda a, b: tb.sin(a) * tb.cos(b),
-    "take": lambda a, b: tb.take(a, tb.astype(abs(b[0]), tb.int64) % 3, axis=0) * a,
+    "take": lambda a, b: tb.take(a, tb.astype(abs(b[0]), tb.int64) % 3, axis=0) * b,
     "prod": lambda a, b: tb.prod(a, axis=0) + b,
-    "copysign": lambda a, b: tb.copysign(a, b),
+    "copysign": lambda a, b: tb.copysign(a, b) * b,
     "layer_norm": lambda a, b: tb.nn.layer_norm(a, weight=b[0], bias=b[1]),
 }
 """Calls whose gradient reads operands."""
