@@ -176,3 +176,15 @@ def test_trace_names_creation() -> None:
         tb.arange(3)
         tb.ones((2,))
     assert [r.op for r in records] == ["arange", "full"]
+
+
+def test_a_list_of_bfloat16_tensors_is_converted() -> None:
+    x = tb.asarray([1.5, -2.0], dtype=tb.bfloat16)
+    assert tb.asarray([x, x], dtype=tb.bfloat16).tolist() == [[1.5, -2.0]] * 2
+    assert tb.asarray([x[0], 3.0]).dtype is tb.float32
+
+
+@pytest.mark.parametrize("dtype", [None, tb.int64, tb.uint64])
+def test_an_integer_beyond_64_bits_overflows(dtype: tb.DType | None) -> None:
+    with pytest.raises(OverflowError, match="does not fit"):
+        tb.asarray([2**64, 1], dtype=dtype)

@@ -328,3 +328,13 @@ def test_large_rows() -> None:
     x = tb.asarray(a)
     assert (x[t(np.array([2, 0]))].numpy() == a[[2, 0]]).all()
     assert (x.mT[:, t(np.array([1]))].numpy() == a.T[:, [1]]).all()
+
+
+def test_an_ellipsis_of_no_dimensions_separates_integer_tensors() -> None:
+    array = np.arange(24).reshape(2, 3, 4)
+    x, i = tb.asarray(array), [2, 0]
+    np.testing.assert_array_equal(x[:, i, ..., i].numpy(), array[:, i, ..., i])
+    np.testing.assert_array_equal(x[:, i, i].numpy(), array[:, i, i])
+    x[:, i, ..., i] = tb.asarray([[1, 2], [3, 4]])
+    array[:, i, ..., i] = [[1, 2], [3, 4]]
+    np.testing.assert_array_equal(x.numpy(), array)

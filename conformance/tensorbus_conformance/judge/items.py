@@ -127,7 +127,7 @@ def properties(op: str, dtype: DType, variant: str, device: str, level: str) -> 
     function = tb.FUNCTIONS[op]
     name = oracle_name(op)
     if op.startswith("random.") or op == "nn.dropout":
-        found = ["values", "errors", "determinism", "guards", "provenance"]
+        found = ["values", "errors", "determinism", "users", "guards", "provenance"]
         return found + (["bits"] if device != "ref" else [])
     if name is None:
         return ["values"]
@@ -150,6 +150,9 @@ def properties(op: str, dtype: DType, variant: str, device: str, level: str) -> 
     found.append("promotion")
     if takes_scalars(op):
         found.append("scalars")
+    found.append("users")
+    if REFERENCES[name].tensors[1] > 0:
+        found.append("aliasing")
     found += ["guards", "determinism", "provenance"]
     return found
 

@@ -24,7 +24,7 @@ __all__ = ["PARTS", "Part", "load", "part"]
 
 _MODULES: tuple[str, ...] = (
     "driver", "primitives", "scale.maps", "scale.generated", "scale.copies", "scale.reductions",
-    "scale.fused", "scale.products", "scale.searches", "scale.position",
+    "scale.fused", "scale.products", "scale.searches", "scale.position", "surfaces",
 )  # fmt: skip
 """Modules of this package that register parts, in the order in which their items run."""
 

@@ -317,13 +317,22 @@ def provenance(session: Session) -> Outcome:
     return outcome
 
 
-_VIEWS = {
-    "broadcast_to", "broadcast_arrays", "expand_dims", "squeeze", "moveaxis", "permute_dims",
-    "matrix_transpose", "reshape", "flip", "unstack", "empty", "empty_like", "real", "asarray",
-    "from_dlpack",
-    "meshgrid",
-}  # fmt: skip
-"""Ops that may be served by a view, without a kernel."""
+_VIEWS = {name for name, op in REFERENCES.items() if op.view} | {"empty", "empty_like"}
+"""Ops that may be served without a kernel: by a view, or by memory alone."""
+
+
+def users(session: Session) -> Outcome:
+    """Without fences, outside trace, on the device's own allocator: the same results."""
+    from .users import check
+
+    return check(session)
+
+
+def aliasing(session: Session) -> Outcome:
+    """Results are fresh; operands that share memory give what separate copies give."""
+    from .aliasing import check
+
+    return check(session)
 
 
 def promotion(session: Session) -> Outcome:
@@ -372,7 +381,7 @@ PROPERTIES: dict[str, Callable[[Session], Outcome]] = {
     f.__name__: f
     for f in (
         values, special, shapes, exhaustive16, bits, layouts, inputs, errors, gradient, forward,
-        second, promotion, scalars, guards, determinism, provenance,
+        second, promotion, scalars, users, aliasing, guards, determinism, provenance,
     )
 }  # fmt: skip
 

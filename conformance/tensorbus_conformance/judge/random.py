@@ -170,6 +170,28 @@ def determinism(session: Session) -> Outcome:
     return outcome
 
 
+def users(session: Session) -> Outcome:
+    """As users have it: no fences, no trace, pool blocks that held other numbers; all kept."""
+    from .properties import _compare
+    from .surfaces.checks import users_device
+    from .users import flood
+
+    outcome, device = Outcome("users", unit="bits"), users_device(session)
+    kept = []
+    with tb.reproducible():
+        for seed in (3, 11, 3):
+            device.backend.copy_in(
+                device.backend.allocate(8 * N), 0, memoryview(np.full(8 * N, 0xFF, np.uint8).data)
+            )
+            kept.append((seed, _CALLS[session.item.op](device, seed)))
+            _CALLS[session.item.op](device, seed + 1)  # dropped at once
+    held = flood(device, [drawn for _, drawn in kept])
+    for seed, drawn in kept:
+        _compare(outcome, f"seed {seed}", host(drawn), _draw(session, seed), "with fences gave")
+    del held
+    return outcome
+
+
 def provenance(session: Session) -> Outcome:
     """The numbers were made on the device itself."""
     before = session.guard.launches
@@ -186,5 +208,6 @@ PROPERTIES = {
     "values": values,
     "bits": bits,
     "determinism": determinism,
+    "users": users,
     "provenance": provenance,
 }

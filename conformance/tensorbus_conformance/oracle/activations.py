@@ -260,6 +260,7 @@ _register(
     domain=(-12.0, 12.0),
     approximate=("none", "tanh"),
 )
+_options: dict[str, Any]
 for _name, _ulps, _domain, _options in (
     ("elu", 3.0, (-20.0, 4.0), {"alpha": (1.5, 1.0, 0.0, -0.5, 0.1)}),
     ("hardswish", 0.0, (-4.0, 4.0), {}),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -476,3 +477,4 @@ def _astype(x: Any, *, dtype: Any, copy: bool = True) -> Reference:
 OPS["astype"] = OpReference(
     "astype", "rounded", _astype, judges.rounded, (1, 1), "bif", samples=moving.astype
 )
+OPS["real"] = replace(OPS["real"], view=True)

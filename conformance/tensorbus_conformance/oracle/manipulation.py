@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -313,3 +314,8 @@ for _name, _forward, _samples, _kinds, _excused in (
         samples=_samples,
         excused=_excused,
     )
+for _name in (
+    "broadcast_to", "broadcast_arrays", "expand_dims", "squeeze", "moveaxis", "permute_dims",
+    "matrix_transpose", "reshape", "flip", "unstack", "asarray", "from_dlpack", "meshgrid",
+):  # fmt: skip
+    OPS[_name] = replace(OPS[_name], view=True)

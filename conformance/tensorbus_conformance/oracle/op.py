@@ -90,6 +90,7 @@ class OpReference:
             which the others have to promote; "each": nothing; "never": an error.
         saturates: Whether a Python integer beyond the dtype counts as the dtype's limit.
         takes: Kinds of dtype that the op accepts, where they are more than `kinds`.
+        view: Whether a result may lie in an operand's memory.  All others are fresh.
     """
 
     name: str
@@ -114,6 +115,7 @@ class OpReference:
     mixes: str = "promoted"
     saturates: bool = False
     takes: str = ""
+    view: bool = False
 
     @property
     def differentiable(self) -> bool:

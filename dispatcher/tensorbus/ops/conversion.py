@@ -99,6 +99,9 @@ def _from_python(obj: Any, dtype: DType | None) -> np.ndarray[Any, Any]:
         raise ValueError(f"asarray: {error}") from None
     except OverflowError as error:
         raise OverflowError(f"asarray: {error}") from None
+    if array.dtype == object and array.size and all(isinstance(v, int) for v in array.flat):
+        worst = max(array.flat, key=abs)
+        raise OverflowError(f"asarray: {worst} does not fit {dtype.name if dtype else 'int64'}")
     if array.dtype == object or array.dtype.kind not in "biuf":
         raise TypeError(
             f"asarray: cannot make a tensor of {type(obj).__name__} with elements like {obj!r:.60}"
@@ -132,7 +135,8 @@ def _has_tensor(obj: Any) -> bool:
 
 def _unwrap(obj: Any) -> Any:
     if isinstance(obj, Tensor):
-        return obj.numpy()
+        # NumPy does not count bfloat16 among numbers; float32 holds all of its values.
+        return obj.numpy().astype(np.float32) if obj.dtype is dt.bfloat16 else obj.numpy()
     return [_unwrap(o) for o in obj] if isinstance(obj, list | tuple) else obj
 
 

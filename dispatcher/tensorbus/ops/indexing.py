@@ -196,7 +196,7 @@ _WHAT = "ints, slices, ..., None, integer tensors and bool masks"
 
 
 def _unified(x: Tensor, key: Any) -> list[Any]:
-    """Parts of a key, arrays and lists as tensors, with the ellipsis written out as slices."""
+    """Parts of a key, arrays and lists as tensors, with an ellipsis followed by its slices."""
     parts: list[Any] = []
     used = 0
     dots = None
@@ -226,7 +226,7 @@ def _unified(x: Tensor, key: Any) -> list[Any]:
     missing = [slice(None)] * (x.ndim - used)
     if dots is None:
         return parts + missing
-    return parts[:dots] + missing + parts[dots + 1 :]
+    return parts[: dots + 1] + missing + parts[dots + 1 :]
 
 
 def _read(x: Tensor, key: Any) -> _Key:
@@ -249,7 +249,7 @@ def _read(x: Tensor, key: Any) -> _Key:
             made += 1
             ended = bool(groups)
         elif isinstance(part, EllipsisType):
-            raise AssertionError("ellipses are written out")
+            ended = bool(groups)
         else:
             split = split or ended
             groups.append(made)
@@ -350,10 +350,13 @@ def getitem(x: Tensor, key: Any) -> Tensor:
 
     Integer tensors broadcast against each other; a mask stands for the integer tensors that
     `nonzero` gives.  Their common dimensions stand where the first one stood, or in front if a
-    slice or None separates them (an int beside a tensor counts as one), as in NumPy.
+    slice, None or ``...`` (even one that stands for no dimension) separates them (an int beside a
+    tensor counts as one), as in NumPy.
 
     Raises:
         IndexError: A key of another type, too many indices, or one out of range.
+        ValueError: Integer tensors that do not broadcast, a tensor of another device, or a slice
+            whose step is 0.
     """
     if type(key) is int and x.ndim:
         shape = x.shape

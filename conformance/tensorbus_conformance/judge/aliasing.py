@@ -1,0 +1,188 @@
+"""Property `aliasing`: operands that share memory, and results that must not.
+
+A result has memory of its own unless the oracle's record says that the op may give a view.  Then
+operands of one dtype are made to share a buffer: the same tensor for all, neighbours at other
+offsets, one reversed, one with a step of 0.  The op has to give the bits that it gives on separate
+copies of the same values, raise what it raises there, and leave the buffer as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import tensorbus as tb
+from numpy.typing import NDArray
+from tensorbus._spec import Spec, contiguous_strides
+from tensorbus_backends import dtypes as dt
+
+from ..oracle import REFERENCES
+from .cases import Case
+from .items import Outcome
+from .layouts import host
+from .session import Session, array_slots, split
+from .surfaces.checks import bits_of, memory_of
+
+__all__ = ["check"]
+
+Array = NDArray[Any]
+Views = list[tb.Tensor]
+
+
+def check(session: Session) -> Outcome:
+    """See the module."""
+    outcome = Outcome("aliasing", unit="bits")
+    count = 1 if session.level == "smoke" else 3
+    for case in _chosen(session.cases())[:count]:
+        tensors, _ = session.tensors(case)
+        _fresh(session, outcome, case, tensors, session.call(case, tensors))
+        for label, views in _shared(session, case):
+            _compare(session, outcome, case, label, views)
+    return outcome
+
+
+def _chosen(sets: Sequence[Case]) -> list[Case]:
+    """Cases by how many of their arrays could be one, then by size; empty ones last."""
+
+    def rank(case: Case) -> tuple[bool, int, int, int]:
+        arrays = array_slots(case)
+        forms = [(a.dtype, a.shape) for a in arrays]
+        size = sum(a.size for a in arrays)
+        return size == 0, -(len(forms) - len(set(forms))), -len(forms), size
+
+    return sorted(sets, key=rank)
+
+
+def _fail(outcome: Outcome, case: Case, text: str) -> None:
+    if outcome.state == "pass":
+        outcome.state, outcome.message = "fail", f"{case.label or 'call'}: {text}"
+
+
+def _fresh(
+    session: Session, outcome: Outcome, case: Case, operands: Sequence[tb.Tensor], results: Views
+) -> None:
+    """No result lies in an operand's buffer or in another result's."""
+    if REFERENCES[session.op].view:
+        return
+    seen = {id(t._buffer): f"operand {k}" for k, t in enumerate(operands)}
+    for k, r in enumerate(results):
+        outcome.decided += 1
+        if r.size and id(r._buffer) in seen:
+            _fail(outcome, case, f"result {k} lies in the memory of {seen[id(r._buffer)]}")
+        seen[id(r._buffer)] = f"result {k}"
+        if r.size and r._spec.size * r.dtype.itemsize > r._buffer.nbytes:
+            _fail(outcome, case, f"result {k} is larger than its memory")
+
+
+def _shared(session: Session, case: Case) -> Iterator[tuple[str, Views]]:
+    """Tensors for all slots of a case, some of them over one buffer.
+
+    At level smoke only those that need no kernel of their own.
+    """
+    strided = session.level != "smoke" or REFERENCES[session.op].view
+    arrays = array_slots(case)
+    tensors, _ = session.tensors(case)
+
+    def view(x: tb.Tensor, shape: tuple[int, ...], offset: int, strides: Any = None) -> tb.Tensor:
+        return tb.Tensor(x._buffer, Spec.of(x.device, x.dtype, shape, strides), x._offset + offset)
+
+    groups: dict[Any, list[int]] = {}
+    for k, a in enumerate(arrays):
+        if a.size:
+            groups.setdefault(a.dtype, []).append(k)
+    for members in groups.values():
+        first = members[0]
+        shape = arrays[first].shape
+        equal = [k for k in members if arrays[k].shape == shape]
+        if len(equal) > 1:
+            yield (
+                "one tensor for all",
+                [tensors[first] if k in equal else t for k, t in enumerate(tensors)],
+            )
+            if shape and strided:
+                back = tuple(-s for s in contiguous_strides(shape))
+                turned = view(tensors[first], shape, arrays[first].size - 1, back)
+                yield (
+                    "x and x reversed",
+                    [
+                        turned if k in equal[1:] else tensors[first] if k == first else t
+                        for k, t in enumerate(tensors)
+                    ],
+                )
+            if strided and len(shape) == 2 and shape[0] == shape[1]:
+                across = view(tensors[first], shape, 0, contiguous_strides(shape)[::-1])
+                yield (
+                    "x and x.T",
+                    [
+                        across if k in equal[1:] else tensors[first] if k == first else t
+                        for k, t in enumerate(tensors)
+                    ],
+                )
+        if len(members) > 1:
+            yield from _neighbours(session, arrays, tensors, members)
+    if strided and arrays and arrays[0].ndim and arrays[0].shape[0] > 1:
+        still = (0, *contiguous_strides(arrays[0].shape)[1:])
+        wide = view(tensors[0], arrays[0].shape, 0, still)
+        yield "a step of 0", [wide, *tensors[1:]]
+
+
+def _neighbours(
+    session: Session, arrays: Sequence[Array], tensors: Views, members: Sequence[int]
+) -> Iterator[tuple[str, Views]]:
+    """Operands in one buffer at rising and falling offsets, one element apart."""
+    room = max(arrays[k].size for k in members) + len(members)
+    flat = np.resize(arrays[members[0]].reshape(-1), room)
+    memory = session.device.backend.allocate(flat.nbytes)
+    session.device.backend.copy_in(memory, 0, memoryview(flat.view(np.uint8).data))
+    for label, order in (("rising", 1), ("falling", -1)):
+        views = list(tensors)
+        for n, k in enumerate(members[::order]):
+            spec = Spec.of(session.device, dt.from_numpy(flat.dtype), arrays[k].shape)
+            views[k] = tb.Tensor(memory, spec, n)
+        yield f"neighbours at {label} offsets", views
+
+
+def _compare(session: Session, outcome: Outcome, case: Case, label: str, views: Views) -> None:
+    """The call on `views` against the call on copies of their values."""
+    values = [host(v) for v in views]
+    args, options = split(case)[1]([np.ascontiguousarray(v) for v in values])
+    plain = Case(tuple(args), options, case.label)
+    before = [memory_of(v).tobytes() for v in views]
+    wanted, due = _outcome(session, plain, session.tensors(plain)[0])
+    results, got = _outcome(session, case, views)
+    outcome.decided += 1
+    if due != got:
+        _fail(outcome, case, f"{label}: {got or 'no error'}, on copies {due or 'none'}")
+        return
+    if any(memory_of(v).tobytes() != b for v, b in zip(views, before, strict=True)):
+        _fail(outcome, case, f"{label}: an operand was changed")
+    if due:
+        return
+    _fresh(session, outcome, case, views, results)
+    if session.op in ("empty", "empty_like"):
+        return
+    for k, (r, w) in enumerate(zip(results, wanted, strict=True)):
+        have, want = host(r), host(w)
+        outcome.decided += max(want.size, 1)
+        same = have.shape == want.shape and have.dtype == want.dtype
+        if not same or not _agrees(session, have, want):
+            _fail(outcome, case, f"{label}: result {k} is not that on separate copies")
+
+
+def _agrees(session: Session, have: Array, want: Array) -> bool:
+    if session.portable:
+        return bits_of(have) == bits_of(want)
+    # A library may choose another kernel for another layout: compared as its results allow.
+    return np.allclose(
+        have.astype(np.float64), want.astype(np.float64), rtol=2.0**-6, atol=2.0**-6,
+        equal_nan=True,
+    )  # fmt: skip
+
+
+def _outcome(session: Session, case: Case, tensors: Views) -> tuple[Views, str]:
+    """Results, or the kind of exception."""
+    try:
+        return session.call(case, tensors), ""
+    except (ValueError, TypeError, IndexError) as error:
+        return [], type(error).__name__

@@ -1,0 +1,16 @@
+"""Surfaces that users touch and that are no ops, judged as parts."""
+
+from __future__ import annotations
+
+from . import (
+    attributes as attributes,
+    dlpack as dlpack,
+    getitem as getitem,
+    hosts as hosts,
+    inplace as inplace,
+    operators as operators,
+    saved as saved,
+    setitem as setitem,
+    states as states,
+    transfer as transfer,
+)
