@@ -260,14 +260,14 @@ _register(
     domain=(-12.0, 12.0),
     approximate=("none", "tanh"),
 )
-_options: dict[str, Any]
-for _name, _ulps, _domain, _options in (
+_sets: list[tuple[str, float, Range, dict[str, Any]]] = [
     ("elu", 3.0, (-20.0, 4.0), {"alpha": (1.5, 1.0, 0.0, -0.5, 0.1)}),
     ("hardswish", 0.0, (-4.0, 4.0), {}),
     ("leaky_relu", 0.0, (-4.0, 4.0), {"negative_slope": (0.2, 0.01, 0.0, -0.5, 1.0)}),
     ("mish", 11.0, (-24.0, 24.0), {}),
     ("silu", 8.0, (-20.0, 20.0), {}),
-):
+]
+for _name, _ulps, _domain, _options in _sets:
     _register(
         _name, "coefficient", _bind(_name), judges.coefficient(_ulps), "f", _domain, **_options
     )
