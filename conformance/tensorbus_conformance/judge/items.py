@@ -139,6 +139,8 @@ def properties(op: str, dtype: DType, variant: str, device: str, level: str) -> 
         found.append("exhaustive16")
     if variant == "portable" and device != "ref":
         found.append("bits")
+    if variant == "portable" and dtype.is_float and REFERENCES[name].order is not None:
+        found.append("order")
     if REFERENCES[name].tensors[1] > 0:
         found += ["layouts", "inputs", "errors"]
     if function.differentiable and dtype.is_float and REFERENCES[name].tensors[1] > 0:

@@ -250,6 +250,13 @@ def layouts(session: Session) -> Outcome:
     return outcome
 
 
+def order(session: Session) -> Outcome:
+    """Portable results have the bits that docs/order.md writes, read by the oracle alone."""
+    from .order import check
+
+    return check(session)
+
+
 def _replace(case: Case, arrays: Sequence[Array]) -> tuple[tuple[Any, ...], dict[str, Any], str]:
     from .session import split
 
@@ -363,8 +370,8 @@ def second(session: Session) -> Outcome:
 PROPERTIES: dict[str, Callable[[Session], Outcome]] = {
     f.__name__: f
     for f in (
-        values, special, shapes, exhaustive16, bits, layouts, inputs, errors, gradient, forward,
-        second, promotion, guards, determinism, provenance,
+        values, special, shapes, exhaustive16, bits, order, layouts, inputs, errors, gradient,
+        forward, second, promotion, guards, determinism, provenance,
     )
 }  # fmt: skip
 

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from .order_sample import Order
 from .ulp import format_of
 from .verdict import Judge, Reference
 
@@ -71,6 +72,7 @@ class OpReference:
         second_order: ``second_order(inputs, options, cotangent, tangents)``: the derivative of
             `vjp` along the tangents, one `Reference` (or None) per tensor argument.
         gradient_judge: As `judge`, for the gradients of all three kinds.
+        order: What docs/order.md says of its bits; None where it says nothing.
     """
 
     name: str
@@ -84,6 +86,7 @@ class OpReference:
     jvp: Jvp | None = None
     second_order: SecondOrder | None = None
     gradient_judge: JudgeOf | None = None
+    order: Order | None = None
 
     @property
     def differentiable(self) -> bool:
