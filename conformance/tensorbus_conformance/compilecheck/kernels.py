@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from tensorbus_backends.ref import RefDevice
 from ..judge import errors, random
 from ..judge.cases import Case, cases, is_elementwise, shape_cases, special_cases
 from ..judge.gradients import _cases as gradient_cases
-from ..judge.items import Item, Outcome, items, properties
+from ..judge.items import Item, Outcome, items, properties, random_recipe
 from ..judge.layouts import LAYOUTS, place
 from ..judge.promotion import _pairs
 from ..judge.session import Session
@@ -105,8 +106,8 @@ def kernels_of(
 def _calls(session: Session, names: Sequence[str]) -> list[Callable[[], object]]:
     """The calls that the properties make, without their judging."""
     op, dtype, level, seed = session.op, session.dtype, session.level, session.seed
-    if session.item.op in random.COVERED:
-        return [lambda: random._draw(session, random.SEEDS[0])]
+    if random_recipe(session.item.op):
+        return [partial(draw.call, session.device) for draw in random.calls(session)]
     if op not in REFERENCES:
         return []
     found: list[Callable[[], object]] = []

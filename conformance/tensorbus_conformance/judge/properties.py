@@ -18,7 +18,7 @@ from tensorbus_backends.mathlib import bounds
 from ..oracle import REFERENCES, Judge, Verdict, indexing, manipulation
 from .cases import Case
 from .data import all_patterns
-from .items import Outcome
+from .items import Outcome, random_recipe
 from .layouts import LAYOUTS
 from .session import Session, flushed, flushed_calls, oracle_call
 
@@ -389,7 +389,7 @@ def judge(session: Session, name: str) -> Outcome:
         chosen = made.properties
         if lacking := made.lacking(session.device.capabilities):
             return Outcome(name, "unsupported", lacking)
-    elif session.item.op in random.COVERED:
+    elif random_recipe(session.item.op):
         chosen = {**PROPERTIES, **random.PROPERTIES}
     elif session.op not in REFERENCES:
         return Outcome(name, "not run", f"the oracle has no reference for {session.item.op}")
