@@ -19,7 +19,7 @@ from tensorbus_backends import dtypes as dt
 from tensorbus_backends.contract import Buffer, Capabilities, DeviceInfo, KernelSpec
 from tensorbus_backends.ref import RefDevice
 
-from ..judge import errors, random
+from ..judge import errors, order, random
 from ..judge.cases import Case, cases, is_elementwise, shape_cases, special_cases
 from ..judge.gradients import _cases as gradient_cases
 from ..judge.items import Item, Outcome, items, properties, random_recipe
@@ -118,6 +118,8 @@ def _calls(session: Session, names: Sequence[str]) -> list[Callable[[], object]]
                 found.append(lambda case=case, layout=layout: _call(session, case, layout))  # type: ignore[misc]
 
     each(cases(op, dtype, level, seed), "contiguous")
+    if "order" in names:
+        found += order.calls(session)
     if "layouts" in names:
         each(cases(op, dtype, level, seed), *(("general",) if level == "smoke" else LAYOUTS[1:]))
     if "special" in names:

@@ -10,9 +10,10 @@ The samples keep clear of subnormals, so a device that flushes them gives the sa
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
+import numpy as np
 import tensorbus as tb
 from numpy.typing import NDArray
 from tensorbus_backends import dtypes as dt
@@ -24,7 +25,7 @@ from .items import Outcome
 from .layouts import host, place
 from .session import Session
 
-__all__ = ["check"]
+__all__ = ["calls", "check"]
 
 Array = NDArray[Any]
 
@@ -71,21 +72,31 @@ def _run(session: Session, call: ordered.Call) -> Array:
     return host(gradient)
 
 
+def calls(session: Session) -> list[Callable[[], object]]:
+    """The calls that `check` makes, without their judging."""
+    deep = session.level != "smoke"
+    made, _, _ = _known(session.op, session.item.dtype, deep, session.seed)
+    sums: list[Callable[[], object]] = [partial(_run, session, call) for call in made]
+    wide = np.ones(3, session.dtype.compute.numpy)
+    functions = _elementary(session, _entry(session.op).elementary)
+    return sums + [partial(f, wide) for f in functions.values()]
+
+
 def check(session: Session) -> Outcome:
     """Bits of every call against the written order."""
     from .properties import _compare
 
     outcome = Outcome("order", unit="bits")
     entry = _entry(session.op)
-    calls, expected, blind = _known(
+    made, expected, blind = _known(
         session.op, session.item.dtype, session.level != "smoke", session.seed
     )
     if blind:
         return Outcome("order", "vacuous", f"the sample does not see: {', '.join(blind)}")
     if entry.elementary:
         functions = _elementary(session, entry.elementary)
-        expected = [entry.bits(c, WRITTEN, functions) for c in calls]
-    for call, want in zip(calls, expected, strict=True):
+        expected = [entry.bits(c, WRITTEN, functions) for c in made]
+    for call, want in zip(made, expected, strict=True):
         got = _run(session, call)
         _compare(outcome, call.label, got, want, "docs/order.md gives")
     return outcome

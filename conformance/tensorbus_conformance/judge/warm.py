@@ -76,6 +76,11 @@ def needed(session: Session, names: Sequence[str]) -> list[KernelSpec]:
     ordinary = cases(op, dtype, level, seed)
     if "values" in names:
         each(ordinary, "contiguous")
+    if "order" in names:
+        from .order import calls
+
+        for run in calls(probe):
+            attempt(run)
     if "layouts" in names:
         chosen = ("general",) if level == "smoke" else ("general", "transposed", "negative")
         each(ordinary, *chosen)
