@@ -23,7 +23,7 @@ Elementary = Mapping[str, Callable[[Array], Array]]
 """The device's own functions by name, from and to arrays."""
 
 _ANY: Elementary = {"exp": np.exp, "log": np.log}
-_DRAWS = 16
+_DRAWS = 32
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,15 @@ class Sample:
     def logits(self, *shape: int) -> Array:
         """Numbers in [-4, 4)."""
         return self.rng.uniform(-4, 4, shape).astype(self.dtype)
+
+    def peaked(self, rows: int, n: int) -> Array:
+        """Rows of one number and n - 1 that are 8 to 14 less.
+
+        The sum of their exponentials is near 1, so that its logarithm keeps its last bits.
+        """
+        values = self.rng.uniform(-14, -8, (rows, n))
+        values[np.arange(rows), self.rng.integers(0, n, rows)] = 0.0
+        return (values + self.rng.uniform(-1, 1, (rows, 1))).astype(self.dtype)
 
     def index(self, size: int, *shape: int) -> Array:
         """Indices into `size` places."""

@@ -55,17 +55,16 @@ def _logsumexp_bits(call: Call, scheme: Scheme, elementary: Elementary) -> Array
 
 
 def _softmax_calls(s: Sample) -> list[Call]:
-    found = [Call((s.logits(4, 8200),), {"axis": 1}, "rows of 8200")]
+    found = [
+        Call((s.logits(2, 8200),), {"axis": 1}, "rows of 8200"),
+        Call((s.peaked(12, 8200),), {"axis": 1}, "peaked rows"),
+    ]
     if s.deep:
         found += [
             Call((s.logits(5, n),), {"axis": -1}, f"rows of {n}") for n in (1, 129, 257, 16385)
         ]
         found.append(Call((s.logits(1000, 20),), {"axis": 0}, "columns"))
     return found
-
-
-def _logsumexp_calls(s: Sample) -> list[Call]:
-    return [*_softmax_calls(s), Call((s.logits(200, 257),), {"axis": 1}, "200 rows")]
 
 
 def _norm_bits(centred: bool) -> Any:
@@ -103,7 +102,7 @@ def _norm_calls(centred: bool) -> Callable[[Sample], list[Call]]:
             return Call((x,), {**options, "bias": bias} if centred else options, label)
 
         n = 8200
-        found = [of(s.spread(4, n), -1, s.spread(n), s.spread(n), "rows of 8200")]
+        found = [of(s.spread(16, n), -1, s.spread(n), s.spread(n), "rows of 8200")]
         if s.deep:
             found += [
                 of(s.spread(5, k), 1, s.spread(k), None, f"rows of {k}") for k in (129, 257, 16385)
@@ -137,10 +136,10 @@ def _cross_entropy_bits(call: Call, scheme: Scheme, elementary: Elementary) -> A
 
 
 def _cross_entropy_calls(s: Sample) -> list[Call]:
-    logits, target = s.logits(8200, 20), s.index(20, 8200)
     found = [
-        Call((logits, target), {}, "mean"),
-        Call((logits, target), {"reduction": "sum"}, "sum"),
+        Call((s.logits(n, 3), s.index(3, n)), {"reduction": kind}, f"{kind} of {n}")
+        for kind in ("mean", "sum")
+        for n in (8193, 8200, 9001, 12345, 16385)
     ]
     if s.deep:
         logits, target = s.logits(300, 200), s.index(200, 300)
@@ -153,7 +152,7 @@ def _cross_entropy_calls(s: Sample) -> list[Call]:
 ORDERS: dict[str, Order] = {
     "softmax": Order(_softmax_calls, _softmax_bits, TREE[:4], elementary=("exp",)),
     "log_softmax": Order(_softmax_calls, _log_softmax_bits, TREE[:4], elementary=("exp", "log")),
-    "logsumexp": Order(_logsumexp_calls, _logsumexp_bits, TREE[:4], elementary=("exp", "log")),
+    "logsumexp": Order(_softmax_calls, _logsumexp_bits, TREE[:4], elementary=("exp", "log")),
     "layer_norm": Order(_norm_calls(True), _norm_bits(True), TREE[:4]),
     "rms_norm": Order(_norm_calls(False), _norm_bits(False), TREE[:4]),
     "cross_entropy": Order(

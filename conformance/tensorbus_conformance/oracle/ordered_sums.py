@@ -39,6 +39,7 @@ def _reduced(data: str) -> Callable[[Sample], list[Call]]:
             Call((make(6, 2 * 8192 + 1),), {"axis": 1}, "rows of 16385"),
             Call((columns,), {"axis": 0}, "columns of 8195"),
             Call((make(7, 129),), {"axis": -1, "keepdims": True}, "rows of 129"),
+            Call((make(40, 300),), {"axis": 1}, "rows of 300"),
         ]
         if not s.deep:
             return found
@@ -87,12 +88,10 @@ def _mse_bits(call: Call, scheme: Scheme, elementary: Elementary) -> Array:
 
 
 def _mse_calls(s: Sample) -> list[Call]:
+    sizes = [8193, 8209, 9001, 10007, 12345, 16385, 20011, 24593, 300, 777, 1500, 3001]
     found = [Call((s.spread(3, 8195), s.spread(3, 8195)), {"reduction": "sum"}, "sum")]
-    found += [
-        Call((s.spread(n), s.spread(n)), {}, f"mean of {n}")
-        for n in (16385, 20011, 9001, 8193, 12345, *((300, 127, 128, 129) if s.deep else ()))
-    ]
-    return found
+    sizes += [1, 127, 128, 129, 257] if s.deep else []
+    return found + [Call((s.spread(n), s.spread(n)), {}, f"mean of {n}") for n in sizes]
 
 
 # -- cumulative ops -------------------------------------------------------------------------------
