@@ -136,10 +136,10 @@ def _cross_entropy_bits(call: Call, scheme: Scheme, elementary: Elementary) -> A
 
 
 def _cross_entropy_calls(s: Sample) -> list[Call]:
+    # Few items: the interpreter pads each row, and chunks of losses are those of `mean` and `sum`.
     found = [
         Call((s.logits(n, 3), s.index(3, n)), {"reduction": kind}, f"{kind} of {n}")
-        for kind in ("mean", "sum")
-        for n in (8193, 8200, 9001, 12345, 16385)
+        for n, kind in ((385, "sum"), (400, "mean"))
     ]
     if s.deep:
         logits, target = s.logits(300, 200), s.index(200, 300)
@@ -156,7 +156,7 @@ ORDERS: dict[str, Order] = {
     "layer_norm": Order(_norm_calls(True), _norm_bits(True), TREE[:4]),
     "rms_norm": Order(_norm_calls(False), _norm_bits(False), TREE[:4]),
     "cross_entropy": Order(
-        _cross_entropy_calls, _cross_entropy_bits, TREE[:4], elementary=("exp", "log")
+        _cross_entropy_calls, _cross_entropy_bits, TREE[2:3], elementary=("exp", "log")
     ),
 }
 """The order of each op by its name in the oracle."""
