@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,11 +19,11 @@ from tensorbus_backends import dtypes as dt
 from tensorbus_backends.contract import Buffer, Capabilities, DeviceInfo, KernelSpec
 from tensorbus_backends.ref import RefDevice
 
-from ..judge import errors, promotion, random, scalars
+from ..judge import errors, order, promotion, random, scalars
 from ..judge.cases import Case, cases, shape_cases, special_cases
 from ..judge.gradients import _cases as gradient_cases
-from ..judge.items import Item, items, properties
-from ..judge.layouts import LAYOUTS, place
+from ..judge.items import Item, items, properties, random_recipe
+from ..judge.layouts import place
 from ..judge.session import Session
 from ..oracle import REFERENCES
 
@@ -104,8 +105,8 @@ def kernels_of(
 def _calls(session: Session, names: Sequence[str]) -> list[Callable[[], object]]:
     """The calls that the properties make, without their judging."""
     op, dtype, level, seed = session.op, session.dtype, session.level, session.seed
-    if session.item.op in random.COVERED:
-        return [lambda: random._draw(session, random.SEEDS[0])]
+    if random_recipe(session.item.op):
+        return [partial(draw.call, session.device) for draw in random.calls(session)]
     if op not in REFERENCES:
         return []
     found: list[Callable[[], object]] = []
@@ -115,13 +116,13 @@ def _calls(session: Session, names: Sequence[str]) -> list[Callable[[], object]]
             for layout in layouts:
                 found.append(lambda case=case, layout=layout: _call(session, case, layout))  # type: ignore[misc]
 
-    each(cases(op, dtype, level, seed), "contiguous")
-    if "layouts" in names:
-        each(cases(op, dtype, level, seed), *(("general",) if level == "smoke" else LAYOUTS[1:]))
+    each(cases(op, dtype, level, seed), "given", "contiguous")
+    if "order" in names:
+        found += order.calls(session)
     if "special" in names:
-        each(special_cases(op, dtype, level, seed), "contiguous")
+        each(special_cases(op, dtype, level, seed), "given")
     if "shapes" in names:
-        each(shape_cases(op, dtype, seed), "contiguous")
+        each(shape_cases(op, dtype, seed), "given")
     if "gradient" in names:
         for case in gradient_cases(session):
             found.append(lambda case=case: _reverse(session, case))  # type: ignore[misc]

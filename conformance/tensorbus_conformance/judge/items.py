@@ -18,12 +18,14 @@ from tensorbus_backends.contract import Native, NativeCase
 from tensorbus_backends.dtypes import DType
 
 from ..oracle import REFERENCES
+from ..oracle.random import RECIPES, Recipe
 from . import parts
 from .cases import cases, is_unary, shape_cases, special_cases, takes
 from .signature import takes_scalars
 
 __all__ = [
-    "LEVELS", "STATES", "Item", "Outcome", "items", "oracle_name", "properties", "subjects",
+    "LEVELS", "STATES", "Item", "Outcome", "items", "oracle_name", "properties", "random_recipe",
+    "subjects",
 ]  # fmt: skip
 
 LEVELS = ("smoke", "standard", "exhaustive")
@@ -107,12 +109,17 @@ def oracle_name(op: str) -> str | None:
     return short if short in REFERENCES else None
 
 
+def random_recipe(op: str) -> Recipe | None:
+    """The oracle's record of a random op, None for others."""
+    return RECIPES.get(op.rsplit(".", 1)[-1])
+
+
 def dtypes_of(op: str, level: str) -> list[DType]:
     """The dtypes that an op is judged with: all it takes, or one of each kind at level smoke."""
     if op in parts.load():
         return list(parts.PARTS[op].smoke if level == "smoke" else parts.PARTS[op].dtypes)
-    if op.startswith("random.") or op == "nn.dropout":
-        return [dt.float32]
+    if recipe := random_recipe(op):
+        return [dt.by_name(n) for n in (recipe.smoke if level == "smoke" else recipe.dtypes)]
     name = oracle_name(op)
     if name is None:
         return [dt.float32]
@@ -126,8 +133,11 @@ def properties(op: str, dtype: DType, variant: str, device: str, level: str) -> 
         return list(parts.PARTS[op].properties)
     function = tb.FUNCTIONS[op]
     name = oracle_name(op)
-    if op.startswith("random.") or op == "nn.dropout":
-        found = ["values", "errors", "determinism", "users", "guards", "provenance"]
+    if recipe := random_recipe(op):
+        found = ["values", "streams", "errors"] + (["layouts"] if recipe.tensor else [])
+        if recipe.tensor and function.differentiable and dtype.is_float:
+            found += ["gradient", "forward", "second"]
+        found += ["determinism", "users", "guards", "provenance"]
         return found + (["bits"] if device != "ref" else [])
     if name is None:
         return ["values"]
@@ -140,6 +150,8 @@ def properties(op: str, dtype: DType, variant: str, device: str, level: str) -> 
         found.append("exhaustive16")
     if variant == "portable" and device != "ref":
         found.append("bits")
+    if variant == "portable" and dtype.is_float and REFERENCES[name].order is not None:
+        found.append("order")
     if REFERENCES[name].tensors[1] > 0:
         found += ["layouts", "inputs"]
     found.append("errors")

@@ -18,7 +18,7 @@ from tensorbus_backends.mathlib import bounds
 from ..oracle import REFERENCES, Judge, Verdict, indexing, manipulation
 from .cases import Case, is_plain
 from .data import all_patterns
-from .items import Outcome
+from .items import Outcome, random_recipe
 from .session import Session, array_slots, flushed, flushed_calls, oracle_call
 
 __all__ = ["PROPERTIES", "portable_bound", "same_bits"]
@@ -243,13 +243,20 @@ def layouts(session: Session) -> Outcome:
     return outcome
 
 
+def order(session: Session) -> Outcome:
+    """Portable results have the bits that docs/order.md writes, read by the oracle alone."""
+    from .order import check
+
+    return check(session)
+
+
 def _called(session: Session) -> None:
     """Make a call if the item has made none, as when a cell runs alone."""
     from . import random
 
     if session.runs:
         return
-    if session.item.op in random.COVERED:
+    if random_recipe(session.item.op):
         random.values(session)
     else:
         for case in session.cases()[:1]:
@@ -380,8 +387,8 @@ def second(session: Session) -> Outcome:
 PROPERTIES: dict[str, Callable[[Session], Outcome]] = {
     f.__name__: f
     for f in (
-        values, special, shapes, exhaustive16, bits, layouts, inputs, errors, gradient, forward,
-        second, promotion, scalars, users, aliasing, guards, determinism, provenance,
+        values, special, shapes, exhaustive16, bits, order, layouts, inputs, errors, gradient,
+        forward, second, promotion, scalars, users, aliasing, guards, determinism, provenance,
     )
 }  # fmt: skip
 
@@ -399,7 +406,7 @@ def judge(session: Session, name: str) -> Outcome:
         chosen = made.properties
         if lacking := made.lacking(session.device.capabilities):
             return Outcome(name, "unsupported", lacking)
-    elif session.item.op in random.COVERED:
+    elif random_recipe(session.item.op):
         chosen = {**PROPERTIES, **random.PROPERTIES}
     elif session.op not in REFERENCES:
         return Outcome(name, "not run", f"the oracle has no reference for {session.item.op}")

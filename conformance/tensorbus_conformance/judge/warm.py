@@ -76,6 +76,11 @@ def needed(session: Session, names: Sequence[str]) -> list[KernelSpec]:
     ordinary = cases(op, dtype, level, seed)
     if "values" in names:
         each(ordinary, "given", *(["contiguous"] if "layouts" in names else []))
+    if "order" in names:
+        from .order import calls
+
+        for run in calls(probe):
+            attempt(run)
     if "special" in names:
         each(special_cases(op, dtype, level, seed), "given")
     if "shapes" in names:

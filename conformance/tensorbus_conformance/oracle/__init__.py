@@ -18,14 +18,20 @@ derivations, `data` the generators of inputs.
 
 from __future__ import annotations
 
-from . import contraction, elementwise, gradients, indexing, manipulation, nn, reductions, refusals
+from dataclasses import replace
+
+from . import (
+    contraction, elementwise, gradients, indexing, manipulation, nn, ordered, reductions, refusals,
+)  # fmt: skip
 from .op import OpReference
 from .verdict import Judge, Reference, Verdict
 
 __all__ = ["REFERENCES", "Judge", "OpReference", "Reference", "Verdict"]
 
 REFERENCES: dict[str, OpReference] = {
-    name: refusals.with_refusals(gradients.with_gradients(op))
+    name: replace(
+        refusals.with_refusals(gradients.with_gradients(op)), order=ordered.ORDERS.get(name)
+    )
     for family in (elementwise, reductions, contraction, indexing, manipulation, nn)
     for name, op in family.OPS.items()
 }

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .misuse import BadCalls
+from .order_sample import Order
 from .ulp import format_of
 from .verdict import Judge, Reference
 
@@ -91,6 +92,7 @@ class OpReference:
         saturates: Whether a Python integer beyond the dtype counts as the dtype's limit.
         takes: Kinds of dtype that the op accepts, where they are more than `kinds`.
         view: Whether a result may lie in an operand's memory.  All others are fresh.
+        order: What docs/order.md says of its bits; None where it says nothing.
     """
 
     name: str
@@ -116,6 +118,7 @@ class OpReference:
     saturates: bool = False
     takes: str = ""
     view: bool = False
+    order: Order | None = None
 
     @property
     def differentiable(self) -> bool:
