@@ -21,7 +21,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 from . import (
-    contraction, elementwise, gradients, indexing, manipulation, nn, ordered, reductions, refusals,
+    contraction,
+    elementwise,
+    gradients,
+    indexing,
+    manipulation,
+    nn,
+    ordered,
+    reductions,
+    refusals,
 )  # fmt: skip
 from .op import OpReference
 from .verdict import Judge, Reference, Verdict
