@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import nn, running as r
-from .running import constant, contracted, real, stacked, structural, summed
+from . import ball, nn, running as r
+from .running import Dual, Running, constant, contracted, real, stacked, structural, summed
 
 __all__ = ["FORMULAS", "RULES", "unbroadcast"]
 
@@ -388,9 +388,20 @@ def _log_softmax(xs: list[Any], o: dict[str, Any]) -> Any:
     return shifted - r.log(summed(r.exp(shifted), axis, True))
 
 
+def _weights_of(x: Any, axis: Any) -> Any:
+    """softmax as a quotient, or as exp of log_softmax: both are common, so the larger bound holds.
+
+    exp(y) of a computed y has relative error |y - exact|, which is not that of the quotient: y
+    carries u |x - m|, the error of the logarithm (2 p u |log S|, and S's own relative one) and
+    u |y| of its last subtraction.
+    """
+    quotient = _softmax_of(x, axis)
+    return r.either(quotient, r.exp(_log_softmax([x], {"axis": axis})))
+
+
 def _log_softmax_rule(xs: list[Any], o: dict[str, Any], g: Any) -> list[Any]:
     axis = o.get("axis", -1)
-    return [g - _softmax_of(xs[0], axis) * summed(g, axis, True)]
+    return [g - _weights_of(xs[0], axis) * summed(g, axis, True)]
 
 
 def _axes(x: Any, o: dict[str, Any]) -> tuple[int, ...]:
@@ -445,33 +456,74 @@ def _mse(xs: list[Any], o: dict[str, Any]) -> Any:
     return nn.reduced(difference * difference, o.get("reduction", "mean"))
 
 
+def _like(x: Any, array: Array) -> Any:
+    """An exact array as a number of the kind of `x`."""
+    if isinstance(x, Dual):
+        return _like(x.v, array)
+    if isinstance(x, Running):
+        return Running(array)
+    return ball.balls(array) if np.asarray(x).dtype == object else array
+
+
 def _cross_entropy_parts(xs: list[Any], o: dict[str, Any]) -> tuple[Any, int, float]:
-    logits = real(xs[0])
-    along = o.get("axis", -1) % logits.ndim if logits.ndim > 1 else 0
-    weight = None if len(xs) < 3 or xs[2] is None else real(xs[2])
-    target = np.asarray(xs[1]) if isinstance(xs[1], np.ndarray) else real(xs[1])
-    target = real(xs[1]) if target.dtype == object else target
-    t, per_item = nn.target_weights(
-        logits, target, weight, along, o.get("ignore_index", -100), o.get("label_smoothing", 0.0)
-    )
-    reduction = o.get("reduction", "mean")
-    return t, along, float(per_item.sum()) if reduction == "mean" else 1.0
+    """(coefficients of -log_softmax, axis of the classes, what the mean divides by).
+
+    The coefficients are t (1 - s) + s/C, t one-hot or given, times the weights: 1 - s and s/C are
+    rounded to the dtype, product and sum round once each.
+    """
+    x, target = xs[0], xs[1]
+    rank = len(shape_of(x))
+    along = o.get("axis", -1) % rank if rank > 1 else 0
+    classes = shape_of(x)[along]
+    shape = [1] * rank
+    shape[along] = classes
+    smoothing = o.get("label_smoothing", 0.0)
+    weight = None if len(xs) < 3 or xs[2] is None else reshape(xs[2], tuple(shape))
+    indices = isinstance(target, np.ndarray) and target.dtype.kind in "iu"
+    t = target
+    if indices:
+        items = np.expand_dims(target, along)
+        keep = (items != o.get("ignore_index", -100)).astype(np.float64)
+        hot = (np.arange(classes).reshape(shape) == items).astype(np.float64)
+        t = _like(x, hot)
+    smooth = t * constant(x, 1 - smoothing) + constant(x, smoothing / classes) if smoothing else t
+    smooth = smooth if weight is None else smooth * weight
+    count = float(math.prod(n for k, n in enumerate(shape_of(x)) if k != along))
+    if indices:
+        smooth = smooth * keep
+        count = float(real(hot * keep if weight is None else weight * (hot * keep)).sum())
+    return smooth, along, count if o.get("reduction", "mean") == "mean" else 1.0
 
 
 def _cross_entropy(xs: list[Any], o: dict[str, Any]) -> Any:
     t, along, denominator = _cross_entropy_parts(xs, o)
     logs = _log_softmax([xs[0]], {"axis": along})
-    items = -summed(t * logs if isinstance(logs, np.ndarray) else logs * t, along)
+    items = -summed(logs * t, along)
     return items if o.get("reduction", "mean") == "none" else summed(items) / denominator
 
 
 def _cross_entropy_rule(xs: list[Any], o: dict[str, Any], g: Any) -> list[Any]:
+    """h = -g t / N are the cotangents of the log_softmax, so dx = h - softmax sum(h).
+
+    sum(h) is -g / N where the t of an item sum to 1, but it is the sum of C rounded numbers: the
+    error (C - 1) u sum |h| reaches every class by its softmax.  Probabilities get
+    -g (1 - s) log_softmax / N.
+    """
     t, along, denominator = _cross_entropy_parts(xs, o)
     if o.get("reduction", "mean") == "none":
         g = structural(lambda a: np.expand_dims(a, along), g)
-    total = t.sum(axis=along, keepdims=True)
-    dx = g * (_softmax_of(xs[0], along) * total - t) / denominator
-    return [dx, *[None] * (len(xs) - 1)]
+    share = -(g / denominator) if denominator != 1 else -g
+    h = share * t
+    dx = h - _weights_of(xs[0], along) * summed(h, along, True)
+    grads = [dx, *[None] * (len(xs) - 1)]
+    if not (isinstance(xs[1], np.ndarray) and xs[1].dtype.kind in "iu"):
+        slope = share * _log_softmax([xs[0]], {"axis": along})
+        weight = _optional(xs, 2)
+        if weight is not None:
+            rank = len(shape_of(xs[0]))
+            slope = slope * reshape(weight, tuple(-1 if k == along else 1 for k in range(rank)))
+        grads[1] = slope * constant(xs[0], 1 - o.get("label_smoothing", 0.0))
+    return grads
 
 
 RULES["softmax"] = _softmax_rule

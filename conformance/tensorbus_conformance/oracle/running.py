@@ -388,6 +388,8 @@ def summed(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
 
 def either(a: Any, b: Any) -> Any:
     """One value from two formulas, with the larger of their bounds: both are common."""
+    if isinstance(a, Dual) and isinstance(b, Dual):
+        return Dual(either(a.v, b.v), either(a.t, b.t))
     if not isinstance(a, Running):
         return a
     other = lift(b)
