@@ -20,7 +20,7 @@ from tensorbus_backends.ref import RefDevice
 
 from ..judge import errors, random
 from ..judge.cases import Case, cases, is_elementwise, shape_cases, special_cases
-from ..judge.gradients import _cases as gradient_cases
+from ..judge.gradients.common import gradient_cases
 from ..judge.items import Item, Outcome, items, properties
 from ..judge.layouts import LAYOUTS, place
 from ..judge.promotion import _pairs

@@ -1,14 +1,16 @@
 """What is judged: items and cells, a denominator fixed by the op list and the declared dtypes.
 
 An item is (op, device, dtype, variant); its cells are its properties.  Which cells exist follows
-from the op's public record, the oracle's record and the device's declared capabilities alone, so
-an op that breaks, or a property that nobody could run, is counted and never skipped.
+from the oracle's record and the device's declared capabilities alone, so an op that breaks or is
+missing, a derivative that is no longer declared, or a property that nobody could run, is counted
+and never skipped.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -94,8 +96,20 @@ class Outcome:
 
 
 def subjects() -> list[str]:
-    """Everything that is judged by name: parts in the order in which they run, then ops."""
-    return [*parts.load(), *sorted(tb.FUNCTIONS)]
+    """Everything that is judged by name: parts in the order in which they run, then ops.
+
+    Ops are those of the library and those that the oracle says it must have: one that is missing
+    has the cells that it would have, and they fail.
+    """
+    return [*parts.load(), *sorted({*tb.FUNCTIONS, *due_ops()})]
+
+
+@cache
+def due_ops() -> frozenset[str]:
+    """The ops that the library must have, by the oracle's word."""
+    from .random import COVERED
+
+    return COVERED | {r.qualified for r in REFERENCES.values() if r.offered}
 
 
 def oracle_name(op: str) -> str | None:
@@ -123,7 +137,7 @@ def properties(op: str, dtype: DType, variant: str, device: str, level: str) -> 
     """The cells of an item, in the order in which they run."""
     if op in parts.load():
         return list(parts.PARTS[op].properties)
-    function = tb.FUNCTIONS[op]
+    function = tb.FUNCTIONS.get(op)
     name = oracle_name(op)
     if op.startswith("random.") or op == "nn.dropout":
         found = ["values", "determinism", "guards", "provenance"]
@@ -141,7 +155,10 @@ def properties(op: str, dtype: DType, variant: str, device: str, level: str) -> 
         found.append("bits")
     if REFERENCES[name].tensors[1] > 0:
         found += ["layouts", "inputs", "errors"]
-    if function.differentiable and dtype.is_float and REFERENCES[name].tensors[1] > 0:
+    # What is due is the oracle's to say; what the library claims beyond it has to be shown too.
+    claimed = function is not None and function.differentiable
+    due = REFERENCES[name].differentiable or claimed
+    if due and dtype.is_float and REFERENCES[name].tensors[1] > 0:
         found += ["gradient", "forward"]
         if dtype in (dt.float32, dt.float64):
             found.append("second")
@@ -177,7 +194,7 @@ def items(
             found.append(Item(op, device, dtype.name, "portable"))
             if op in parts.PARTS:
                 continue
-            native = natives.get(tb.FUNCTIONS[op].op)
+            native = natives.get(tb.FUNCTIONS[op].op) if op in tb.FUNCTIONS else None
             if native is not None and _accepts(native, op, dtype):
                 found.append(Item(op, device, dtype.name, "native"))
     return found

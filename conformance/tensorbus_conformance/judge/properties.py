@@ -18,7 +18,7 @@ from tensorbus_backends.mathlib import bounds
 from ..oracle import REFERENCES, Judge, Verdict, indexing, manipulation
 from .cases import Case
 from .data import all_patterns
-from .items import Outcome
+from .items import Outcome, due_ops
 from .layouts import LAYOUTS
 from .session import Session, flushed, flushed_calls, oracle_call
 
@@ -386,6 +386,8 @@ def judge(session: Session, name: str) -> Outcome:
         chosen = {**PROPERTIES, **random.PROPERTIES}
     elif session.op not in REFERENCES:
         return Outcome(name, "not run", f"the oracle has no reference for {session.item.op}")
+    if session.item.op in due_ops() - tb.FUNCTIONS.keys():
+        return Outcome(name, "fail", f"missing op: the library has no {session.item.op}")
     try:
         outcome = chosen[name](session)
     except tb.UnsupportedError as error:

@@ -202,7 +202,9 @@ def _softplus_judge(
 
 
 def _register(name: str, family: str, forward: Callable[..., Any], judge: Any, kinds: str) -> None:
-    OPS[name] = OpReference(name, family, forward, judge, (1, 1), kinds, ((-4.0, 4.0),))
+    OPS[name] = OpReference(
+        name, family, forward, judge, (1, 1), kinds, ((-4.0, 4.0),), namespace="nn"
+    )
 
 
 _register("relu", "exact", _relu, judges.exact, "if")

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import judges, nn
+from . import judges, nn, running as r
 from .contraction import exact_sum
 from .derivatives import PARTIALS, gelu_tanh_partial
 from .gradient_rules import FORMULAS, RULES, unbroadcast
@@ -241,6 +241,8 @@ def second_order_reference(
 
     def formula(*xs: Any) -> list[Any]:
         values, g, ts = list(xs[:count]), xs[count], xs[count + 1 :]
+        if op.name in PARTIALS:
+            return _elementwise_second(op.name, values, options, g, list(ts))
         total: list[Any] = [None] * count
         # One direction at a time: an implementation may add them in any order.
         for i in range(count):
@@ -258,6 +260,38 @@ def second_order_reference(
 
     refs = references(formula, [*arrays, np.asarray(cotangent), *given], dtypes)
     return [_shaped(ref, a) for ref, a in zip(refs, arrays, strict=True)]
+
+
+def _elementwise_second(
+    name: str, xs: list[Any], options: Options, g: Any, ts: list[Any]
+) -> list[Any]:
+    """g sum_i (d^2 f / dx_k dx_i) t_i for every operand k.
+
+    The mixed derivative is that of the k-th slope by x_i, or of the i-th slope by x_k, which is
+    what comes out where <J'u, t> is differentiated.  The numbers are equal, what cancels on the
+    way is not (1 - sigmoid(x) is not sigmoid(-x)); so the larger of both bounds holds.
+    """
+    slopes = _partials(name, options)
+    shapes = [tuple(real(x).shape) for x in xs]
+    full = np.broadcast_shapes(*shapes)
+    xs, ts = ([r.structural(lambda a: np.broadcast_to(a, full), v) for v in vs] for vs in (xs, ts))
+    total: list[Any] = [np.zeros(shape) for shape in shapes]
+    for k, shape in enumerate(shapes):
+        for i, t in enumerate(ts):
+            first = _along(slopes, xs, i, t, k)
+            if i != k:
+                second = _along(slopes, xs, k, t, i)
+                first = second if first is None else first
+                first = r.either(first, second) if second is not None else first
+            if first is not None:
+                total[k] = total[k] + unbroadcast(g * first, shape)
+    return total
+
+
+def _along(slopes: Callable[..., Any], xs: list[Any], i: int, t: Any, k: int) -> Any:
+    """The derivative of slope `k` where x_i moves by t; None where it does not depend on x_i."""
+    found = slopes(*xs[:i], Dual(xs[i], t), *xs[i + 1 :])[k]
+    return found.t if isinstance(found, Dual) else None
 
 
 # -- ops that move elements -----------------------------------------------------------------------

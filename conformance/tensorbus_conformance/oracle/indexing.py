@@ -218,9 +218,21 @@ def _register(
     domain: tuple[Range, ...] = ((-4.0, 4.0),),
     judge: JudgeOf = judges.exact,
     family: str = "exact",
+    namespace: str = "",
+    offered: bool = True,
 ) -> None:
     domains = domain if len(domain) == tensors else domain * tensors
-    OPS[name] = OpReference(name, family, forward, judge, (tensors, tensors), kinds, domains)
+    OPS[name] = OpReference(
+        name,
+        family,
+        forward,
+        judge,
+        (tensors, tensors),
+        kinds,
+        domains,
+        namespace=namespace,
+        offered=offered,
+    )
 
 
 _register("argmax", _argextreme(True), 1, "if")
@@ -235,6 +247,6 @@ _register("take_along_axis", _take_along_axis, 2)
 _register("gather", _gather, 2)
 _register("scatter", _scatter, 3)
 _register("index_add", _index_add, 3, "if", judge=judges.accumulation(), family="accumulation")
-_register("isin", _isin, 2, "if")
+_register("isin", _isin, 2, "if", offered=False)
 for _which in ("all", "counts", "inverse", "values"):
-    _register(f"unique_{_which}", _unique(_which), 1)
+    _register(f"unique_{_which}", _unique(_which), 1, offered=False)

@@ -105,7 +105,9 @@ _register("triu", _moving(lambda x, k=0: np.triu(x, k)))
 _register(
     "meshgrid", _several(lambda *xs, indexing="xy": np.meshgrid(*xs, indexing=indexing)), (1, 8)
 )
-OPS["diff"] = OpReference("diff", "rounded", _diff, judges.rounded, (1, 1), "if", ((-4.0, 4.0),))
+OPS["diff"] = OpReference(
+    "diff", "rounded", _diff, judges.rounded, (1, 1), "if", ((-4.0, 4.0),), offered=False
+)
 
 # -- creation -------------------------------------------------------------------------------------
 

@@ -41,7 +41,9 @@ def _register(
     kinds: str = "f",
 ) -> None:
     domains = domain if len(domain) >= tensors[1] else domain * tensors[1]
-    OPS[name] = OpReference(name, family, forward, judge, tensors, kinds, domains)
+    OPS[name] = OpReference(
+        name, family, forward, judge, tensors, kinds, domains, namespace="nn"
+    )
 
 
 # -- softmax --------------------------------------------------------------------------------------

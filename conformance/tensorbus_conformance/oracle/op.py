@@ -71,6 +71,8 @@ class OpReference:
         second_order: ``second_order(inputs, options, cotangent, tangents)``: the derivative of
             `vjp` along the tangents, one `Reference` (or None) per tensor argument.
         gradient_judge: As `judge`, for the gradients of all three kinds.
+        namespace: ``"nn"`` or ``""``: where the library has the op.
+        offered: Whether the library must have it; False for a reference that waits for its op.
     """
 
     name: str
@@ -84,6 +86,13 @@ class OpReference:
     jvp: Jvp | None = None
     second_order: SecondOrder | None = None
     gradient_judge: JudgeOf | None = None
+    namespace: str = ""
+    offered: bool = True
+
+    @property
+    def qualified(self) -> str:
+        """Name with namespace, as it is called: ``"nn.relu"``."""
+        return f"{self.namespace}.{self.name}" if self.namespace else self.name
 
     @property
     def differentiable(self) -> bool:

@@ -169,4 +169,5 @@ for _name, (_, _, _domain) in TRANSCENDENTAL.items():
         (len(_domain), len(_domain)),
         "if" if _name == "pow" else "f",
         _domain,
+        namespace="nn" if _name in ("sigmoid", "softplus") else "",
     )
