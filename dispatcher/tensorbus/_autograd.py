@@ -370,11 +370,25 @@ def backward(
     _collect(outputs, nodes)
     with enable_grad() if create_graph else no_grad():
         found = _run(outputs, cotangents, None, retain_graph, create_graph)
+        # A rule may hand on its cotangent, or one value to several operands.
+        taken = {id(t._buffer) for t in (*cotangents, *outputs)}
         for (node_id, _), g in sorted(found.items(), key=lambda item: nodes[item[0][0]].seq):
             reference = nodes[node_id].leaf_tensor
             leaf = reference() if reference is not None else None
             if leaf is not None:
-                leaf.grad = _sum(leaf.grad, g)
+                leaf.grad = _sum(leaf.grad, _own(g, taken))
+                taken.add(id(leaf.grad._buffer))
+
+
+def _own(g: Tensor, taken: set[int]) -> Tensor:
+    """`g`, or a copy where its memory is another tensor's or its elements share places.
+
+    The user may change ``grad`` in place.
+    """
+    from . import ops
+
+    whole = g._offset == 0 and all(s or n < 2 for s, n in zip(g.strides, g.shape, strict=True))
+    return g if whole and id(g._buffer) not in taken else ops.positive(ops.contiguous(g))
 
 
 def _collect(outputs: Sequence[Tensor], nodes: dict[int, Node]) -> None:

@@ -360,11 +360,18 @@ def second(session: Session) -> Outcome:
     return run(session)
 
 
+def autograd(session: Session) -> Outcome:
+    """Every way to ask for a derivative gives the bits of the plainest one."""
+    from .gradients import autograd as run
+
+    return run(session)
+
+
 PROPERTIES: dict[str, Callable[[Session], Outcome]] = {
     f.__name__: f
     for f in (
         values, special, shapes, exhaustive16, bits, layouts, inputs, errors, gradient, forward,
-        second, promotion, guards, determinism, provenance,
+        second, autograd, promotion, guards, determinism, provenance,
     )
 }  # fmt: skip
 

@@ -41,9 +41,7 @@ def _register(
     kinds: str = "f",
 ) -> None:
     domains = domain if len(domain) >= tensors[1] else domain * tensors[1]
-    OPS[name] = OpReference(
-        name, family, forward, judge, tensors, kinds, domains, namespace="nn"
-    )
+    OPS[name] = OpReference(name, family, forward, judge, tensors, kinds, domains, namespace="nn")
 
 
 # -- softmax --------------------------------------------------------------------------------------

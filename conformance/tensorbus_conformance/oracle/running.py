@@ -464,7 +464,9 @@ def _reference(plain: Running, exact: Any, dtype: np.dtype[Any]) -> Reference:
         q = np.where(np.isnan(plain.q), np.inf, plain.q)
         size_of = e + 16 * q + np.abs(value)
         if dtype == np.float64 and exact is not None:
-            value, low = _with_balls(lift(exact).v, value)
+            # Without any rounding float64 is exact, and keeps the sign of a zero on the way.
+            rounded = np.broadcast_to((plain.e != 0) | (plain.q != 0), value.shape)
+            value, low = _with_balls(lift(exact).v, value, rounded)
         slack = size_of * (2.0**-52 if low is None else 2.0**-98)
         slack = np.where(np.isfinite(slack), slack, 0.0)
     return Reference(
@@ -472,10 +474,10 @@ def _reference(plain: Running, exact: Any, dtype: np.dtype[Any]) -> Reference:
     )
 
 
-def _with_balls(exact: Array, value: F64) -> tuple[F64, F64]:
+def _with_balls(exact: Array, value: F64, rounded: Array) -> tuple[F64, F64]:
     hi, lo = value.copy().reshape(-1), np.zeros(value.size)
     flat = np.broadcast_to(exact, value.shape).reshape(-1)
-    finite = np.isfinite(hi)
+    finite = np.isfinite(hi) & rounded.reshape(-1)
     known = [i for i in np.flatnonzero(finite) if isinstance(flat[i], arb) and flat[i].is_finite()]
     plain = [i for i in np.flatnonzero(finite) if not isinstance(flat[i], arb)]
     hi[plain] = [float(flat[i]) for i in plain]

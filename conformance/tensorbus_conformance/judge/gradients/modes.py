@@ -100,9 +100,7 @@ def tangents(
     along = given or {k: direction(rng, arrays[k]) for k in wanted}
     placed = [place(session.device, along[k])[0] for k in wanted]
     with tb.reproducible(session.portable):
-        _, found = tb.jvp(
-            called(session, case, tensors), [tensors[k] for k in wanted], placed
-        )
+        _, found = tb.jvp(called(session, case, tensors), [tensors[k] for k in wanted], placed)
     flat, plain = oracle_inputs(session, case)
     expected = jvp(flat, plain, spread_over(flat, along))
     expected = expected if isinstance(expected, tuple) else (expected,)
