@@ -162,6 +162,8 @@ def properties(op: str, dtype: DType, variant: str, device: str, level: str) -> 
         found += ["gradient", "forward"]
         if dtype in (dt.float32, dt.float64):
             found.append("second")
+        if REFERENCES[name].kinks:
+            found.append("kinks")
         found.append("autograd")
     found += ["promotion", "guards", "determinism", "provenance"]
     return found

@@ -367,11 +367,18 @@ def autograd(session: Session) -> Outcome:
     return run(session)
 
 
+def kinks(session: Session) -> Outcome:
+    """Gradients at kinks and singular points, by the conventions of docs/gradients.md."""
+    from .gradients import kinks as run
+
+    return run(session)
+
+
 PROPERTIES: dict[str, Callable[[Session], Outcome]] = {
     f.__name__: f
     for f in (
         values, special, shapes, exhaustive16, bits, layouts, inputs, errors, gradient, forward,
-        second, autograd, promotion, guards, determinism, provenance,
+        second, kinks, autograd, promotion, guards, determinism, provenance,
     )
 }  # fmt: skip
 

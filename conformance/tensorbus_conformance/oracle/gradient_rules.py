@@ -147,17 +147,47 @@ def _var_rule(xs: list[Any], o: dict[str, Any], g: Any) -> list[Any]:
 
 def _std_rule(xs: list[Any], o: dict[str, Any], g: Any) -> list[Any]:
     centred, divisor = _centred(xs[0], o)
-    deviation = r.sqrt(_var(xs, {**o, "keepdims": True}))
-    return [spread(g, xs[0], o) * centred / (deviation * divisor)]
+    deviation = _root(_var(xs, {**o, "keepdims": True}))
+    slope = spread(g, xs[0], o) * centred / (deviation * divisor)
+    return [r.where(np.isinf(real(deviation)), np.zeros(shape_of(xs[0])), slope)]
 
 
-def _ties(x: Any, o: dict[str, Any], greatest: bool) -> Array:
-    """1/k at each of the k extreme elements, else 0."""
+def _root(variance: Any) -> Any:
+    """The square root, infinite at 0: a constant row has the gradient 0, not 0/0."""
+    flat = real(variance) == 0
+    inside = r.sqrt(r.where(flat, np.ones(flat.shape), variance))
+    return r.where(flat, np.full(flat.shape, np.inf), inside)
+
+
+def _std(xs: list[Any], o: dict[str, Any]) -> Any:
+    variance = _var(xs, o)
+    flat = real(variance) == 0
+    inside = r.sqrt(r.where(flat, np.ones(flat.shape), variance))
+    return r.where(flat, np.zeros(flat.shape), inside)
+
+
+def _ties(x: Any, o: dict[str, Any], greatest: bool) -> tuple[Array, Array]:
+    """(1 at each of the k extreme elements, else 0; k, with the reduced axes kept)."""
     at = real(x)
     axis = o.get("axis")
     best = (np.max if greatest else np.min)(at, axis=axis, keepdims=True)
     hit = at == best
-    return np.asarray(hit / hit.sum(axis=axis, keepdims=True))
+    return hit.astype(np.float64), hit.sum(axis=axis, keepdims=True).astype(np.float64)
+
+
+def _extreme(greatest: bool) -> tuple[Rule, Callable[[list[Any], dict[str, Any]], Any]]:
+    """Equal extremes share the gradient evenly."""
+
+    def rule(xs: list[Any], o: dict[str, Any], g: Any) -> list[Any]:
+        hit, count = _ties(xs[0], o, greatest)
+        return [spread(g, xs[0], o) * hit / count]
+
+    def formula(xs: list[Any], o: dict[str, Any]) -> Any:
+        hit, count = _ties(xs[0], o, greatest)
+        total = _reduced(xs[0] * hit, o)
+        return total / count.reshape(shape_of(total))
+
+    return rule, formula
 
 
 def _softmax_of(x: Any, axis: Any) -> Any:
@@ -186,11 +216,9 @@ RULES["mean"] = lambda xs, o, g: [spread(g, xs[0], o) / count_of(xs[0], o)]
 FORMULAS["mean"] = lambda xs, o: _reduced(xs[0], o) / count_of(xs[0], o)
 RULES["prod"], FORMULAS["prod"] = _prod_rule, _prod
 RULES["var"], FORMULAS["var"] = _var_rule, _var
-RULES["std"], FORMULAS["std"] = _std_rule, lambda xs, o: r.sqrt(_var(xs, o))
-RULES["max"] = lambda xs, o, g: [spread(g, xs[0], o) * _ties(xs[0], o, True)]
-FORMULAS["max"] = lambda xs, o: _reduced(xs[0] * _ties(xs[0], o, True), o)
-RULES["min"] = lambda xs, o, g: [spread(g, xs[0], o) * _ties(xs[0], o, False)]
-FORMULAS["min"] = lambda xs, o: _reduced(xs[0] * _ties(xs[0], o, False), o)
+RULES["std"], FORMULAS["std"] = _std_rule, _std
+RULES["max"], FORMULAS["max"] = _extreme(True)
+RULES["min"], FORMULAS["min"] = _extreme(False)
 RULES["logsumexp"] = lambda xs, o, g: [
     spread(g, xs[0], o) * _softmax_of(xs[0], _all_axes(xs[0], o))
 ]
@@ -239,7 +267,13 @@ def _cumulative_prod(xs: list[Any], o: dict[str, Any]) -> Any:
     parts = [matrix[:, 0]]
     for j in range(1, shape_of(matrix)[1]):
         parts.append(parts[-1] * matrix[:, j])
-    return _with_initial(back(stacked(parts)), axis, o, 1.0)
+    full = stacked(parts)
+    if isinstance(full, Dual) and isinstance(full.v, Running):
+        # y'_k = x_k y'_(k-1) + y_(k-1) x'_k, one by one or by doubling.
+        one = np.ones(shape_of(matrix)[:1])
+        before = stacked([one, *(p.v for p in parts[:-1])])
+        full = Dual(full.v, r.either(full.t, _doubled(matrix.v, before * matrix.t)))
+    return _with_initial(back(full), axis, o, 1.0)
 
 
 def _cumulative_prod_rule(xs: list[Any], o: dict[str, Any], g: Any) -> list[Any]:
@@ -257,7 +291,39 @@ def _cumulative_prod_rule(xs: list[Any], o: dict[str, Any], g: Any) -> list[Any]
         here = cotangent[:, j]
         after = here if after is None else here + matrix[:, j + 1] * after
         columns.append(before[j] * after)
-    return [back(stacked(columns[::-1]))]
+    d = stacked(columns[::-1])
+    if not isinstance(real_part(d), Running):
+        return [back(d)]
+    turned = structural(lambda a: a[:, ::-1], matrix)
+    after = _doubled(_moved(turned, 1), structural(lambda a: a[:, ::-1], cotangent))
+    return [back(r.either(d, stacked(before) * structural(lambda a: a[:, ::-1], after)))]
+
+
+def real_part(x: Any) -> Any:
+    """The value of a Dual, anything else itself."""
+    while isinstance(x, Dual):
+        x = x.v
+    return x
+
+
+def _moved(x: Any, step: int) -> Any:
+    """Columns moved to the right, zeros before them."""
+    return structural(lambda a: np.pad(a[:, :-step], ((0, 0), (step, 0))), x)
+
+
+def _doubled(factor: Any, term: Any) -> Any:
+    """y_k = f_k y_(k-1) + t_k by recursive doubling: products before sums, so other roundings.
+
+    Kogge and Stone, A parallel algorithm for the efficient solution of a general class of
+    recurrence equations, 1973.
+    """
+    width, step = shape_of(term)[1], 1
+    while step < width:
+        term = term + factor * _moved(term, step)
+        step *= 2
+        if step < width:
+            factor = factor * _moved(factor, step // 2)
+    return term
 
 
 RULES["cumulative_sum"], FORMULAS["cumulative_sum"] = _cumulative_sum_rule, _cumulative_sum

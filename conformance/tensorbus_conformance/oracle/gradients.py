@@ -24,6 +24,7 @@ from .contraction import exact_sum
 from .derivatives import PARTIALS, gelu_tanh_partial
 from .gradient_rules import FORMULAS, RULES, unbroadcast
 from .indexing import stable_order
+from .kinks import kinks_of
 from .op import OpReference
 from .running import Dual, Running, as_input, real, references
 from .ulp import format_of, round_to
@@ -410,4 +411,5 @@ def with_gradients(op: OpReference) -> OpReference:
             op, inputs, options, cotangent, tangents
         ),
         gradient_judge=judges.coefficient(_NATIVE.get(op.name, 5.0), stored=True),
+        kinks=kinks_of(op.name, op.name in PARTIALS, op.tensors[1]),
     )

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from .kinks import Kink
 from .ulp import format_of
 from .verdict import Judge, Reference
 
@@ -72,6 +73,7 @@ class OpReference:
             `vjp` along the tangents, one `Reference` (or None) per tensor argument.
         gradient_judge: As `judge`, for the gradients of all three kinds.
         namespace: ``"nn"`` or ``""``: where the library has the op.
+        kinks: Calls at kinks and singular points, at which gradients are judged.
         offered: Whether the library must have it; False for a reference that waits for its op.
     """
 
@@ -88,6 +90,7 @@ class OpReference:
     gradient_judge: JudgeOf | None = None
     namespace: str = ""
     offered: bool = True
+    kinks: tuple[Kink, ...] = ()
 
     @property
     def qualified(self) -> str:

@@ -81,7 +81,8 @@ class Running:
             return NotImplemented
         b = lift(other)
         v = self.v + b.v
-        e = self.e + b.e + size(v)
+        exact = _vanishes(self) | _vanishes(b)
+        e = self.e + b.e + np.where(exact, 0.0, size(v))
         return Running(v, e, self.q + b.q, self.h + b.h, max(self.n, b.n) + 1)
 
     __radd__ = __add__
@@ -232,6 +233,11 @@ def _scales_exactly(x: Running, magnitude: F64) -> NDArray[np.bool_]:
     return np.asarray(((fraction == 0) | (fraction == 0.5)) & (x.e == 0) & (x.q == 0))
 
 
+def _vanishes(x: Running) -> NDArray[np.bool_]:
+    """Where x is 0 without error, a sum with it is exact."""
+    return np.asarray((real(x.v) == 0) & (x.e == 0) & (x.q == 0) & (x.h == 0))
+
+
 def lift(value: Any) -> Running:
     return value if isinstance(value, Running) else Running(value)
 
@@ -343,7 +349,9 @@ def sqrt(x: Any) -> Any:
     array = np.asarray(x)
     if array.dtype == object:
         out = np.empty(array.shape, object)
-        out.reshape(-1)[:] = [v.sqrt() for v in array.reshape(-1)]
+        out.reshape(-1)[:] = [
+            (v if isinstance(v, arb) else arb(float(v))).sqrt() for v in array.reshape(-1)
+        ]
         return out
     return np.sqrt(array)
 
