@@ -69,19 +69,32 @@ def _elementwise_rule(name: str, xs: list[Any], options: Options, g: Any) -> lis
 
 
 def _clip_rule(xs: list[Any], options: Options, g: Any) -> list[Any]:
-    """PyTorch's: the gradient passes on the closed interval, and to a bound where it binds."""
-    at = real(xs[0])
-    low, high = _bounds(xs, options)
-    inside = (at >= low) & (at <= high)
-    grads: list[Any] = [unbroadcast(g * inside.astype(float), tuple(at.shape))]
-    below, above = at < low, at > high
-    for bound, active in zip(xs[1:], (below, above), strict=False):
+    """The gradient passes on the closed interval, and to a bound where it binds.
+
+    The upper one binds last, so also where the lower one is above it.
+    """
+    inside, *binding = _active(xs, options)
+    grads: list[Any] = [unbroadcast(g * inside, tuple(real(xs[0]).shape))]
+    for bound, active in zip(xs[1:], binding, strict=False):
         grads.append(
             None
             if bound is None or (np.ndim(real(bound)) == 0 and not isinstance(bound, Running))
-            else unbroadcast(g * active.astype(float), tuple(real(bound).shape))
+            else unbroadcast(g * active, tuple(real(bound).shape))
         )
     return grads
+
+
+def _active(xs: list[Any], options: Options) -> list[F64]:
+    """1 where x, the lower, the upper bound is the value of clip, else 0."""
+    at = real(xs[0])
+    low, high = _bounds(xs, options)
+    masks = (
+        (at >= low) & (at <= high),
+        (at < low) & (low <= high),
+        (at > high) | np.greater(low, high),
+    )
+    shape = np.broadcast_shapes(*(np.shape(m) for m in masks))
+    return [np.broadcast_to(m, shape).astype(np.float64) for m in masks]
 
 
 def _bounds(xs: list[Any], options: Options) -> tuple[Any, Any]:
@@ -200,10 +213,7 @@ def _tangent(name: str, xs: list[Any], options: Options, ts: list[Any]) -> Any:
         duals = [Dual(x, t) if _is_number(x) else x for x, t in zip(xs, ts, strict=True)]
         return FORMULAS[name](duals, options).t
     if name == "clip":
-        at = real(xs[0])
-        low, high = _bounds(xs, options)
-        slopes: list[Any] = [((at >= low) & (at <= high)).astype(float)]
-        slopes += [(at < low).astype(float), (at > high).astype(float)]
+        slopes: list[Any] = list(_active(xs, options))
     else:
         slopes = _partials(name, options)(*xs)
     total: Any = None

@@ -107,6 +107,7 @@ CALLS: dict[str, tuple[Kink, ...]] = {
             {},
             "bounds that are tensors",
         ),
+        Kink((np.array([0.0, 1.5, 3.0]), np.full(3, 2.0), np.ones(3)), {}, "crossed bounds"),
     ),
     "take": (Kink((SIDES[0], np.array([1, 1, 3, 1])), {"axis": 0}, "duplicates"),),
     "gather": (Kink((SIDES[0], np.array([1, 1, 3, 1])), {"axis": 0}, "duplicates"),),
