@@ -86,7 +86,7 @@ def arrays(inputs: list[Any]) -> list[Any]:
     return [np.array(x) for x in inputs]
 
 
-@pytest.mark.parametrize("name, inputs, options, cotangent, expected", TABLE)
+@pytest.mark.parametrize(("name", "inputs", "options", "cotangent", "expected"), TABLE)
 def test_both_say_what_is_written(
     name: str, inputs: list[Any], options: dict[str, Any], cotangent: Any, expected: list[Any]
 ) -> None:

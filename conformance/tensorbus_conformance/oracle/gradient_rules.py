@@ -117,15 +117,20 @@ def _exclusive_products(matrix: Any) -> list[Any]:
 
 def _prod_rule(xs: list[Any], o: dict[str, Any], g: Any) -> list[Any]:
     matrix, back = _rows(xs[0], o.get("axis"))
-    others = back(stacked(_exclusive_products(matrix)))
+    others = back(r.chained(lambda: stacked(_exclusive_products(matrix))))
     return [spread(g, xs[0], o) * others]
 
 
 def _prod(xs: list[Any], o: dict[str, Any]) -> Any:
     matrix, _ = _rows(xs[0], o.get("axis"))
-    total: Any = np.ones(shape_of(matrix)[:1])
-    for j in range(shape_of(matrix)[1]):
-        total = total * matrix[:, j]
+
+    def product() -> Any:
+        total: Any = np.ones(shape_of(matrix)[:1])
+        for j in range(shape_of(matrix)[1]):
+            total = total * matrix[:, j]
+        return total
+
+    total = r.chained(product)
     return reshape(total, shape_of(_reduced(np.zeros(shape_of(xs[0])), o)))
 
 
@@ -327,7 +332,8 @@ def _doubled(factor: Any, term: Any) -> Any:
 
 
 RULES["cumulative_sum"], FORMULAS["cumulative_sum"] = _cumulative_sum_rule, _cumulative_sum
-RULES["cumulative_prod"], FORMULAS["cumulative_prod"] = _cumulative_prod_rule, _cumulative_prod
+RULES["cumulative_prod"] = lambda xs, o, g: [r.chained(lambda: _cumulative_prod_rule(xs, o, g)[0])]
+FORMULAS["cumulative_prod"] = lambda xs, o: r.chained(lambda: _cumulative_prod(xs, o))
 
 # -- contractions ---------------------------------------------------------------------------------
 

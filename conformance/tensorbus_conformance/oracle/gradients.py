@@ -176,6 +176,7 @@ def _shaped(ref: Reference | None, like: Any) -> Reference | None:
         magnitude=change(ref.magnitude),
         per_ulp=change(ref.per_ulp),
         underflow=change(ref.underflow),
+        stored=change(ref.stored),
     )
 
 
@@ -378,10 +379,20 @@ def _movement_vjp(
                 array.dtype,
                 np.array([p[1] for p in pairs]).reshape(array.shape),
                 magnitude=np.array(extra, np.float64).reshape(array.shape),
+                stored=_stored_sums(groups, pairs, narrows).reshape(array.shape),
+                stored_terms=1,
                 terms=max((len(t) for t in groups), default=1),
             )
         )
     return results
+
+
+def _stored_sums(groups: list[list[float]], pairs: list[Any], narrows: bool) -> F64:
+    """One rounding of each sum of several terms, or of a number that becomes narrower."""
+    sizes = [
+        abs(p[0]) if len(t) > 1 or narrows else 0.0 for t, p in zip(groups, pairs, strict=True)
+    ]
+    return np.array(sizes, np.float64)
 
 
 def _movement_jvp(op: OpReference, arrays: list[Any], options: Options, tangents: list[Any]) -> Any:
