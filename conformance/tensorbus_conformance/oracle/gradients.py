@@ -219,6 +219,8 @@ def _tangent(name: str, xs: list[Any], options: Options, ts: list[Any]) -> Any:
         slopes = _partials(name, options)(*xs)
     total: Any = None
     for slope, t in zip(slopes, ts, strict=False):
+        if total is not None and isinstance(slope, np.ndarray) and not slope.any():
+            continue
         part = t * slope if not isinstance(slope, Running) else slope * t
         total = part if total is None else total + part
     return total

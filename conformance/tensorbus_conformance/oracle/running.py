@@ -85,8 +85,10 @@ class Running:
             return NotImplemented
         b = lift(other)
         v = self.v + b.v
-        exact = _vanishes(self) | _vanishes(b)
-        e = self.e + b.e + np.where(exact, 0.0, _rounding(v))
+        e = self.e + b.e + _rounding(v)
+        for zero in (self, b):
+            if not zero.n and not real(zero.v).all():  # a sum with an exact 0 is exact
+                e = np.where(real(zero.v) == 0, self.e + b.e, e)
         return Running(v, e, self.q + b.q, self.h + b.h, max(self.n, b.n) + _one())
 
     __radd__ = __add__
@@ -272,11 +274,6 @@ def _scales_exactly(x: Running, magnitude: F64) -> NDArray[np.bool_]:
     """Where x is 0 or a power of two without error, a product with it is exact."""
     fraction = np.frexp(magnitude)[0]
     return np.asarray(((fraction == 0) | (fraction == 0.5)) & (x.e == 0) & (x.q == 0))
-
-
-def _vanishes(x: Running) -> NDArray[np.bool_]:
-    """Where x is 0 without error, a sum with it is exact."""
-    return np.asarray((real(x.v) == 0) & (x.e == 0) & (x.q == 0) & (x.h == 0))
 
 
 def lift(value: Any) -> Running:

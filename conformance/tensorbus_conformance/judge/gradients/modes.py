@@ -83,7 +83,8 @@ def forward(session: Session) -> Outcome:
         return missing
     outcome = Outcome("forward")
     rng = np.random.default_rng([session.seed, 78])
-    for case in gradient_cases(session):
+    sets = gradient_cases(session)
+    for case in sets[:2] if session.level == "smoke" else sets:
         for m, e in zip(*tangents(session, case, rng), strict=True):
             _merge(outcome, judge_of(session, case, m.dtype).check(m, e), case, [])
     return outcome
