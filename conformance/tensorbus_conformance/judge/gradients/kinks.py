@@ -30,13 +30,17 @@ def kink_case(session: Session, kink: Kink) -> Case:
 
 
 def kinks(session: Session) -> Outcome:
-    """Both modes at special points: the documented values, infinities and NaN included."""
+    """Both modes at special points: the documented values, infinities and NaN included.
+
+    At smoke the first call of the record is tried.
+    """
     missing = undeclared(session, "kinks")
     if missing:
         return missing
     outcome = Outcome("kinks")
     rng = np.random.default_rng([session.seed, 80])
-    for kink in REFERENCES[session.op].kinks:
+    known = REFERENCES[session.op].kinks
+    for kink in known[:1] if session.level == "smoke" else known:
         case = kink_case(session, kink)
         pulled = pull(session, case, rng, cotangents=_cotangents(session, kink))
         if pulled is None:

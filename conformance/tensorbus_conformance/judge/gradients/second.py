@@ -34,7 +34,7 @@ def second(session: Session) -> Outcome:
 
     By the operands it is H d, H the (symmetric) Hessian of <u, f>: the derivative of J'u along d,
     which the oracle has with the error bound of computing it.  By u it is J d, the oracle's
-    forward mode: the pullback is linear in its cotangent.
+    forward mode: the pullback is linear in its cotangent; that is for level standard.
     """
     missing = undeclared(session, "second")
     if missing:
@@ -71,6 +71,8 @@ def _second(session: Session, case: Case, rng: np.random.Generator, outcome: Out
         if r is not None:
             got = np.zeros(r.shape, r.dtype) if found is None else host(found)
             _merge(outcome, judge.check(got, r), case, [])
+    if session.level == "smoke":
+        return
     expected = record.jvp(flat, plain, moving)
     expected = expected if isinstance(expected, tuple) else (expected,)
     for found, e in zip(by_cotangents, expected, strict=True):
