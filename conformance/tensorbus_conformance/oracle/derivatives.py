@@ -139,8 +139,10 @@ def elu_partial(x: Any, alpha: float = 1.0) -> list[Any]:
 
 
 def _hardswish(x: Any) -> list[Any]:
+    """x/3 + 1/2 inside; the third may be a quotient or a rounded constant."""
     at = real(x)
-    middle = x / 3 + 0.5
+    third = constant(x, 1 / 3, lambda: arb(1) / 3)
+    middle = r.either(x / 3 + 0.5, x * third + 0.5)
     flat = np.where(at >= 3, 1.0, 0.0)
     return [r.where((at > -3) & (at < 3), middle, flat)]
 

@@ -15,8 +15,10 @@ from ..layouts import host, place
 from ..session import Session
 from .common import (
     Pulled,
+    called,
     direction,
     fail,
+    floats,
     gradient_cases,
     judge_of,
     oracle_inputs,
@@ -78,6 +80,27 @@ def _second(session: Session, case: Case, rng: np.random.Generator, outcome: Out
     for found, e in zip(by_cotangents, expected, strict=True):
         got = np.zeros(e.shape, e.dtype) if found is None else host(found)
         _merge(outcome, judge_of(session, case, got.dtype).check(got, e), case, [])
+    for way in _mixed(session, case, pulled, along):
+        for k, found in way.items():
+            if references[k] is not None:
+                _merge(outcome, judge.check(host(found), references[k]), case, [])
+
+
+def _mixed(
+    session: Session, case: Case, pulled: Pulled, along: dict[int, Any]
+) -> list[dict[int, tb.Tensor]]:
+    """H d as the tangent of the pullback along d, and as the pullback of the tangent J d."""
+    tensors = session.tensors(case)[0]
+    run = called(session, case, tensors)
+    u = [place(session.device, c)[0] for c in pulled.cotangents]
+    wanted = floats(pulled.arrays)
+    given = [along.get(k, np.zeros_like(pulled.arrays[k])) for k in wanted]
+    with tb.reproducible(session.portable):
+        primals = [tensors[k] for k in wanted]
+        tangents = [place(session.device, t)[0] for t in given]
+        _, moved = tb.jvp(lambda *xs: tb.vjp(run, *xs)[1](*u), primals, tangents)
+        pushed = tb.vjp(lambda *xs: tb.jvp(run, xs, tangents)[1], *primals)[1](*u)
+    return [dict(zip(wanted, found, strict=True)) for found in (moved, pushed)]
 
 
 def differentiated(
