@@ -176,7 +176,7 @@ def test_changes_that_nobody_notes(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_second_order_term_of_the_wrong_sign(monkeypatch: pytest.MonkeyPatch) -> None:
     op: Any = tb.OPS["divide"]
     first, second = op.partials
-    wrong = lambda c: lambda v: -second(c)(v.detach()) + 2 * second(c)(v)  # noqa: E731
+    wrong = lambda c: lambda v: 2 * second(c)(v).detach() - second(c)(v)  # noqa: E731
     monkeypatch.setattr(op, "partials", [first, wrong])
     caught("divide", "second")
 
@@ -230,6 +230,17 @@ def test_two_percent_in_float16(monkeypatch: pytest.MonkeyPatch, op: str) -> Non
 
     rule(monkeypatch, name, larger)
     caught(op, "gradient", "float16")
+
+
+def test_a_wrong_default_eps(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = tb.FUNCTIONS["nn.rms_norm"]
+
+    def call(x: tb.Tensor, *args: Any, **options: Any) -> Any:
+        return right.call(x, *args, **{"eps": 1e-5, **options})
+
+    assert verdict("nn.rms_norm", "kinks").state == "pass"
+    monkeypatch.setitem(tb.FUNCTIONS, "nn.rms_norm", replace(right, call=call))
+    caught("nn.rms_norm", "kinks")
 
 
 def test_the_page_and_the_points_are_there() -> None:

@@ -49,6 +49,9 @@ ZEROS = np.array(
 )
 FLAT = np.array([[1.0, 1.0, 1.0, 1.0], [0.0, 0.0, 0.0, 0.0], [1.0, 2.0, 4.0, 9.0]])
 HOLES = np.array([[-INF, 0.0, 1.0, -INF], [0.0, 0.0, 0.0, 0.0], [-INF, -INF, 2.0, -INF]])
+SMALL = np.array(
+    [[0.125, -0.0625, 0.03125, 0.25], [3e-4, -2e-4, 1e-4, 4e-4], [1.0, 2.0, -1.0, 0.5]]
+)
 CHOICE = np.array([True, False, True, False])
 SIDES = (np.array([1.0, -2.0, 0.0, 3.0]), np.array([4.0, 5.0, -0.0, -1.0]))
 LEAKS = np.array([INF, -INF, np.nan, 1.5])
@@ -128,7 +131,7 @@ CALLS: dict[str, tuple[Kink, ...]] = {
         ),
     ),
     "layer_norm": _norm(3),
-    "rms_norm": _norm(2),
+    "rms_norm": (Kink((SMALL,), {"axis": -1}, "rows as small as the default eps"), *_norm(2)),
     "matmul": (Kink((ZEROS, ZEROS.T.copy()), {}, "zeros"),),
     "vecdot": (Kink((ZEROS, ZEROS[::-1].copy()), {}, "zeros"),),
     "linear": (Kink((ZEROS, FLAT, SIDES[0][:3]), {}, "zeros"),),
