@@ -112,7 +112,8 @@ class Context:
         kept = self._saved(self._outputs, k, len(self._inputs or ()) + k, "result")
         if self._node is None:
             return kept
-        track = Track(self._node, k, None, version(kept))
+        tangents = None if kept._track is None else kept._track.tangents
+        track = Track(self._node, k, tangents, version(kept))
         return Tensor(kept._buffer, kept._spec, kept._offset, track)
 
     def _saved(self, kept: tuple[Tensor, ...] | None, k: int, place: int, what: str) -> Tensor:
@@ -193,7 +194,6 @@ def record(
     if _versions:
         for k, t in enumerate(inputs):
             _check_history(op.name, k, t)
-    tangents = _forward(op, inputs, options, outputs)
     node = None
     wanted = [
         t is not None and t.node is not None and x.dtype.is_float
@@ -203,15 +203,23 @@ def record(
         saved = [snapshot(t) for t in inputs]
         parents = [t if w else None for t, w in zip(tracks, wanted, strict=True)]
         node = Node(op, parents, None, [o._spec for o in outputs])
+    # The node comes first: a forward rule that uses a result depends on what made it.
+    tangents = _forward(op, inputs, options, outputs, node)
     for k, out in enumerate(outputs):
         levels = {level: t[k] for level, t in tangents.items() if t[k] is not None}
         if (node is not None and out.dtype.is_float) or levels:
             kept = node if out.dtype.is_float else None
             out._track = Track(kept, k, levels, version(out))
     if node is not None:
-        # Outputs are kept without their track: node -> output -> node would be a cycle.
-        bare = [Tensor(o._buffer, o._spec, o._offset) for o in outputs]
+        # Outputs are kept without their node: node -> output -> node would be a cycle.
+        bare = [Tensor(o._buffer, o._spec, o._offset, _moving(o)) for o in outputs]
         node.context = Context(op.name, saved, bare, options, wanted)
+
+
+def _moving(t: Tensor) -> Track | None:
+    """The tangents of a tensor without its node."""
+    track = t._track
+    return Track(None, 0, track.tangents, track.version) if track and track.tangents else None
 
 
 def _check_history(op: str, k: int, tensor: Tensor) -> None:
@@ -228,7 +236,11 @@ def _check_history(op: str, k: int, tensor: Tensor) -> None:
 
 
 def _forward(
-    op: Op, inputs: Sequence[Tensor], options: dict[str, Any], outputs: Sequence[Tensor]
+    op: Op,
+    inputs: Sequence[Tensor],
+    options: dict[str, Any],
+    outputs: Sequence[Tensor],
+    node: Node | None,
 ) -> dict[int, list[Any]]:
     levels = sorted({lv for t in inputs if t._track is not None for lv in t._track.tangents})
     result: dict[int, list[Any]] = {}
@@ -237,11 +249,20 @@ def _forward(
             raise RuntimeError(f"{op.name} has no forward-mode rule")
         tangents = [None if t._track is None else t._track.tangents.get(level) for t in inputs]
         bare = [_below(t, level) for t in inputs]
-        outs = [_below(o, level) for o in outputs]
+        outs = [_seen(o, k, node, result) for k, o in enumerate(outputs)]
         context = Context(op.name, bare, outs, options, [t is not None for t in tangents])
         made = op.jvp(context, tangents)
         result[level] = list(made) if isinstance(made, tuple | list) else [made]
     return result
+
+
+def _seen(out: Tensor, k: int, node: Node | None, done: dict[int, list[Any]]) -> Tensor:
+    """Result `k` with its node and the tangents of the levels that are done: the outer ones."""
+    kept = {level: made[k] for level, made in done.items() if made[k] is not None}
+    mine = node if out.dtype.is_float else None
+    if mine is None and not kept:
+        return out
+    return Tensor(out._buffer, out._spec, out._offset, Track(mine, k, kept, version(out)))
 
 
 def _below(t: Tensor, level: int) -> Tensor:
@@ -370,11 +391,25 @@ def backward(
     _collect(outputs, nodes)
     with enable_grad() if create_graph else no_grad():
         found = _run(outputs, cotangents, None, retain_graph, create_graph)
+        # A rule may hand on its cotangent, or one value to several operands.
+        taken = {id(t._buffer) for t in (*cotangents, *outputs)}
         for (node_id, _), g in sorted(found.items(), key=lambda item: nodes[item[0][0]].seq):
             reference = nodes[node_id].leaf_tensor
             leaf = reference() if reference is not None else None
             if leaf is not None:
-                leaf.grad = _sum(leaf.grad, g)
+                leaf.grad = _sum(leaf.grad, _own(g, taken))
+                taken.add(id(leaf.grad._buffer))
+
+
+def _own(g: Tensor, taken: set[int]) -> Tensor:
+    """`g`, or a copy where its memory is another tensor's or its elements share places.
+
+    The user may change ``grad`` in place.
+    """
+    from . import ops
+
+    whole = g._offset == 0 and all(s or n < 2 for s, n in zip(g.strides, g.shape, strict=True))
+    return g if whole and id(g._buffer) not in taken else ops.positive(ops.contiguous(g))
 
 
 def _collect(outputs: Sequence[Tensor], nodes: dict[int, Node]) -> None:

@@ -130,6 +130,13 @@ def test_cross_entropy(axis: int, reduction: Any, smoothing: float) -> None:
     check_gradients(lambda a, b: nn.cross_entropy(a, b, **options), x, p)
 
 
+def test_a_probability_of_zero_has_the_slope_of_the_logarithm() -> None:
+    x, p = t(np.asarray([[0.5, -1.0, 2.0]])), t(np.asarray([[0.0, 1.0, 0.0]]))
+    p.requires_grad = True
+    (slope,) = tb.grad(nn.cross_entropy(x, p, reduction="sum"), p)
+    np.testing.assert_allclose(slope.numpy(), -np.log(softmax(x.numpy(), -1)), rtol=1e-14)
+
+
 def test_cross_entropy_at_the_edges() -> None:
     inf = np.inf
     x = t([[0.0, -inf, 1000.0], [0.0, 0.0, -inf]])

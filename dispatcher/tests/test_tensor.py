@@ -347,3 +347,27 @@ def test_distinct_slices_keep_no_plans() -> None:
     for k in range(3000):
         _ = x[k]
     assert len(state.plans) == plans
+
+
+@pytest.mark.parametrize("name", ["exp", "tanh", "sqrt", "reciprocal"])
+def test_forward_and_reverse_nest_where_a_rule_uses_the_result(name: str) -> None:
+    function, at = getattr(tb, name), 0.5
+    second = {
+        "exp": np.exp(at),
+        "tanh": -2 * np.tanh(at) * (1 - np.tanh(at) ** 2),
+        "sqrt": -0.25 * at**-1.5,
+        "reciprocal": 2 * at**-3.0,
+    }[name]
+    x = tb.asarray(np.asarray([at]), device="cpu")
+    one = tb.ones_like(x)
+
+    def forward(a: tb.Tensor) -> tb.Tensor:
+        found: tb.Tensor = tb.jvp(function, [a], [one])[1]
+        return found
+
+    def reverse(a: tb.Tensor) -> tb.Tensor:
+        return tb.vjp(function, a)[1](one)[0]
+
+    for inner in (forward, reverse):
+        for found in (tb.jvp(inner, [x], [one])[1], tb.vjp(inner, x)[1](one)[0]):
+            np.testing.assert_allclose(found.numpy(), [second], rtol=1e-13)

@@ -21,7 +21,7 @@ from tensorbus_backends.ref import RefDevice
 
 from ..judge import errors, order, promotion, random, scalars
 from ..judge.cases import Case, cases, shape_cases, special_cases
-from ..judge.gradients import _cases as gradient_cases
+from ..judge.gradients.common import gradient_cases
 from ..judge.items import Item, items, properties, random_recipe
 from ..judge.layouts import place
 from ..judge.session import Session

@@ -1,14 +1,16 @@
 """What is judged: items and cells, a denominator fixed by the op list and the declared dtypes.
 
 An item is (op, device, dtype, variant); its cells are its properties.  Which cells exist follows
-from the op's public record, the oracle's record and the device's declared capabilities alone, so
-an op that breaks, or a property that nobody could run, is counted and never skipped.
+from the oracle's record and the device's declared capabilities alone, so an op that breaks or is
+missing, a derivative that is no longer declared, or a property that nobody could run, is counted
+and never skipped.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -24,8 +26,8 @@ from .cases import cases, is_unary, shape_cases, special_cases, takes
 from .signature import takes_scalars
 
 __all__ = [
-    "LEVELS", "STATES", "Item", "Outcome", "items", "oracle_name", "properties", "random_recipe",
-    "subjects",
+    "LEVELS", "STATES", "Item", "Outcome", "due_ops", "items", "oracle_name", "properties",
+    "random_recipe", "subjects",
 ]  # fmt: skip
 
 LEVELS = ("smoke", "standard", "exhaustive")
@@ -97,8 +99,19 @@ class Outcome:
 
 
 def subjects() -> list[str]:
-    """Everything that is judged by name: parts in the order in which they run, then ops."""
-    return [*parts.load(), *sorted(tb.FUNCTIONS)]
+    """Everything that is judged by name: parts in the order in which they run, then ops.
+
+    Ops are those of the library and those that the oracle says it must have: one that is missing
+    has the cells that it would have, and they fail.
+    """
+    return [*parts.load(), *sorted({*tb.FUNCTIONS, *due_ops()})]
+
+
+@cache
+def due_ops() -> frozenset[str]:
+    """The ops that the library must have, by the oracle's word."""
+    drawn = {"nn.dropout" if n == "dropout" else f"random.{n}" for n in RECIPES}
+    return frozenset(drawn) | {r.qualified for r in REFERENCES.values() if r.offered}
 
 
 def oracle_name(op: str) -> str | None:
@@ -131,11 +144,11 @@ def properties(op: str, dtype: DType, variant: str, device: str, level: str) -> 
     """The cells of an item, in the order in which they run."""
     if op in parts.load():
         return list(parts.PARTS[op].properties)
-    function = tb.FUNCTIONS[op]
+    function = tb.FUNCTIONS.get(op)
     name = oracle_name(op)
     if recipe := random_recipe(op):
         found = ["values", "streams", "errors"] + (["layouts"] if recipe.tensor else [])
-        if recipe.tensor and function.differentiable and dtype.is_float:
+        if recipe.tensor and dtype.is_float:
             found += ["gradient", "forward", "second"]
         found += ["determinism", "users", "guards", "provenance"]
         return found + (["bits"] if device != "ref" else [])
@@ -155,10 +168,16 @@ def properties(op: str, dtype: DType, variant: str, device: str, level: str) -> 
     if REFERENCES[name].tensors[1] > 0:
         found += ["layouts", "inputs"]
     found.append("errors")
-    if function.differentiable and dtype.is_float and REFERENCES[name].tensors[1] > 0:
+    # What is due is the oracle's to say; what the library claims beyond it has to be shown too.
+    claimed = function is not None and function.differentiable
+    due = REFERENCES[name].differentiable or claimed
+    if due and dtype.is_float and REFERENCES[name].tensors[1] > 0:
         found += ["gradient", "forward"]
         if dtype in (dt.float32, dt.float64):
             found.append("second")
+        if REFERENCES[name].kinks:
+            found.append("kinks")
+        found.append("autograd")
     found.append("promotion")
     if takes_scalars(op):
         found.append("scalars")
@@ -197,7 +216,7 @@ def items(
             found.append(Item(op, device, dtype.name, "portable"))
             if op in parts.PARTS:
                 continue
-            native = natives.get(tb.FUNCTIONS[op].op)
+            native = natives.get(tb.FUNCTIONS[op].op) if op in tb.FUNCTIONS else None
             if native is not None and _accepts(native, op, dtype):
                 found.append(Item(op, device, dtype.name, "native"))
     return found

@@ -33,8 +33,10 @@ def place(device: Device, array: Array, layout: str = "given") -> tuple[Tensor, 
     shape = array.shape
     if layout == "given":
         return _mirrored(device, array), array
-    if layout in ("broadcast", "overlapping") and (not shape or array.size == 0):
+    if layout in ("broadcast", "overlapping") and array.size == 0:
         layout = "contiguous"
+    if not shape and layout != "contiguous":  # one element has no strides to vary
+        layout = "offset"
     if layout == "contiguous":
         return _raw(device, np.ascontiguousarray(array), shape, None, 0), array
     if layout == "offset":

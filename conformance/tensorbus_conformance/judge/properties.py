@@ -18,7 +18,7 @@ from tensorbus_backends.mathlib import bounds
 from ..oracle import REFERENCES, Judge, Verdict, indexing, manipulation
 from .cases import Case, is_plain
 from .data import all_patterns
-from .items import Outcome, random_recipe
+from .items import Outcome, due_ops, random_recipe
 from .session import Session, array_slots, flushed, flushed_calls, oracle_call
 
 __all__ = ["PROPERTIES", "portable_bound", "same_bits"]
@@ -384,11 +384,26 @@ def second(session: Session) -> Outcome:
     return run(session)
 
 
+def autograd(session: Session) -> Outcome:
+    """Every way to ask for a derivative gives the bits of the plainest one."""
+    from .gradients import autograd as run
+
+    return run(session)
+
+
+def kinks(session: Session) -> Outcome:
+    """Gradients at kinks and singular points, by the conventions of docs/gradients.md."""
+    from .gradients import kinks as run
+
+    return run(session)
+
+
 PROPERTIES: dict[str, Callable[[Session], Outcome]] = {
     f.__name__: f
     for f in (
         values, special, shapes, exhaustive16, bits, order, layouts, inputs, errors, gradient,
-        forward, second, promotion, scalars, users, aliasing, guards, determinism, provenance,
+        forward, second, kinks, autograd, promotion, scalars, users, aliasing, guards, determinism,
+        provenance,
     )
 }  # fmt: skip
 
@@ -410,6 +425,8 @@ def judge(session: Session, name: str) -> Outcome:
         chosen = {**PROPERTIES, **random.PROPERTIES}
     elif session.op not in REFERENCES:
         return Outcome(name, "not run", f"the oracle has no reference for {session.item.op}")
+    if session.item.op in due_ops() - tb.FUNCTIONS.keys():
+        return Outcome(name, "fail", f"missing op: the library has no {session.item.op}")
     try:
         outcome = chosen[name](session)
     except tb.UnsupportedError as error:

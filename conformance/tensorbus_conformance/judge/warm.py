@@ -18,7 +18,7 @@ import tensorbus as tb
 from tensorbus_backends.contract import Buffer, KernelSpec
 
 from .cases import Case, cases, shape_cases, special_cases
-from .gradients import _cases, _pull
+from .gradients.common import gradient_cases, pull
 from .guard import Guarded
 from .session import Session
 
@@ -87,8 +87,8 @@ def needed(session: Session, names: Sequence[str]) -> list[KernelSpec]:
         each(shape_cases(op, dtype, seed), "given")
     if "gradient" in names:
         rng = np.random.default_rng(0)
-        for case in _cases(probe):
-            attempt(partial(_pull, probe, case, rng, True))
+        for case in gradient_cases(probe):
+            attempt(partial(pull, probe, case, rng, True))
     if "promotion" in names:
         from .promotion import check
 

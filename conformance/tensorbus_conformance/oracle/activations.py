@@ -227,6 +227,7 @@ def _register(
         special=each.special(1, sets),
         degenerate=each.degenerate(1),
         excused=excused or {},
+        namespace="nn",
     )
 
 

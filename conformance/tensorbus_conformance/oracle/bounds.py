@@ -350,9 +350,14 @@ class CoefficientJudge(BoundJudge):
     reference's `underflow` or n.  Where subnormals are flushed it is the least normal number N,
     and n sums on the path count too: one is tiny only if an operand is below 2^24 N, as it is a
     multiple of the operands' last places, so beside what the products lost before.
+
+    With `stored` the result is of 16 bits and composed of ops: each of them rounds its result to
+    16 bits (u of the format, the reference's `stored`), while all sums accumulate in float32, as
+    every op of the library does, so the roundings on the way count with float32's u.
     """
 
     ulps: float = 4.0
+    stored: bool = False
 
     @property
     def unit(self) -> str:
@@ -363,10 +368,15 @@ class CoefficientJudge(BoundJudge):
 
     def _coefficient(self, ref: Reference) -> F64:
         extra = 0.0 if ref.per_ulp is None else 2 * self.ulps * ref.per_ulp
+        if self.stored and ref.stored is not None:
+            wide = FLOAT32.u / self.compute.u * _magnitude(ref)
+            return np.asarray(ref.stored + extra + wide, np.float64)
         return np.asarray(_magnitude(ref) + extra, np.float64)
 
     def tolerance(self, ref: Reference) -> F64:
         terms = np.asarray(ref.terms, np.float64)
+        if self.stored and ref.stored is not None:
+            terms = np.asarray(ref.stored_terms, np.float64)
         u = self.compute.u
         bound = u * self._coefficient(ref) * (1 + gamma(terms, u))
         if ref.second is not None:
@@ -376,6 +386,8 @@ class CoefficientJudge(BoundJudge):
         return np.asarray(bound + count * self.underflow, np.float64)
 
     def unpredictable(self, ref: Reference) -> Mask:
+        if self.stored and ref.stored is not None:
+            ref = replace(ref, magnitude=ref.stored)
         return _may_overflow(ref, self.compute)
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from flint import arb
 
 from . import running as r
-from .running import constant, real
+from .running import Dual, constant, real
 
 __all__ = ["PARTIALS"]
 
@@ -79,7 +79,9 @@ def _gelu(x: Any) -> list[Any]:
     """Phi(x) + x phi(x)."""
     half = constant(x, math.sqrt(0.5), lambda: (arb(1) / 2).sqrt())
     density = constant(x, 1 / math.sqrt(2 * math.pi), lambda: 1 / (2 * arb.pi()).sqrt())
-    return [(1 + r.erf(x * half)) * 0.5 + x * (density * r.exp(-(x * x) * 0.5))]
+    return _limited(
+        x, lambda x: (1 + r.erf(x * half)) * 0.5 + x * (density * r.exp(-(x * x) * 0.5))
+    )
 
 
 def gelu_tanh_partial(x: Any) -> list[Any]:
@@ -100,14 +102,32 @@ def gelu_tanh_partial(x: Any) -> list[Any]:
     ]
 
 
+def _limited(x: Any, slope: Callable[[Any], Any]) -> list[Any]:
+    """`slope` where x is finite, its limits 1 and 0 at the infinities."""
+    at = real(x)
+    inside = slope(r.where(np.isinf(at), x * 0 if isinstance(x, Dual) else np.zeros(at.shape), x))
+    return [r.where(np.isinf(at), (at > 0).astype(np.float64), inside)]
+
+
+def _acosh(x: Any) -> list[Any]:
+    slope = 1 / r.sqrt(x * x - 1)
+    return [r.where(real(x) < 1, np.full(real(x).shape, np.nan), slope)]
+
+
 def _silu(x: Any) -> list[Any]:
-    s = r.sigmoid(x)
-    return [s * (1 + x * (1 - s))]
+    def slope(x: Any) -> Any:
+        s = r.sigmoid(x)
+        return s * (1 + x * (1 - s))
+
+    return _limited(x, slope)
 
 
 def _mish(x: Any) -> list[Any]:
-    t = r.tanh(r.softplus(x))
-    return [t + x * (1 - t * t) * r.sigmoid(x)]
+    def slope(x: Any) -> Any:
+        t = r.tanh(r.softplus(x))
+        return t + x * (1 - t * t) * r.sigmoid(x)
+
+    return _limited(x, slope)
 
 
 def elu_partial(x: Any, alpha: float = 1.0) -> list[Any]:
@@ -119,8 +139,10 @@ def elu_partial(x: Any, alpha: float = 1.0) -> list[Any]:
 
 
 def _hardswish(x: Any) -> list[Any]:
+    """x/3 + 1/2 inside; the third may be a quotient or a rounded constant."""
     at = real(x)
-    middle = x / 3 + 0.5
+    third = constant(x, 1 / 3, lambda: arb(1) / 3)
+    middle = r.either(x / 3 + 0.5, x * third + 0.5)
     flat = np.where(at >= 3, 1.0, 0.0)
     return [r.where((at > -3) & (at < 3), middle, flat)]
 
@@ -174,7 +196,7 @@ def _erf(x: Any) -> list[Any]:
 PARTIALS: dict[str, Callable[..., list[Any]]] = {
     "abs": _abs,
     "acos": lambda x: [-1 / r.sqrt(1 - x * x)],
-    "acosh": lambda x: [1 / r.sqrt(x * x - 1)],
+    "acosh": _acosh,
     "add": lambda x, y: [np.ones(real(x).shape), np.ones(real(y).shape)],
     "asin": lambda x: [1 / r.sqrt(1 - x * x)],
     "asinh": lambda x: [1 / r.sqrt(x * x + 1)],

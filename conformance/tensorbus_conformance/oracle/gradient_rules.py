@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import nn, running as r
-from .running import constant, contracted, real, stacked, structural, summed
+from . import ball, nn, running as r
+from .running import Dual, Running, constant, contracted, real, stacked, structural, summed
 
 __all__ = ["FORMULAS", "RULES", "unbroadcast"]
 
@@ -117,15 +117,20 @@ def _exclusive_products(matrix: Any) -> list[Any]:
 
 def _prod_rule(xs: list[Any], o: dict[str, Any], g: Any) -> list[Any]:
     matrix, back = _rows(xs[0], o.get("axis"))
-    others = back(stacked(_exclusive_products(matrix)))
+    others = back(r.chained(lambda: stacked(_exclusive_products(matrix))))
     return [spread(g, xs[0], o) * others]
 
 
 def _prod(xs: list[Any], o: dict[str, Any]) -> Any:
     matrix, _ = _rows(xs[0], o.get("axis"))
-    total: Any = np.ones(shape_of(matrix)[:1])
-    for j in range(shape_of(matrix)[1]):
-        total = total * matrix[:, j]
+
+    def product() -> Any:
+        total: Any = np.ones(shape_of(matrix)[:1])
+        for j in range(shape_of(matrix)[1]):
+            total = total * matrix[:, j]
+        return total
+
+    total = r.chained(product)
     return reshape(total, shape_of(_reduced(np.zeros(shape_of(xs[0])), o)))
 
 
@@ -147,17 +152,47 @@ def _var_rule(xs: list[Any], o: dict[str, Any], g: Any) -> list[Any]:
 
 def _std_rule(xs: list[Any], o: dict[str, Any], g: Any) -> list[Any]:
     centred, divisor = _centred(xs[0], o)
-    deviation = r.sqrt(_var(xs, {**o, "keepdims": True}))
-    return [spread(g, xs[0], o) * centred / (deviation * divisor)]
+    deviation = _root(_var(xs, {**o, "keepdims": True}))
+    slope = spread(g, xs[0], o) * centred / (deviation * divisor)
+    return [r.where(np.isinf(real(deviation)), np.zeros(shape_of(xs[0])), slope)]
 
 
-def _ties(x: Any, o: dict[str, Any], greatest: bool) -> Array:
-    """1/k at each of the k extreme elements, else 0."""
+def _root(variance: Any) -> Any:
+    """The square root, infinite at 0: a constant row has the gradient 0, not 0/0."""
+    flat = real(variance) == 0
+    inside = r.sqrt(r.where(flat, np.ones(flat.shape), variance))
+    return r.where(flat, np.full(flat.shape, np.inf), inside)
+
+
+def _std(xs: list[Any], o: dict[str, Any]) -> Any:
+    variance = _var(xs, o)
+    flat = real(variance) == 0
+    inside = r.sqrt(r.where(flat, np.ones(flat.shape), variance))
+    return r.where(flat, np.zeros(flat.shape), inside)
+
+
+def _ties(x: Any, o: dict[str, Any], greatest: bool) -> tuple[Array, Array]:
+    """(1 at each of the k extreme elements, else 0; k, with the reduced axes kept)."""
     at = real(x)
     axis = o.get("axis")
     best = (np.max if greatest else np.min)(at, axis=axis, keepdims=True)
     hit = at == best
-    return np.asarray(hit / hit.sum(axis=axis, keepdims=True))
+    return hit.astype(np.float64), hit.sum(axis=axis, keepdims=True).astype(np.float64)
+
+
+def _extreme(greatest: bool) -> tuple[Rule, Callable[[list[Any], dict[str, Any]], Any]]:
+    """Equal extremes share the gradient evenly."""
+
+    def rule(xs: list[Any], o: dict[str, Any], g: Any) -> list[Any]:
+        hit, count = _ties(xs[0], o, greatest)
+        return [spread(g, xs[0], o) * hit / count]
+
+    def formula(xs: list[Any], o: dict[str, Any]) -> Any:
+        hit, count = _ties(xs[0], o, greatest)
+        total = _reduced(xs[0] * hit, o)
+        return total / count.reshape(shape_of(total))
+
+    return rule, formula
 
 
 def _softmax_of(x: Any, axis: Any) -> Any:
@@ -186,11 +221,9 @@ RULES["mean"] = lambda xs, o, g: [spread(g, xs[0], o) / count_of(xs[0], o)]
 FORMULAS["mean"] = lambda xs, o: _reduced(xs[0], o) / count_of(xs[0], o)
 RULES["prod"], FORMULAS["prod"] = _prod_rule, _prod
 RULES["var"], FORMULAS["var"] = _var_rule, _var
-RULES["std"], FORMULAS["std"] = _std_rule, lambda xs, o: r.sqrt(_var(xs, o))
-RULES["max"] = lambda xs, o, g: [spread(g, xs[0], o) * _ties(xs[0], o, True)]
-FORMULAS["max"] = lambda xs, o: _reduced(xs[0] * _ties(xs[0], o, True), o)
-RULES["min"] = lambda xs, o, g: [spread(g, xs[0], o) * _ties(xs[0], o, False)]
-FORMULAS["min"] = lambda xs, o: _reduced(xs[0] * _ties(xs[0], o, False), o)
+RULES["std"], FORMULAS["std"] = _std_rule, _std
+RULES["max"], FORMULAS["max"] = _extreme(True)
+RULES["min"], FORMULAS["min"] = _extreme(False)
 RULES["logsumexp"] = lambda xs, o, g: [
     spread(g, xs[0], o) * _softmax_of(xs[0], _all_axes(xs[0], o))
 ]
@@ -239,7 +272,13 @@ def _cumulative_prod(xs: list[Any], o: dict[str, Any]) -> Any:
     parts = [matrix[:, 0]]
     for j in range(1, shape_of(matrix)[1]):
         parts.append(parts[-1] * matrix[:, j])
-    return _with_initial(back(stacked(parts)), axis, o, 1.0)
+    full = stacked(parts)
+    if isinstance(full, Dual) and isinstance(full.v, Running):
+        # y'_k = x_k y'_(k-1) + y_(k-1) x'_k, one by one or by doubling.
+        one = np.ones(shape_of(matrix)[:1])
+        before = stacked([one, *(p.v for p in parts[:-1])])
+        full = Dual(full.v, r.either(full.t, _doubled(matrix.v, before * matrix.t)))
+    return _with_initial(back(full), axis, o, 1.0)
 
 
 def _cumulative_prod_rule(xs: list[Any], o: dict[str, Any], g: Any) -> list[Any]:
@@ -257,11 +296,44 @@ def _cumulative_prod_rule(xs: list[Any], o: dict[str, Any], g: Any) -> list[Any]
         here = cotangent[:, j]
         after = here if after is None else here + matrix[:, j + 1] * after
         columns.append(before[j] * after)
-    return [back(stacked(columns[::-1]))]
+    d = stacked(columns[::-1])
+    if not isinstance(real_part(d), Running):
+        return [back(d)]
+    turned = structural(lambda a: a[:, ::-1], matrix)
+    after = _doubled(_moved(turned, 1), structural(lambda a: a[:, ::-1], cotangent))
+    return [back(r.either(d, stacked(before) * structural(lambda a: a[:, ::-1], after)))]
+
+
+def real_part(x: Any) -> Any:
+    """The value of a Dual, anything else itself."""
+    while isinstance(x, Dual):
+        x = x.v
+    return x
+
+
+def _moved(x: Any, step: int) -> Any:
+    """Columns moved to the right, zeros before them."""
+    return structural(lambda a: np.pad(a[:, :-step], ((0, 0), (step, 0))), x)
+
+
+def _doubled(factor: Any, term: Any) -> Any:
+    """y_k = f_k y_(k-1) + t_k by recursive doubling: products before sums, so other roundings.
+
+    Kogge and Stone, A parallel algorithm for the efficient solution of a general class of
+    recurrence equations, 1973.
+    """
+    width, step = shape_of(term)[1], 1
+    while step < width:
+        term = term + factor * _moved(term, step)
+        step *= 2
+        if step < width:
+            factor = factor * _moved(factor, step // 2)
+    return term
 
 
 RULES["cumulative_sum"], FORMULAS["cumulative_sum"] = _cumulative_sum_rule, _cumulative_sum
-RULES["cumulative_prod"], FORMULAS["cumulative_prod"] = _cumulative_prod_rule, _cumulative_prod
+RULES["cumulative_prod"] = lambda xs, o, g: [r.chained(lambda: _cumulative_prod_rule(xs, o, g)[0])]
+FORMULAS["cumulative_prod"] = lambda xs, o: r.chained(lambda: _cumulative_prod(xs, o))
 
 # -- contractions ---------------------------------------------------------------------------------
 
@@ -391,9 +463,20 @@ def _log_softmax(xs: list[Any], o: dict[str, Any]) -> Any:
     return shifted - r.log(summed(r.exp(shifted), axis, True))
 
 
+def _weights_of(x: Any, axis: Any) -> Any:
+    """softmax as a quotient, or as exp of log_softmax: both are common, so the larger bound holds.
+
+    exp(y) of a computed y has relative error |y - exact|, which is not that of the quotient: y
+    carries u |x - m|, the error of the logarithm (2 p u |log S|, and S's own relative one) and
+    u |y| of its last subtraction.
+    """
+    quotient = _softmax_of(x, axis)
+    return r.either(quotient, r.exp(_log_softmax([x], {"axis": axis})))
+
+
 def _log_softmax_rule(xs: list[Any], o: dict[str, Any], g: Any) -> list[Any]:
     axis = o.get("axis", -1)
-    return [g - _softmax_of(xs[0], axis) * summed(g, axis, True)]
+    return [g - _weights_of(xs[0], axis) * summed(g, axis, True)]
 
 
 def _axes(x: Any, o: dict[str, Any]) -> tuple[int, ...]:
@@ -448,33 +531,74 @@ def _mse(xs: list[Any], o: dict[str, Any]) -> Any:
     return nn.reduced(difference * difference, o.get("reduction", "mean"))
 
 
+def _like(x: Any, array: Array) -> Any:
+    """An exact array as a number of the kind of `x`."""
+    if isinstance(x, Dual):
+        return _like(x.v, array)
+    if isinstance(x, Running):
+        return Running(array)
+    return ball.balls(array) if np.asarray(x).dtype == object else array
+
+
 def _cross_entropy_parts(xs: list[Any], o: dict[str, Any]) -> tuple[Any, int, float]:
-    logits = real(xs[0])
-    along = o.get("axis", -1) % logits.ndim if logits.ndim > 1 else 0
-    weight = None if len(xs) < 3 or xs[2] is None else real(xs[2])
-    target = np.asarray(xs[1]) if isinstance(xs[1], np.ndarray) else real(xs[1])
-    target = real(xs[1]) if target.dtype == object else target
-    t, per_item = nn.target_weights(
-        logits, target, weight, along, o.get("ignore_index", -100), o.get("label_smoothing", 0.0)
-    )
-    reduction = o.get("reduction", "mean")
-    return t, along, float(per_item.sum()) if reduction == "mean" else 1.0
+    """(coefficients of -log_softmax, axis of the classes, what the mean divides by).
+
+    The coefficients are t (1 - s) + s/C, t one-hot or given, times the weights: 1 - s and s/C are
+    rounded to the dtype, product and sum round once each.
+    """
+    x, target = xs[0], xs[1]
+    rank = len(shape_of(x))
+    along = o.get("axis", -1) % rank if rank > 1 else 0
+    classes = shape_of(x)[along]
+    shape = [1] * rank
+    shape[along] = classes
+    smoothing = o.get("label_smoothing", 0.0)
+    weight = None if len(xs) < 3 or xs[2] is None else reshape(xs[2], tuple(shape))
+    indices = isinstance(target, np.ndarray) and target.dtype.kind in "iu"
+    t = target
+    if indices:
+        items = np.expand_dims(target, along)
+        keep = (items != o.get("ignore_index", -100)).astype(np.float64)
+        hot = (np.arange(classes).reshape(shape) == items).astype(np.float64)
+        t = _like(x, hot)
+    smooth = t * constant(x, 1 - smoothing) + constant(x, smoothing / classes) if smoothing else t
+    smooth = smooth if weight is None else smooth * weight
+    count = float(math.prod(n for k, n in enumerate(shape_of(x)) if k != along))
+    if indices:
+        smooth = smooth * keep
+        count = float(real(hot * keep if weight is None else weight * (hot * keep)).sum())
+    return smooth, along, count if o.get("reduction", "mean") == "mean" else 1.0
 
 
 def _cross_entropy(xs: list[Any], o: dict[str, Any]) -> Any:
     t, along, denominator = _cross_entropy_parts(xs, o)
     logs = _log_softmax([xs[0]], {"axis": along})
-    items = -summed(t * logs if isinstance(logs, np.ndarray) else logs * t, along)
+    items = -summed(logs * t, along)
     return items if o.get("reduction", "mean") == "none" else summed(items) / denominator
 
 
 def _cross_entropy_rule(xs: list[Any], o: dict[str, Any], g: Any) -> list[Any]:
+    """h = -g t / N are the cotangents of the log_softmax, so dx = h - softmax sum(h).
+
+    sum(h) is -g / N where the t of an item sum to 1, but it is the sum of C rounded numbers: the
+    error (C - 1) u sum |h| reaches every class by its softmax.  Probabilities get
+    -g (1 - s) log_softmax / N.
+    """
     t, along, denominator = _cross_entropy_parts(xs, o)
     if o.get("reduction", "mean") == "none":
         g = structural(lambda a: np.expand_dims(a, along), g)
-    total = t.sum(axis=along, keepdims=True)
-    dx = g * (_softmax_of(xs[0], along) * total - t) / denominator
-    return [dx, *[None] * (len(xs) - 1)]
+    share = -(g / denominator) if denominator != 1 else -g
+    h = share * t
+    dx = h - _weights_of(xs[0], along) * summed(h, along, True)
+    grads = [dx, *[None] * (len(xs) - 1)]
+    if not (isinstance(xs[1], np.ndarray) and xs[1].dtype.kind in "iu"):
+        slope = share * _log_softmax([xs[0]], {"axis": along})
+        weight = _optional(xs, 2)
+        if weight is not None:
+            rank = len(shape_of(xs[0]))
+            slope = slope * reshape(weight, tuple(-1 if k == along else 1 for k in range(rank)))
+        grads[1] = slope * constant(xs[0], 1 - o.get("label_smoothing", 0.0))
+    return grads
 
 
 RULES["softmax"] = _softmax_rule

@@ -19,11 +19,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import judges, nn
+from . import judges, nn, running as r
 from .contraction import exact_sum
 from .derivatives import PARTIALS, gelu_tanh_partial
 from .gradient_rules import FORMULAS, RULES, unbroadcast
 from .indexing import stable_order
+from .kinks import kinks_of
 from .op import OpReference
 from .running import Dual, Running, as_input, real, references
 from .ulp import format_of, round_to
@@ -68,19 +69,32 @@ def _elementwise_rule(name: str, xs: list[Any], options: Options, g: Any) -> lis
 
 
 def _clip_rule(xs: list[Any], options: Options, g: Any) -> list[Any]:
-    """PyTorch's: the gradient passes on the closed interval, and to a bound where it binds."""
-    at = real(xs[0])
-    low, high = _bounds(xs, options)
-    inside = (at >= low) & (at <= high)
-    grads: list[Any] = [unbroadcast(g * inside.astype(float), tuple(at.shape))]
-    below, above = at < low, at > high
-    for bound, active in zip(xs[1:], (below, above), strict=False):
+    """The gradient passes on the closed interval, and to a bound where it binds.
+
+    The upper one binds last, so also where the lower one is above it.
+    """
+    inside, *binding = _active(xs, options)
+    grads: list[Any] = [unbroadcast(g * inside, tuple(real(xs[0]).shape))]
+    for bound, active in zip(xs[1:], binding, strict=False):
         grads.append(
             None
             if bound is None or (np.ndim(real(bound)) == 0 and not isinstance(bound, Running))
-            else unbroadcast(g * active.astype(float), tuple(real(bound).shape))
+            else unbroadcast(g * active, tuple(real(bound).shape))
         )
     return grads
+
+
+def _active(xs: list[Any], options: Options) -> list[F64]:
+    """1 where x, the lower, the upper bound is the value of clip, else 0."""
+    at = real(xs[0])
+    low, high = _bounds(xs, options)
+    masks = (
+        (at >= low) & (at <= high),
+        (at < low) & (low <= high),
+        (at > high) | np.greater(low, high),
+    )
+    shape = np.broadcast_shapes(*(np.shape(m) for m in masks))
+    return [np.broadcast_to(m, shape).astype(np.float64) for m in masks]
 
 
 def _bounds(xs: list[Any], options: Options) -> tuple[Any, Any]:
@@ -163,6 +177,7 @@ def _shaped(ref: Reference | None, like: Any) -> Reference | None:
         magnitude=change(ref.magnitude),
         per_ulp=change(ref.per_ulp),
         underflow=change(ref.underflow),
+        stored=change(ref.stored),
     )
 
 
@@ -200,14 +215,13 @@ def _tangent(name: str, xs: list[Any], options: Options, ts: list[Any]) -> Any:
         duals = [Dual(x, t) if _is_number(x) else x for x, t in zip(xs, ts, strict=True)]
         return FORMULAS[name](duals, options).t
     if name == "clip":
-        at = real(xs[0])
-        low, high = _bounds(xs, options)
-        slopes: list[Any] = [((at >= low) & (at <= high)).astype(float)]
-        slopes += [(at < low).astype(float), (at > high).astype(float)]
+        slopes: list[Any] = list(_active(xs, options))
     else:
         slopes = _partials(name, options)(*xs)
     total: Any = None
     for slope, t in zip(slopes, ts, strict=False):
+        if total is not None and isinstance(slope, np.ndarray) and not slope.any():
+            continue
         part = t * slope if not isinstance(slope, Running) else slope * t
         total = part if total is None else total + part
     return total
@@ -242,6 +256,8 @@ def second_order_reference(
 
     def formula(*xs: Any) -> list[Any]:
         values, g, ts = list(xs[:count]), xs[count], xs[count + 1 :]
+        if op.name in PARTIALS:
+            return _elementwise_second(op.name, values, options, g, list(ts))
         total: list[Any] = [None] * count
         # One direction at a time: an implementation may add them in any order.
         for i in range(count):
@@ -259,6 +275,38 @@ def second_order_reference(
 
     refs = references(formula, [*arrays, np.asarray(cotangent), *given], dtypes)
     return [_shaped(ref, a) for ref, a in zip(refs, arrays, strict=True)]
+
+
+def _elementwise_second(
+    name: str, xs: list[Any], options: Options, g: Any, ts: list[Any]
+) -> list[Any]:
+    """g sum_i (d^2 f / dx_k dx_i) t_i for every operand k.
+
+    The mixed derivative is that of the k-th slope by x_i, or of the i-th slope by x_k, which is
+    what comes out where <J'u, t> is differentiated.  The numbers are equal, what cancels on the
+    way is not (1 - sigmoid(x) is not sigmoid(-x)); so the larger of both bounds holds.
+    """
+    slopes = _partials(name, options)
+    shapes = [tuple(real(x).shape) for x in xs]
+    full = np.broadcast_shapes(*shapes)
+    xs, ts = ([r.structural(lambda a: np.broadcast_to(a, full), v) for v in vs] for vs in (xs, ts))
+    total: list[Any] = [np.zeros(shape) for shape in shapes]
+    for k, shape in enumerate(shapes):
+        for i, t in enumerate(ts):
+            first = _along(slopes, xs, i, t, k)
+            if i != k:
+                second = _along(slopes, xs, k, t, i)
+                first = second if first is None else first
+                first = r.either(first, second) if second is not None else first
+            if first is not None:
+                total[k] = total[k] + unbroadcast(g * first, shape)
+    return total
+
+
+def _along(slopes: Callable[..., Any], xs: list[Any], i: int, t: Any, k: int) -> Any:
+    """The derivative of slope `k` where x_i moves by t; None where it does not depend on x_i."""
+    found = slopes(*xs[:i], Dual(xs[i], t), *xs[i + 1 :])[k]
+    return found.t if isinstance(found, Dual) else None
 
 
 # -- ops that move elements -----------------------------------------------------------------------
@@ -334,10 +382,20 @@ def _movement_vjp(
                 array.dtype,
                 np.array([p[1] for p in pairs]).reshape(array.shape),
                 magnitude=np.array(extra, np.float64).reshape(array.shape),
+                stored=_stored_sums(groups, pairs, narrows).reshape(array.shape),
+                stored_terms=1,
                 terms=max((len(t) for t in groups), default=1),
             )
         )
     return results
+
+
+def _stored_sums(groups: list[list[float]], pairs: list[Any], narrows: bool) -> F64:
+    """One rounding of each sum of several terms, or of a number that becomes narrower."""
+    sizes = [
+        abs(p[0]) if len(t) > 1 or narrows else 0.0 for t, p in zip(groups, pairs, strict=True)
+    ]
+    return np.array(sizes, np.float64)
 
 
 def _movement_jvp(op: OpReference, arrays: list[Any], options: Options, tangents: list[Any]) -> Any:
@@ -377,4 +435,5 @@ def with_gradients(op: OpReference) -> OpReference:
             op, inputs, options, cotangent, tangents
         ),
         gradient_judge=judges.coefficient(_NATIVE.get(op.name, 5.0), stored=True),
+        kinks=kinks_of(op.name, op.name in PARTIALS, op.tensors[1]),
     )

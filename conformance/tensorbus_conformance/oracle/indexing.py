@@ -222,6 +222,8 @@ def _register(
     family: str = "exact",
     special: Samples | None = None,
     degenerate: Samples | None = None,
+    namespace: str = "",
+    offered: bool = True,
 ) -> None:
     OPS[name] = OpReference(
         name,
@@ -234,6 +236,8 @@ def _register(
         samples=samples,
         special=special,
         degenerate=degenerate,
+        namespace=namespace,
+        offered=offered,
     )
 
 
@@ -266,6 +270,6 @@ _register("take_along_axis", _take_along_axis, 2, at.take_along_axis)
 _register("gather", _gather, 2, at.gather)
 _register("scatter", _scatter, 3, at.scatter)
 _register("index_add", _index_add, 3, at.index_add, "if", judges.accumulation(), "accumulation")
-_register("isin", _isin, 2, None, "if")
+_register("isin", _isin, 2, None, "if", offered=False)
 for _which in ("all", "counts", "inverse", "values"):
-    _register(f"unique_{_which}", _unique(_which), 1, None)
+    _register(f"unique_{_which}", _unique(_which), 1, None, offered=False)

@@ -139,7 +139,8 @@ def coefficient(native: float = 4.0, stored: bool = False) -> JudgeOf:
 
     `native` is the ceiling in ulps for the elementary functions of a native kernel.  With
     `stored`, every operation's result is taken to be rounded to the dtype itself (a composition
-    of ops, as gradients are), so a 16-bit dtype's own u counts instead of float32's.
+    of ops, as gradients are), so a 16-bit dtype's own u counts instead of float32's; sums
+    accumulate in float32 all the same.
     """
 
     def make(
@@ -157,6 +158,7 @@ def coefficient(native: float = 4.0, stored: bool = False) -> JudgeOf:
         bound = native if portable_bound is None else portable_bound
         if stored and fmt.compute is FLOAT32 and fmt is not FLOAT32:
             bound = 1.0  # half an ulp for storing the value, the float32 error is far below
-        return CoefficientJudge(fmt, compute, bound, subnormals=subnormals)
+        short = stored and fmt.compute is not fmt
+        return CoefficientJudge(fmt, compute, bound, short, subnormals=subnormals)
 
     return make

@@ -168,7 +168,9 @@ _register(
     moving.meshgrid,
     (1, 8),
 )
-OPS["diff"] = OpReference("diff", "rounded", _diff, judges.rounded, (1, 1), "if", ((-4.0, 4.0),))
+OPS["diff"] = OpReference(
+    "diff", "rounded", _diff, judges.rounded, (1, 1), "if", ((-4.0, 4.0),), offered=False
+)
 
 # -- creation -------------------------------------------------------------------------------------
 

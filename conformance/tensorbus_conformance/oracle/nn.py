@@ -60,6 +60,7 @@ def _register(
         special=special,
         degenerate=degenerate,
         excused=excused or {},
+        namespace="nn",
     )
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from .kinks import Kink
 from .misuse import BadCalls
 from .order_sample import Order
 from .ulp import format_of
@@ -93,6 +94,9 @@ class OpReference:
         takes: Kinds of dtype that the op accepts, where they are more than `kinds`.
         view: Whether a result may lie in an operand's memory.  All others are fresh.
         order: What docs/order.md says of its bits; None where it says nothing.
+        namespace: ``"nn"`` or ``""``: where the library has the op.
+        kinks: Calls at kinks and singular points, at which gradients are judged.
+        offered: Whether the library must have it; False for a reference that waits for its op.
     """
 
     name: str
@@ -119,6 +123,14 @@ class OpReference:
     takes: str = ""
     view: bool = False
     order: Order | None = None
+    namespace: str = ""
+    offered: bool = True
+    kinks: tuple[Kink, ...] = ()
+
+    @property
+    def qualified(self) -> str:
+        """Name with namespace, as it is called: ``"nn.relu"``."""
+        return f"{self.namespace}.{self.name}" if self.namespace else self.name
 
     @property
     def differentiable(self) -> bool:

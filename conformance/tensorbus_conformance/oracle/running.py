@@ -11,7 +11,9 @@ one formula serves them all.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -27,6 +29,8 @@ __all__ = ["Dual", "Running", "constant", "reference", "references", "summed", "
 
 Array = NDArray[Any]
 F64 = NDArray[np.float64]
+_STORED: ContextVar[bool] = ContextVar("stored", default=False)
+_WIDE: ContextVar[bool] = ContextVar("wide", default=False)
 Elementary = Callable[[Any], Any]
 
 
@@ -81,8 +85,11 @@ class Running:
             return NotImplemented
         b = lift(other)
         v = self.v + b.v
-        e = self.e + b.e + size(v)
-        return Running(v, e, self.q + b.q, self.h + b.h, max(self.n, b.n) + 1)
+        e = self.e + b.e + _rounding(v)
+        for zero in (self, b):
+            if not zero.n and not real(zero.v).all():  # a sum with an exact 0 is exact
+                e = np.where(real(zero.v) == 0, self.e + b.e, e)
+        return Running(v, e, self.q + b.q, self.h + b.h, max(self.n, b.n) + _one())
 
     __radd__ = __add__
 
@@ -107,10 +114,10 @@ class Running:
         whole = exact & ((x == 0) | (y == 0) | (x == 1) | (y == 1))
         return Running(
             v,
-            _times(x, b.e) + _times(y, self.e) + np.where(exact, 0.0, size(v)),
+            _times(x, b.e) + _times(y, self.e) + np.where(exact, 0.0, _rounding(v)),
             _times(x, b.q) + _times(y, self.q),
             _times(x, b.h) + _times(y, self.h) + np.where(whole, 0.0, 1.0),
-            max(self.n, b.n) + 1,
+            max(self.n, b.n) + _one(),
         )
 
     __rmul__ = __mul__
@@ -126,10 +133,10 @@ class Running:
             v,
             _times(inverse, self.e)
             + _times(ratio, b.e)
-            + np.where(_scales_exactly(b, size(b.v)), 0.0, size(v)),
+            + np.where(_scales_exactly(b, size(b.v)), 0.0, _rounding(v)),
             _times(inverse, self.q) + _times(ratio, b.q),
             _times(inverse, self.h) + _times(ratio, b.h) + np.where(size(b.v) == 1, 0.0, 1.0),
-            max(self.n, b.n) + 1,
+            max(self.n, b.n) + _one(),
         )
 
     def __rtruediv__(self, other: Any) -> Running:
@@ -192,6 +199,43 @@ class Dual:
 
     def __getitem__(self, index: Any) -> Dual:
         return Dual(self.v[index], self.t[index])
+
+
+@contextmanager
+def storing() -> Iterator[None]:
+    """Count roundings as a 16-bit composition has them: each op's result is stored, and rounded,
+    but sums, and chains of products, accumulate in float32 and are rounded once."""
+    token = _STORED.set(True)
+    try:
+        yield
+    finally:
+        _STORED.reset(token)
+
+
+def chained(function: Callable[[], Any]) -> Any:
+    """The value of a chain that accumulates in the compute dtype and is stored once."""
+    if not _STORED.get() or _WIDE.get():
+        return function()
+    token = _WIDE.set(True)
+    try:
+        return _stored_once(function())
+    finally:
+        _WIDE.reset(token)
+
+
+def _stored_once(x: Any) -> Any:
+    if isinstance(x, Dual):
+        return Dual(_stored_once(x.v), _stored_once(x.t))
+    return Running(x.v, x.e + size(x.v), x.q, x.h, x.n + 1) if isinstance(x, Running) else x
+
+
+def _rounding(v: Any) -> Any:
+    """What the rounding of a basic operation's result adds."""
+    return 0.0 if _WIDE.get() else size(v)
+
+
+def _one() -> int:
+    return 0 if _WIDE.get() else 1
 
 
 def zeros_of(value: Any) -> Any:
@@ -343,7 +387,9 @@ def sqrt(x: Any) -> Any:
     array = np.asarray(x)
     if array.dtype == object:
         out = np.empty(array.shape, object)
-        out.reshape(-1)[:] = [v.sqrt() for v in array.reshape(-1)]
+        out.reshape(-1)[:] = [
+            (v if isinstance(v, arb) else arb(float(v))).sqrt() for v in array.reshape(-1)
+        ]
         return out
     return np.sqrt(array)
 
@@ -381,13 +427,18 @@ def summed(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
         return np.sum(x, axis=axis, keepdims=keepdims)
     v = np.asarray(np.sum(x.v, axis=axis, keepdims=keepdims))
     count = max(x.v.size // max(v.size, 1), 1) - 1
-    e = np.sum(x.e + count * size(x.v), axis=axis, keepdims=keepdims)
     q, h = (np.sum(c, axis=axis, keepdims=keepdims) for c in (x.q, x.h))
+    if _STORED.get():
+        e = np.sum(x.e, axis=axis, keepdims=keepdims) + (_rounding(v) if count else 0.0)
+        return Running(v, e, q, h, x.n + (_one() if count else 0))
+    e = np.sum(x.e + count * size(x.v), axis=axis, keepdims=keepdims)
     return Running(v, e, q, h, x.n + count)
 
 
 def either(a: Any, b: Any) -> Any:
     """One value from two formulas, with the larger of their bounds: both are common."""
+    if isinstance(a, Dual) and isinstance(b, Dual):
+        return Dual(either(a.v, b.v), either(a.t, b.t))
     if not isinstance(a, Running):
         return a
     other = lift(b)
@@ -406,11 +457,12 @@ def contracted(a: Any, b: Any) -> Any:
     x, y = lift(a), lift(b)
     terms = x.shape[-1]
     sa, sb = size(x.v), size(y.v)
-    e = np.matmul(sa, y.e) + np.matmul(x.e, sb) + terms * np.matmul(sa, sb)
+    v = np.matmul(x.v, y.v) if terms else np.zeros(np.matmul(sa, sb).shape)
+    own = _rounding(v) if _STORED.get() else terms * np.matmul(sa, sb)
+    e = np.matmul(sa, y.e) + np.matmul(x.e, sb) + own
     q = np.matmul(sa, y.q) + np.matmul(x.q, sb)
     h = np.matmul(sa, y.h) + np.matmul(x.h, sb) + terms
-    v = np.matmul(x.v, y.v) if terms else np.zeros(np.matmul(sa, sb).shape)
-    return Running(v, e, q, h, max(x.n, y.n) + terms)
+    return Running(v, e, q, h, max(x.n, y.n) + (_one() if _STORED.get() else terms))
 
 
 def reference(formula: Callable[..., Any], arrays: list[Any], dtype: Any) -> Reference:
@@ -432,14 +484,23 @@ def references(
     wide = [as_input(a) for a in arrays]
     with np.errstate(all="ignore"):
         plain = formula(*(Running(a) if _floats(a) else a for a in wide))
+    stored: list[Any] = [None] * len(plain)
+    if any(_is_short(d) for r, d in zip(plain, dtypes, strict=True) if r is not None):
+        with np.errstate(all="ignore"), storing():
+            stored = formula(*(Running(a) if _floats(a) else a for a in wide))
     exact: list[Any] = [None] * len(plain)
     if any(r is not None and np.dtype(d) == np.float64 for r, d in zip(plain, dtypes, strict=True)):
         with ball.precision(240), np.errstate(all="ignore"):
             exact = formula(*(ball.balls(a) if _floats(a) else a for a in wide))
     return [
-        None if r is None else _reference(lift(r), x, np.dtype(d))
-        for r, x, d in zip(plain, exact, dtypes, strict=True)
+        None if r is None else _reference(lift(r), x, np.dtype(d), s)
+        for r, x, d, s in zip(plain, exact, dtypes, stored, strict=True)
     ]
+
+
+def _is_short(dtype: Any) -> bool:
+    fmt = format_of(dtype)
+    return fmt is not None and fmt.compute is not fmt
 
 
 def as_input(array: Any) -> Any:
@@ -453,7 +514,7 @@ def _floats(array: Any) -> bool:
     return isinstance(array, np.ndarray) and array.dtype == np.float64
 
 
-def _reference(plain: Running, exact: Any, dtype: np.dtype[Any]) -> Reference:
+def _reference(plain: Running, exact: Any, dtype: np.dtype[Any], stored: Any = None) -> Reference:
     if format_of(dtype) is None:
         raise TypeError(f"a formula's reference needs a floating dtype, not {dtype}")
     with np.errstate(all="ignore"):
@@ -462,18 +523,30 @@ def _reference(plain: Running, exact: Any, dtype: np.dtype[Any]) -> Reference:
         q = np.where(np.isnan(plain.q), np.inf, plain.q)
         size_of = e + 16 * q + np.abs(value)
         if dtype == np.float64 and exact is not None:
-            value, low = _with_balls(lift(exact).v, value)
+            # Without any rounding float64 is exact, and keeps the sign of a zero on the way.
+            rounded = np.broadcast_to((plain.e != 0) | (plain.q != 0), value.shape)
+            value, low = _with_balls(lift(exact).v, value, rounded)
         slack = size_of * (2.0**-52 if low is None else 2.0**-98)
         slack = np.where(np.isfinite(slack), slack, 0.0)
+    short = None if stored is None else lift(stored)
     return Reference(
-        value, dtype, low, slack, np.array(e), np.array(q), terms=plain.n, underflow=plain.h.copy()
+        value,
+        dtype,
+        low,
+        slack,
+        np.array(e),
+        np.array(q),
+        terms=plain.n,
+        underflow=plain.h.copy(),
+        stored=None if short is None else np.where(np.isnan(short.e), np.inf, short.e),
+        stored_terms=0 if short is None else short.n,
     )
 
 
-def _with_balls(exact: Array, value: F64) -> tuple[F64, F64]:
+def _with_balls(exact: Array, value: F64, rounded: Array) -> tuple[F64, F64]:
     hi, lo = value.copy().reshape(-1), np.zeros(value.size)
     flat = np.broadcast_to(exact, value.shape).reshape(-1)
-    finite = np.isfinite(hi)
+    finite = np.isfinite(hi) & rounded.reshape(-1)
     known = [i for i in np.flatnonzero(finite) if isinstance(flat[i], arb) and flat[i].is_finite()]
     plain = [i for i in np.flatnonzero(finite) if not isinstance(flat[i], arb)]
     hi[plain] = [float(flat[i]) for i in plain]

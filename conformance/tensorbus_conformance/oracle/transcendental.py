@@ -174,4 +174,5 @@ for _name, (_, _, _domain) in TRANSCENDENTAL.items():
         samples=each.elementwise(len(_domain)),
         special=each.special(len(_domain)),
         degenerate=each.degenerate(len(_domain)),
+        namespace="nn" if _name in ("sigmoid", "softplus") else "",
     )

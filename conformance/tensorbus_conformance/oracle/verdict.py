@@ -41,6 +41,9 @@ class Reference:
         second: Error coefficient in units of u squared, for the two-pass variance.
         underflow: How many times the error of one underflow reaches the result, at most; None
             means `terms` times.
+        stored: For a composition whose 16-bit results are stored: what `magnitude` is if sums
+            accumulate in float32 and are rounded once, in units of the 16-bit u.
+        stored_terms: Stored results on the longest path.
         terms: Number of terms K of an accumulation or factors of a product, of operations on
             the longest path for the other classes.
         independent: Elements whose rounding errors are independent of each other's, where not
@@ -60,6 +63,8 @@ class Reference:
     per_ulp: F64 | None = None
     second: F64 | None = None
     underflow: F64 | None = None
+    stored: F64 | None = None
+    stored_terms: int = 0
     terms: Any = 1
     independent: Mask | None = None
     exact: Callable[[int], ball.Ball] | None = None

@@ -161,8 +161,9 @@ def cross_entropy(
         weights = ops.moveaxis(ops.astype(target, logits.dtype, copy=False), along, -1)
         if label_smoothing:
             weights = ops.add(ops.multiply(weights, 1 - label_smoothing), label_smoothing / classes)
-        # 0 log 0 counts as 0.
-        terms = ops.where(ops.equal(weights, 0), 0.0, ops.multiply(weights, scores))
+        # 0 log 0 counts as 0; where the logarithm is finite, probability 0 has its slope.
+        none = ops.logical_and(ops.equal(weights, 0), ops.isinf(scores))
+        terms = ops.multiply(weights, ops.where(none, 0.0, scores))
         return _reduced(name, ops.negative(ops.sum(terms, axis=-1)), reduction)
     if not target.dtype.is_integer:
         raise TypeError(

@@ -199,7 +199,10 @@ def rsqrt(x: Tensor, /) -> Tensor:
 
 @function("elementwise", differentiable=True)
 def hypot(x1: Tensor | Scalar, x2: Tensor | Scalar, /) -> Tensor:
-    """``sqrt(x1**2 + x2**2)`` of floating operands without overflow on the way."""
+    """``sqrt(x1**2 + x2**2)`` of floating operands without overflow on the way.
+
+    The gradient at the origin is 0.
+    """
     return binary(_hypot, x1, x2)
 
 
@@ -370,11 +373,32 @@ _rsqrt = Elementwise(
     rules.floating,
     [lambda c: lambda v: divide(multiply(multiply(v, -0.5), c.output()), c.input(0))],
 )
+
+
+def _nonzero(h: Tensor) -> Tensor:
+    from .elementwise_comparison import equal, where
+
+    return where(equal(h, 0), 1, h)
+
+
+# x / h, and 0 at the origin: of the subgradients there the least.
+_hypot_slope: Elementwise = Elementwise(
+    "hypot_slope",
+    lambda x, h: ir.select(h.eq(0.0), _nothing(x), x / h),
+    rules.floating,
+    [
+        lambda c: lambda v: divide(v, _nonzero(c.input(1))),
+        lambda c: lambda v: negative(divide(multiply(v, c.output()), _nonzero(c.input(1)))),
+    ],
+)
 _hypot = Elementwise(
     "hypot",
     mathlib.hypot,
     rules.floating,
-    [lambda c: divide(c.input(0), c.output()), lambda c: divide(c.input(1), c.output())],
+    [
+        lambda c: binary(_hypot_slope, c.input(0), c.output()),
+        lambda c: binary(_hypot_slope, c.input(1), c.output()),
+    ],
 )
 _abs = Elementwise("abs", ir.fabs, rules.numeric, [lambda c: sign(c.input(0))])
 _sign = Elementwise("sign", _sign_body, rules.numeric, [lambda c: 0])

@@ -249,10 +249,16 @@ _log10 = _unary("log10", lambda c: lambda v: divide(v, c.input(0) * _LN10))
 _sin = _unary("sin", lambda c: cos(c.input(0)))
 _cos = _unary("cos", lambda c: lambda v: negative(multiply(v, sin(c.input(0)))))
 _tan = _unary("tan", lambda c: square(c.output()) + 1)
-# (1 - x)(1 + x) keeps what 1 - x**2 loses near 1.
-_asin = _unary("asin", lambda c: lambda v: divide(v, sqrt((1 - c.input(0)) * (1 + c.input(0)))))
+# Rounded once, so near 1 nothing is lost; and the derivative of (1 - x)(1 + x) would cancel near 0.
+_one_less_square: Elementwise = Elementwise(
+    "one_less_square",
+    lambda x: ir.fma(-x, x, 1.0),
+    rules.floating,
+    [lambda c: multiply(c.input(0), -2)],
+)
+_asin = _unary("asin", lambda c: lambda v: divide(v, sqrt(unary(_one_less_square, c.input(0)))))
 _acos = _unary(
-    "acos", lambda c: lambda v: divide(negative(v), sqrt((1 - c.input(0)) * (1 + c.input(0))))
+    "acos", lambda c: lambda v: divide(negative(v), sqrt(unary(_one_less_square, c.input(0))))
 )
 _atan = _unary("atan", lambda c: lambda v: divide(v, square(c.input(0)) + 1))
 _sinh = _unary("sinh", lambda c: cosh(c.input(0)))
@@ -261,7 +267,7 @@ _tanh = _unary("tanh", lambda c: lambda v: _tanh_slope(v, c.output()))
 _asinh = _unary("asinh", lambda c: lambda v: divide(v, hypot(c.input(0), 1)))
 # Two roots, since the product of the radicands overflows early.
 _acosh = _unary("acosh", lambda c: lambda v: divide(v, sqrt(c.input(0) - 1) * sqrt(c.input(0) + 1)))
-_atanh = _unary("atanh", lambda c: lambda v: divide(v, (1 - c.input(0)) * (1 + c.input(0))))
+_atanh = _unary("atanh", lambda c: lambda v: divide(v, unary(_one_less_square, c.input(0))))
 _erf = _unary("erf", lambda c: multiply(exp(negative(square(c.input(0)))), _ERF_SLOPE))
 _sigmoid_slope: Elementwise = Elementwise(
     "sigmoid_slope",

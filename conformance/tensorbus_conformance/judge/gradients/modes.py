@@ -1,0 +1,108 @@
+"""Values of first derivatives: reverse and forward mode against the oracle, element by element."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import tensorbus as tb
+
+from ...oracle import REFERENCES
+from ..cases import Case
+from ..items import Outcome
+from ..layouts import host, place
+from ..session import Session
+from .common import (
+    Pulled,
+    called,
+    direction,
+    fail,
+    floats,
+    gradient_cases,
+    judge_of,
+    oracle_inputs,
+    per_array,
+    pull,
+    spread_over,
+    undeclared,
+)
+
+__all__ = ["compare_pulled", "forward", "reverse"]
+
+
+def compare_pulled(session: Session, case: Case, pulled: Pulled, outcome: Outcome) -> None:
+    """Hold the gradients of a call against the oracle's."""
+    from ..properties import _merge
+
+    vjp = REFERENCES[session.op].vjp
+    assert vjp is not None
+    flat, plain = oracle_inputs(session, case)
+    references = per_array(flat, vjp(flat, plain, pulled.cotangent(session)))
+    judge = judge_of(session, case)
+    for k, (g, r) in enumerate(zip(pulled.gradients, references, strict=True)):
+        if r is None and g is None:
+            continue
+        if r is None:
+            if bool(np.any(host(g))):
+                fail(outcome, f"{case.label}: operand {k} has a gradient, the oracle knows none")
+        elif g is None:
+            if floats([pulled.arrays[k]]) and bool(np.any(r.value)):
+                fail(outcome, f"{case.label}: operand {k} has no gradient")
+        else:
+            _merge(outcome, judge.check(host(g), r), case, [])
+
+
+def reverse(session: Session) -> Outcome:
+    """Gradients of every floating operand against the oracle's, judged by their own class."""
+    missing = undeclared(session, "gradient")
+    if missing:
+        return missing
+    outcome = Outcome("gradient")
+    rng = np.random.default_rng([session.seed, 77])
+    for case in gradient_cases(session):
+        pulled = pull(session, case, rng)
+        if pulled is None:
+            fail(outcome, f"{case.label}: the result does not require a gradient")
+            return outcome
+        compare_pulled(session, case, pulled, outcome)
+    return outcome
+
+
+def forward(session: Session) -> Outcome:
+    """Tangents against the oracle's, element by element.
+
+    Duality is not compared: where J v and J' u are both within their bounds b and c, the sums
+    <u, J v> and <J' u, v> differ by at most sum |u| b + sum |v| c, which is the tightest bound
+    that holds for honest rules, so the comparison could not fail.  That the two references are
+    transposes of each other is tested where they are made.
+    """
+    from ..properties import _merge
+
+    missing = undeclared(session, "forward")
+    if missing:
+        return missing
+    outcome = Outcome("forward")
+    rng = np.random.default_rng([session.seed, 78])
+    sets = gradient_cases(session)
+    for case in sets[:2] if session.level == "smoke" else sets:
+        for m, e in zip(*tangents(session, case, rng), strict=True):
+            _merge(outcome, judge_of(session, case, m.dtype).check(m, e), case, [])
+    return outcome
+
+
+def tangents(
+    session: Session, case: Case, rng: np.random.Generator, given: dict[int, Any] | None = None
+) -> tuple[list[Any], list[Any]]:
+    """Tangents of the results of a call, and their references."""
+    jvp = REFERENCES[session.op].jvp
+    assert jvp is not None
+    tensors, arrays = session.tensors(case)
+    wanted = floats(arrays)
+    along = given or {k: direction(rng, arrays[k]) for k in wanted}
+    placed = [place(session.device, along[k])[0] for k in wanted]
+    with tb.reproducible(session.portable):
+        _, found = tb.jvp(called(session, case, tensors), [tensors[k] for k in wanted], placed)
+    flat, plain = oracle_inputs(session, case)
+    expected = jvp(flat, plain, spread_over(flat, along))
+    expected = expected if isinstance(expected, tuple) else (expected,)
+    return [host(t) for t in found], list(expected)
