@@ -15,7 +15,7 @@ import os
 import queue
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -32,8 +32,8 @@ TIMEOUT = {"smoke": 90.0, "standard": 300.0, "exhaustive": 900.0}
 """Seconds that one property may take before its worker is ended."""
 
 LOSSES = 3
-"""Losses or timeouts of a device in one place, or ops that it crashed in, with no cell passed in
-between, after which it is given up."""
+"""Losses or timeouts of a device, crashes in one op, or ops with crashes, with no cell passed in
+between, after which the device, or that op on it, is given up."""
 
 
 @dataclass
@@ -182,8 +182,7 @@ def run_items(
                         outcome = Outcome(job.remaining[0], failed[device].state, run.lost[device])
                         note(Cell(job.item, outcome))
                         job.remaining.pop(0)
-                if device in run.lost:
-                    why = f"{device} was given up: {run.lost[device]}"
+                if why := losses.why(device, job.item.op):
                     for name in job.remaining:
                         note(Cell(job.item, Outcome(name, "not run", why)))
                     job.remaining.clear()
@@ -247,7 +246,14 @@ class _Losses:
 
     def __init__(self, given_up: dict[str, str]) -> None:
         self._given_up, self._counts = given_up, dict[str, int]()
-        self._crashed: dict[str, set[str]] = {}
+        self._crashed: dict[str, Counter[str]] = {}
+        self._ops: dict[tuple[str, str], str] = {}
+
+    def why(self, device: str, op: str) -> str:
+        """Why nothing more is judged of a device, or of an op on it; "" if it is."""
+        if device in self._given_up:
+            return f"{device} was given up: {self._given_up[device]}"
+        return self._ops.get((device, op), "")
 
     def passed(self, device: str) -> None:
         """A cell has passed: the device works."""
@@ -269,9 +275,14 @@ class _Losses:
             self._give_up(device, text)
 
     def crashed(self, device: str, op: str, why: str) -> None:
-        """It ended its process in an op once more; one op alone may do so as often as it will."""
-        ops = self._crashed.setdefault(device, set())
-        ops.add(op)
+        """It ended its process in an op once more: the op is given up, or the device."""
+        ops = self._crashed.setdefault(device, Counter())
+        ops[op] += 1
+        if ops[op] >= LOSSES:
+            text = (
+                f"{device} ended its process {ops[op]} times in {op}, with nothing passed between"
+            )
+            self._ops[device, op] = f"{text}; the last time: {why}"[:400]
         if len(ops) >= LOSSES:
             text = f"its process ended in {len(ops)} ops, with nothing passed between; the last "
             self._give_up(device, f"{text}time: {why}")
