@@ -219,7 +219,7 @@ def choose_ops(text: str | None) -> list[str] | None:
         name = wanted if wanted in known else short.get(wanted)
         if name is None and not family:
             raise _suggest("op", wanted, known)
-        chosen += [name] if name is not None else family
+        chosen += [n for n in ([name] if name is not None else family) if n not in chosen]
     if not chosen:
         raise UsageError("--ops names no op")
     return chosen

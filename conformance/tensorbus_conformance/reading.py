@@ -216,6 +216,12 @@ _BASELINE = _object(
     closed=True,
 )
 
+
+def _counts(value: Any, where: str) -> None:
+    _object({"cells": _WHOLE, "pass": _WHOLE})(value, where)
+    _map(_WHOLE)(value, where)
+
+
 _HEAD: dict[str, Check] = {
     "created": _TEXT,
     "complete": _BOOL,
@@ -226,7 +232,7 @@ _HEAD: dict[str, Check] = {
     "seconds": _NUMBER,
     "machine": _map(_TEXT),
     "devices": _list(_DEVICE),
-    "summary": _map(_object({"cells": _WHOLE, "pass": _WHOLE})),
+    "summary": _map(_counts),
 }
 
 _MORE: dict[str, Check] = {
