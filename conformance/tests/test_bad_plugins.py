@@ -113,7 +113,7 @@ def judge(tmp_path: Path, plugin: str, devices: list[str], *more: str, **environ
         env={
             **os.environ,
             "PYTHONPATH": os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")]),
-            "TENSORBUS_WORKER_MEMORY": "1500",
+            "TENSORBUS_WORKER_MEMORY": "450",
         },
         timeout=300,
     )  # fmt: skip

@@ -5,6 +5,7 @@ Bounds come from the oracle's error model; comparisons of bits treat NaN as one 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -20,7 +21,7 @@ from .cases import Case
 from .data import all_patterns
 from .items import Outcome
 from .layouts import LAYOUTS
-from .session import Session, flushed, flushed_calls, oracle_call
+from .session import Session, array_slots, flushed, flushed_calls, oracle_call
 
 __all__ = ["PROPERTIES", "portable_bound", "same_bits"]
 
@@ -84,19 +85,23 @@ def _merge(outcome: Outcome, verdict: Verdict, case: Case, arrays: Sequence[Arra
     if relative >= known or not verdict.ok:
         outcome.worst_error, outcome.bound = verdict.worst_error, verdict.bound
         outcome.unit = verdict.unit
-        outcome.witness = _witness(verdict, arrays)
+        outcome.witness = _witness(verdict.witness_index, case, arrays)
 
 
-def _witness(verdict: Verdict, arrays: Sequence[Array]) -> str:
-    index = verdict.witness_index
+def _witness(index: tuple[int, ...] | None, case: Case, given: Sequence[Array] = ()) -> str:
+    """Where a result is worst, and its input: the operands' elements there, or the operands."""
     if index is None:
         return ""
+    arrays = given or array_slots(case)
     values = [
         f"{float(a[index]).hex() if a.dtype.kind not in 'biu' else a[index]}"
         for a in arrays
         if a.ndim == len(index) and all(i < n for i, n in zip(index, a.shape, strict=True))
     ]
-    return f"{index}: {', '.join(values)}" if values else f"{index}"
+    if values and len(values) == len(arrays):
+        return f"{index}: {', '.join(values)}"
+    operands = [f"{a.dtype}{a.shape}" + (f" {a.tolist()}" if a.size <= 8 else "") for a in arrays]
+    return f"{index} of {case.label or 'call'}, operands {'; '.join(operands) or 'none'}"
 
 
 def _judged(session: Session, sets: Sequence[Case], name: str) -> Outcome:
@@ -192,8 +197,12 @@ def bits(session: Session) -> Outcome:
         want = session.interpreted(case)
         if session.op in ("empty", "empty_like"):
             want = [np.zeros_like(w) for w in want]
+        before = outcome.state
         for g, w in zip(got, want, strict=True):
             _compare(outcome, case.label or "call", g, w, "ref has")
+        if outcome.state != before and outcome.witness:
+            index = tuple(map(int, re.findall(r"\d+", outcome.witness)))
+            outcome.witness = _witness(index, case)
     return outcome
 
 
@@ -393,6 +402,8 @@ def judge(session: Session, name: str) -> Outcome:
     except Exception as error:
         where = _place(error)
         return Outcome(name, "error", f"{type(error).__name__}: {error} [{where}]"[:500])
+    if outcome.state == "fail" and outcome.witness:
+        outcome.witness += f" (level {session.level}, seed {session.seed})"
     if outcome.state == "pass" and outcome.decided == 0:
         outcome.state, outcome.message = "vacuous", "no element could have failed"
     return outcome
