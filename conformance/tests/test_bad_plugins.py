@@ -37,7 +37,6 @@ OPENING = {
     "stops": "os.kill(os.getpid(), signal.SIGSTOP) or time.sleep(600)",
     "endless_output": "[os.write(1, b'x' * 65536) for _ in iter(int, 1)]",
     "closes_all": "os.closerange(0, 256) or opened(info)",
-    "eats_memory": "eat()",
     "is_nothing": "None",
     "no_capabilities": "setattr(d := Bad(info), 'capabilities', None) or d",
     "leaves_at_exit": "atexit.register(os._exit, 0) and sys.exit(1)",
@@ -59,7 +58,6 @@ RUNNING = {
     "exits_softly": "launching(info, lambda: sys.exit(0))",
     "segfault": "launching(info, lambda: os.kill(os.getpid(), signal.SIGSEGV))",
     "sleeps": "launching(info, lambda: time.sleep(600))",
-    "eats_memory": "launching(info, eat)",
     "closes_all": "launching(info, lambda: os.closerange(0, 256))",
     "flushes": "launching(info, set_flush_to_zero)",
 }
@@ -77,6 +75,8 @@ HARMLESS = {
     "grandchild": "subprocess.Popen(['sleep', '600'], close_fds=False) and opened(info)",
 }
 """What is bad manners, and no wrong result."""
+
+EATING = {"opens": "eat()", "launches": "launching(info, eat)"}
 
 PLUGINS = {"opening": OPENING, "declaring": DECLARING, "running": RUNNING, "harmless": HARMLESS}
 
@@ -96,11 +96,11 @@ class Done:
         return Counter(c["state"] for c in self.report["cells"] if c["device"] == device)
 
 
-def judge(tmp_path: Path, plugin: str, devices: list[str], *more: str, **environment: str) -> Done:
+def judge(tmp_path: Path, plugin: str, devices: list[str], *more: str) -> Done:
     """Judge devices of a bad plugin, and ref."""
     site = tmp_path / "site"
     if not site.exists():
-        install(site, plugin, PLUGINS[plugin])
+        install(site, plugin, {**PLUGINS, "eating": EATING}[plugin])
     target = tmp_path / "r.json"
     start = time.monotonic()
     done = subprocess.run(
@@ -177,7 +177,6 @@ def test_a_device_that_does_not_open(done: dict[str, Done], behaviour: str) -> N
         ("keeps_the_lock", "not opened within 3 s"),
         ("stops", "not opened within 3 s"),
         ("endless_output", "not opened within 3 s"),
-        ("eats_memory", "GiB of memory"),
         ("closes_all", "exit code 1"),
         ("is_nothing", "NoneType, which is no Device"),
         ("no_capabilities", "dtypes"),
@@ -213,7 +212,7 @@ def test_a_device_that_breaks_at_a_launch(done: dict[str, Done], behaviour: str)
     )
     words = {
         "exits": "exit code 0", "exits_softly": "SystemExit", "segfault": "SIGSEGV",
-        "sleeps": "no answer within 3 s", "eats_memory": "GiB of memory",
+        "sleeps": "no answer within 3 s",
         "closes_all": "exit code 1", "flushes": "flushes float32 subnormals",
     }  # fmt: skip
     assert words[behaviour] in message
@@ -230,6 +229,17 @@ def test_bad_manners_change_no_verdict(done: dict[str, Done], behaviour: str) ->
     assert set(run.states(device)) == {"pass"}, [
         c["message"] for c in run.report["cells"] if c["device"] == device and c["message"]
     ]
+
+
+def test_memory_is_bounded(tmp_path: Path) -> None:
+    devices = list(names("eating", EATING).values())
+    run = judge(tmp_path, "eating", devices, "--timeout", "100", "--workers", "2")
+    assert run.status == 1
+    assert set(run.states("ref")) == {"pass"}
+    for device in devices:
+        assert "of 0.4 that it may hold" in next(
+            c["message"] for c in run.report["cells"] if c["device"] == device and c["message"]
+        )
 
 
 def test_nothing_is_left_running(done: dict[str, Done]) -> None:

@@ -85,21 +85,32 @@ def _merge(outcome: Outcome, verdict: Verdict, case: Case, arrays: Sequence[Arra
     if relative >= known or not verdict.ok:
         outcome.worst_error, outcome.bound = verdict.worst_error, verdict.bound
         outcome.unit = verdict.unit
-        outcome.witness = _witness(verdict.witness_index, case, arrays)
+        shape = None if verdict.passed is None else verdict.passed.shape
+        outcome.witness = _witness(verdict.witness_index, shape, case, arrays)
 
 
-def _witness(index: tuple[int, ...] | None, case: Case, given: Sequence[Array] = ()) -> str:
-    """Where a result is worst, and its input: the operands' elements there, or the operands."""
+def _witness(
+    index: tuple[int, ...] | None,
+    shape: tuple[int, ...] | None,
+    case: Case,
+    given: Sequence[Array] = (),
+) -> str:
+    """Where a result is worst, and its input: the operands' elements there, or the operands.
+
+    Args:
+        index: Of the element.
+        shape: Of the result, if it is known.
+        case: The call.
+        given: Its operands, if they are others than the case's.
+    """
     if index is None:
         return ""
     arrays = given or array_slots(case)
-    values = [
-        f"{float(a[index]).hex() if a.dtype.kind not in 'biu' else a[index]}"
-        for a in arrays
-        if a.ndim == len(index) and all(i < n for i, n in zip(index, a.shape, strict=True))
-    ]
-    if values and len(values) == len(arrays):
-        return f"{index}: {', '.join(values)}"
+    if arrays and all(a.shape == shape for a in arrays):
+        values = [
+            f"{float(a[index]).hex() if a.dtype.kind not in 'biu' else a[index]}" for a in arrays
+        ]
+        return f"{index} of {case.label or 'call'}: {', '.join(values)}"
     operands = [f"{a.dtype}{a.shape}" + (f" {a.tolist()}" if a.size <= 8 else "") for a in arrays]
     return f"{index} of {case.label or 'call'}, operands {'; '.join(operands) or 'none'}"
 
@@ -202,7 +213,7 @@ def bits(session: Session) -> Outcome:
             _compare(outcome, case.label or "call", g, w, "ref has")
         if outcome.state != before and outcome.witness:
             index = tuple(map(int, re.findall(r"\d+", outcome.witness)))
-            outcome.witness = _witness(index, case)
+            outcome.witness = _witness(index, want[0].shape, case)
     return outcome
 
 
