@@ -32,8 +32,11 @@ TIMEOUT = {"smoke": 90.0, "standard": 300.0, "exhaustive": 900.0}
 """Seconds that one property may take before its worker is ended."""
 
 LOSSES = 3
-"""Losses or timeouts of a device, crashes in one op, or ops with crashes, with no cell passed in
-between, after which the device, or that op on it, is given up."""
+"""Losses or timeouts of a device, or ops that it crashed in, with no cell passed in between, after
+which it is given up."""
+
+CRASHES = 6
+"""Crashes in one op, with no cell passed in between, after which the device is spared that op."""
 
 
 @dataclass
@@ -278,7 +281,7 @@ class _Losses:
         """It ended its process in an op once more: the op is given up, or the device."""
         ops = self._crashed.setdefault(device, Counter())
         ops[op] += 1
-        if ops[op] >= LOSSES:
+        if ops[op] >= CRASHES:
             text = (
                 f"{device} ended its process {ops[op]} times in {op}, with nothing passed between"
             )
