@@ -10,11 +10,13 @@ import importlib.util
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tensorbus_backends import simulator
@@ -22,6 +24,20 @@ from tensorbus_backends.contract import DeviceUnavailableError
 
 PAGE = Path(__file__).with_name("bad-input.md")
 FAMILIES = "cuda", "rocm", "metal"
+
+
+def helper(name: str) -> Any:
+    """A module beside the conformance suite's own tests."""
+    file = Path(__file__).parents[1] / "conformance" / "tests" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+bad_plugins, report_cases = helper("bad_plugins"), helper("report_cases")
 HIDING = 'raise ModuleNotFoundError("No module named \'pycuda\'", name="pycuda")\n'
 CONFORM = ("conform", "--ops", "add", "--workers", "1", "--report")
 # One command after the other; without opencl, which has no row and takes half of the time.
@@ -266,8 +282,48 @@ def test_python(tmp_path: Path) -> None:
         check(row, " ".join(said.split()))
 
 
+@pytest.mark.parametrize("row", tables()[3], ids=lambda row: row["what is wrong"])
+def test_plugins(row: dict[str, str], tmp_path: Path) -> None:
+    (opens,) = words(row["plugin"])
+    bad_plugins.install(tmp_path / "site", "bad", {"does": opens})
+    paths = os.pathsep.join([str(tmp_path / "site"), os.environ.get("PYTHONPATH", "")])
+    settings = ("TENSORBUS_SIMULATE=", f"PYTHONPATH={paths}")
+    asked = ["conform", "--device", "bad,ref", "--ops", "bitwise_invert", "--timeout", "3"]
+    target = tmp_path / "r.json"
+    status, text = run(START, [*asked, "--json", str(target)], settings, tmp_path)
+    assert status == int(row["status"]), text
+    check(Row(row["what is wrong"], "bad", (), "", 0, "", words(row["what is said"])), text)
+    counts = json.loads(target.read_text())["summary"]
+    assert counts["ref"]["pass"] == counts["ref"]["cells"] > 0
+
+
+START = "import sys; from tensorbus_conformance.cli import main; sys.exit(main())"
+
+
+def test_what_is_refused(tmp_path: Path) -> None:
+    """All rows in one process: nothing of them opens a device."""
+    (tmp_path / "cut.json").write_text('{"schema": ')
+    good = report_cases.report({"add/ref/int32/portable/values": "pass"})
+    (tmp_path / "good.json").write_text(json.dumps(good))
+    places = {"FILE": "cut.json", "GOOD": "good.json", "HERE": "."}
+    asked = []
+    for row in tables()[4]:
+        (line,) = words(row["command"])
+        for word, file in places.items():
+            line = re.sub(rf"\b{word}\b", str(tmp_path / file), line)
+        asked.append(shlex.split(line))
+    code = CLI.replace("announced = ", "del sys.path[0]\nannounced = ", 1)
+    status, text = run(code, [json.dumps(asked)], ("TENSORBUS_SIMULATE=",), tmp_path)
+    assert status == 0, text
+    parts = re.split(r"STATUS (\d+)", text)
+    answers = zip(tables()[4], parts[::2], parts[1::2], strict=False)
+    assert [number for _, _, number in answers] == ["2"] * len(asked), text
+    for row, said in zip(tables()[4], parts[::2], strict=False):
+        check(Row(row["what is wrong"], "", (), "", 2, "", words(row["what is said"])), said)
+
+
 def test_the_page_has_rows_of_every_kind() -> None:
-    assert [len(rows(k)) > 5 for k in range(3)] == [True] * 3
+    assert [len(tables()[k]) > 5 for k in range(5)] == [True] * 5
     for family in FAMILIES:
         assert sum(row.device == family for row in rows(0)) >= 8
     assert all(row.said for k in range(3) for row in rows(k))

@@ -120,11 +120,15 @@ class UnsupportedError(BackendError):
 
 
 class Evidence(enum.StrEnum):
-    """How much a result on this device proves, strongest first."""
+    """How much a result on this device proves, strongest first.
+
+    A device that does not say what it is proves least: only its plugin can know.
+    """
 
     HARDWARE = "hardware"
     SIMULATED = "simulated"
     COMPILED = "compiled"
+    UNSTATED = "unstated"
 
 
 @dataclass(frozen=True)
@@ -172,6 +176,7 @@ class DeviceInfo:
         index: What to pass to `Plugin.open`.
         aliases: Other names of the same device, ``"opencl:intel:0"``.
         description: Human words: product, driver and compiler versions.
+        evidence: How much a result on it proves; a device has to say so to be taken for hardware.
         details: Versions and figures for reports, all text.
     """
 
@@ -183,7 +188,7 @@ class DeviceInfo:
     description: str = ""
     cause: str = ""
     fix: str = ""
-    evidence: Evidence = Evidence.HARDWARE
+    evidence: Evidence = Evidence.UNSTATED
     details: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 

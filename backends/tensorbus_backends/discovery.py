@@ -105,7 +105,9 @@ class _Source:
             device = self._plugin.open(info.index)
         except BackendError:
             raise
-        except Exception as error:
+        except (KeyboardInterrupt, GeneratorExit):
+            raise
+        except BaseException as error:  # SystemExit too: no plugin ends a program that uses it
             cause = f"opening it failed with {type(error).__name__}: {error}"
             fix = f"report this to the authors of {who}"
             raise DeviceUnavailableError(info.name, cause, fix) from error
@@ -232,7 +234,10 @@ class Registry:
         lines = self.devices()
         usable = [x for x in lines if x.available and x.evidence is Evidence.HARDWARE]
         if not usable:
-            causes = "; ".join(f"{x.name}: {x.cause}" for x in lines)
+            causes = "; ".join(
+                f"{x.name}: {f'its evidence is {x.evidence}' if x.available else x.cause}"
+                for x in lines
+            )
             raise DeviceUnavailableError(
                 "auto",
                 f"no device can be used ({causes or 'no plugin is installed'})",

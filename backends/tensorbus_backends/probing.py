@@ -36,6 +36,9 @@ __all__ = [
 
 GROUP = "tensorbus.backends"
 DEFAULT_TIMEOUT_S = 20.0
+RETRY = 2
+"""How much longer a plugin may take that is asked a second time."""
+_GRACE_S = 10.0
 SIMULATED_TIMEOUT_S = 180.0
 _NAME = re.compile(r"[a-z][a-z0-9_-]*\Z")
 
@@ -168,6 +171,8 @@ def _checked_line(plugin: Announcement, line: DeviceInfo, taken: set[str]) -> De
         problem = f"it lists {line.name!r} twice"
     elif not line.available and not (line.cause and line.fix):
         problem = f"it lists {line.name!r} as unavailable without cause and fix"
+    elif line.evidence not in tuple(Evidence):
+        problem = f"it lists {line.name!r} with the evidence {line.evidence!r}, which there is not"
     elif not isinstance(line.index, int):
         problem = f"it lists {line.name!r} with the index {line.index!r}"
     if problem:
@@ -209,21 +214,31 @@ def from_json(text: str) -> list[DeviceInfo]:
 class Child:
     """A probe under way in a process of its own; several may run at once.
 
+    One that does not answer in time is asked once more, in a new process, with twice the time: a
+    machine under load is no broken driver.
+
     Args:
         plugin: What to probe.
-        timeout_s: When to give up, counted from now.
+        timeout_s: When to give up for the first time, counted from now.
     """
 
     def __init__(self, plugin: Announcement, timeout_s: float) -> None:
         self.plugin, self.timeout_s = plugin, timeout_s
-        self._deadline = time.monotonic() + timeout_s
+        self._tries = 0
+        self._start(timeout_s)
+
+    def _start(self, seconds: float) -> None:
+        plugin = self.plugin
+        self._tries += 1
+        self._deadline = time.monotonic() + seconds
         # Files, not pipes: a grandchild that keeps a pipe open would hold up the reader.
         self._out = tempfile.TemporaryFile()  # noqa: SIM115
         self._err = tempfile.TemporaryFile()  # noqa: SIM115
         self._process: subprocess.Popen[bytes] | None = None
         self._failure = ""
         command = [sys.executable, "-P", "-X", "faulthandler", "-m", f"{__package__}.probe_child"]
-        command += [plugin.name, plugin.value, plugin.package]
+        # It ends itself if whoever asks is killed before it has answered.
+        command += [plugin.name, plugin.value, plugin.package, str(seconds + _GRACE_S)]
         # The plugin must be found there as it was found here.
         paths = [p or os.getcwd() for p in sys.path]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
@@ -254,11 +269,16 @@ class Child:
             code = self._process.wait(max(0.0, self._deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
             self._ask_where()
+            if self._tries == 1:
+                self.close()
+                self._start(RETRY * self.timeout_s)
+                return self._result()
             self._kill()
             return [
                 absent(
                     self.plugin,
-                    f"it did not list its devices within {self.timeout_s:g} s",
+                    f"it did not list its devices within {self.timeout_s:g} s, nor within "
+                    f"{RETRY * self.timeout_s:g} s when it was asked again",
                     f"repair its driver or {who}, or give it more time with "
                     "TENSORBUS_PROBE_TIMEOUT (seconds)",
                     self._stderr(),

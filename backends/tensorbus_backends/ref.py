@@ -17,6 +17,7 @@ from .contract import (
     Device,
     DeviceInfo,
     Event,
+    Evidence,
     KernelSpec,
     LaunchError,
     MemoryFigures,
@@ -180,6 +181,7 @@ class _RefPlugin:
                 "ref",
                 self.name,
                 0,
+                evidence=Evidence.HARDWARE,
                 description=f"NumPy {np.__version__} interpreter (slow; the specification)",
                 details={"numpy": np.__version__, "python": platform.python_version()},
             )

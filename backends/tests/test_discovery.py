@@ -24,7 +24,7 @@ from tensorbus_backends.discovery import Registry, priority
 
 GROUP = "tensorbus.test.backends"
 GOOD = """
-    from tensorbus_backends.contract import DeviceInfo
+    from tensorbus_backends.contract import DeviceInfo, Evidence
     from tensorbus_backends.ref import RefDevice
     from pathlib import Path
     Path(__file__).with_suffix(".imported").touch()
@@ -34,7 +34,8 @@ GOOD = """
             return [
                 DeviceInfo("good:0", "good", 0, available=False, cause="unplugged", fix="plug it",
                            aliases=("good:old:0",)),
-                DeviceInfo("good:1", "good", 1, aliases=("good:new:0",)),
+                DeviceInfo("good:1", "good", 1, aliases=("good:new:0",),
+                           evidence=Evidence.HARDWARE),
                 DeviceInfo("good:2", "good", 2, aliases=("good:new:1",)),
             ]
         def open(self, index):

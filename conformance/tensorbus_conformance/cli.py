@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -89,8 +90,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     conform.add_argument("--seed", type=int, default=0, help="seed of all data (default 0)")
     conform.add_argument("--workers", type=int, help="processes (default: one for each core)")
-    conform.add_argument("--timeout", type=float, help="seconds for one cell")
-    conform.add_argument("--rerun", metavar="CELL", help="judge one cell alone, in this process")
+    conform.add_argument("--timeout", type=float, help="seconds for one cell (0.1 to a week)")
+    conform.add_argument("--rerun", metavar="CELL", help="judge one cell alone")
     conform.add_argument(
         "--self-test", action="store_true", help="plant faults and count those caught"
     )
@@ -151,10 +152,11 @@ def _devices(options: argparse.Namespace) -> int:
 
     found = tb.devices()
     if options.json:
-        from .conform import opened
-        from .report import _device
+        from .report import device_record
+        from .survey import survey
 
-        print(json.dumps([_device(opened(d)) for d in found], indent=2))
+        records = [device_record(s.line, s.capabilities) for s in survey(found)]
+        print(json.dumps(records, indent=2))
     else:
         console.devices(found)
     return EXIT_OK
@@ -220,7 +222,7 @@ def choose_ops(text: str | None) -> list[str] | None:
         name = wanted if wanted in known else short.get(wanted)
         if name is None and not family:
             raise _suggest("op", wanted, known)
-        chosen += [name] if name is not None else family
+        chosen += [n for n in ([name] if name is not None else family) if n not in chosen]
     if not chosen:
         raise UsageError("--ops names no op")
     return chosen
@@ -231,14 +233,21 @@ def _conform(options: argparse.Namespace) -> int:
 
     if options.level is not None and options.level not in LEVELS:
         raise _suggest("level", options.level, LEVELS)
+    _check_numbers(options)
+    alone = options.rerun is not None
     for name in ("expect", "baseline", "html", "junit"):
-        if getattr(options, name) is not None and (options.rerun or options.self_test):
+        if getattr(options, name) is not None and (alone or options.self_test):
             raise UsageError(f"--{name} goes with a run, not with --rerun or --self-test")
-    if options.rerun:
+    for name in ("device", "ops", "json"):
+        if getattr(options, name) is not None and alone:
+            raise UsageError(f"--{name} goes with a run, not with --rerun")
+    if alone and options.self_test:
+        raise UsageError("--rerun and --self-test exclude each other")
+    if alone:
         from .rerun import rerun
 
         try:
-            return rerun(options.rerun, options.level, options.seed)
+            return rerun(options.rerun, options.level, options.seed, options.timeout)
         except ValueError as error:
             raise UsageError(str(error)) from None
     if options.mutate is not None or options.mutant is not None or options.coverage:
@@ -249,24 +258,96 @@ def _conform(options: argparse.Namespace) -> int:
         from .selftest import self_test
 
         level = options.level or "standard"
+        _check_places(options)
         return self_test(level, options.seed, options.workers, options.json, options.report)
+    from .process import Stock
+    from .runner import worker_count
+
+    level = options.level or "smoke"
+    # What costs nothing is looked at before devices are.
+    baseline = None if options.baseline is None else _read(options.baseline)
+    if baseline is not None:
+        for what, asked in (("level", level), ("seed", options.seed)):
+            if baseline[what] != asked:
+                raise UsageError(
+                    f"{options.baseline} is of {what} {baseline[what]}, this run of {asked}; "
+                    f"give --{what} {baseline[what]}, or another baseline"
+                )
+    ops = choose_ops(options.ops)
+    _check_places(options)
+    count = options.workers or worker_count()
+    stock = Stock(count)
+    try:
+        # They start while the devices are looked for.
+        stock.fill(count if ops is None else min(count, len(ops)))
+        return _run(options, level, ops, baseline, stock)
+    finally:
+        stock.close()
+
+
+def _run(
+    options: argparse.Namespace,
+    level: str,
+    ops: list[str] | None,
+    baseline: dict[str, Any] | None,
+    stock: Any,
+) -> int:
     from .conform import conform
 
     return conform(
         choose_devices(options.device),
-        choose_ops(options.ops),
-        options.level or "smoke",
+        ops,
+        level,
         options.seed,
         workers=options.workers,
         timeout=options.timeout,
         json_file=options.json,
         folder=options.report,
         expected=expected_failures(options.expect),
-        baseline=None if options.baseline is None else (options.baseline, _read(options.baseline)),
+        baseline=None if baseline is None else (options.baseline, baseline),
         wanted=options.device,
         html_file=options.html,
         junit_file=options.junit,
+        stock=stock,
     )
+
+
+def _check_numbers(options: argparse.Namespace) -> None:
+    """UsageError for numbers that mean nothing; argparse has seen that they are numbers."""
+    if options.workers is not None and not 1 <= options.workers <= 256:
+        raise UsageError(f"--workers {options.workers} is no number of processes from 1 to 256")
+    if options.timeout is not None and not 0.1 <= options.timeout <= 7 * 86400:
+        raise UsageError(f"--timeout {options.timeout:g} is no time from 0.1 s to a week")
+    if not 0 <= options.seed < 1 << 63:
+        raise UsageError(f"--seed {str(options.seed)[:40]} is no whole number from 0 below 2^63")
+
+
+def _check_places(options: argparse.Namespace) -> None:
+    """UsageError if two files are one, or one cannot be written: before anything is judged."""
+    from .writing import is_special, refused
+
+    places: dict[Path, str] = {}
+    for name in ("baseline", "expect", "json", "html", "junit"):
+        path = getattr(options, name)
+        if path is None:
+            continue
+        files = [(f"--{name}", path)]
+        if name == "json" and not is_special(path):
+            files.append(("the summary beside --json", path.with_suffix(".md")))
+        for what, file in files:
+            if what.startswith("--") and is_special(file):
+                continue
+            real = Path(os.path.realpath(file))
+            if real in places:
+                raise UsageError(f"{places[real]} and {what} both name {file}")
+            places[real] = what
+    for name in ("json", "html", "junit"):
+        path = getattr(options, name)
+        if path is not None and (problem := refused(path)):
+            raise UsageError(f"--{name}: {problem}")
+    keeps = options.json is not None and not is_special(options.json)
+    if not keeps and (problem := refused(options.report, folder=True)):
+        raise UsageError(f"--report: {problem}")
 
 
 def expected_failures(path: Path | None) -> Any:

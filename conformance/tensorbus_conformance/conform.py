@@ -3,36 +3,33 @@
 from __future__ import annotations
 
 import json
+import queue
 import sys
-from collections.abc import Sequence
-from dataclasses import replace
+import threading
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import tensorbus as tb
-from tensorbus_backends.contract import BackendError, DeviceInfo, DeviceUnavailableError
+from tensorbus_backends.contract import DeviceInfo
 
 from . import console
 from .baseline import enter, scope
-from .expectations import Expectations, full_list
+from .expectations import FULL, Expectations, full_list
 from .html import html
-from .judge.items import Item, Outcome, items
+from .judge.items import Item, Outcome
 from .junit import junit
-from .report import command_line, document, markdown, verdict, write, write_or_say
-from .runner import Cell, Run, run_items
+from .process import Stock, isolation
+from .report import command_line, document, load, markdown, settle, verdict, write_or_say
+from .runner import Cell, Run, cells_of, run_items, worker_count
+from .stopping import stopping
+from .survey import Survey, survey
+from .writing import is_special
 
-__all__ = ["conform", "items_of", "opened"]
+__all__ = ["SWEEPING", "conform"]
 
-
-def items_of(devices: Sequence[DeviceInfo], level: str, ops: Sequence[str] | None) -> list[Item]:
-    """The items of available devices."""
-    found: list[Item] = []
-    for info in devices:
-        if info.available:
-            device = tb.get_device(info.name)
-            natives = device.backend.natives
-            found += items(info.name, device.capabilities, natives, level, ops)
-    return found
+SWEEPING = 4 * 3600.0
+"""Seconds that all inputs of one function may take, unless the user says otherwise."""
 
 
 def conform(
@@ -50,8 +47,11 @@ def conform(
     wanted: str | None = None,
     html_file: Path | None = None,
     junit_file: Path | None = None,
+    stock: Stock | None = None,
 ) -> int:
     """Judge `devices` and write the reports.
+
+    Ctrl-C, SIGTERM and SIGHUP end the run early: what was not judged is "not run" in the reports.
 
     Args:
         expected: Known failures; they are reported as known and do not fail the run.
@@ -59,38 +59,37 @@ def conform(
         wanted: The text that chose the devices, or None where all were asked for.
         html_file: Where to write the report as HTML.
         junit_file: Where to write it as JUnit XML.
+        stock: Workers that have been started already.
 
     Returns:
         0 if everything asked was executed and passed or is known, or nothing got worse than the
-        baseline; else 1.
+        baseline, and a report on disk says so; else 1.
     """
-    devices = [opened(d) for d in devices]
-    absent = [d for d in devices if not d.available]
-    for info in absent:
-        print(f"{info.name}: unavailable: {info.cause}. To fix it: {info.fix}", file=sys.stderr)
-    todo = items_of(devices, level, ops)
-    with console.Progress(todo, level, devices, expected) as progress:
-        run = run_items(todo, level, seed, workers=workers, timeout=timeout, on_cell=progress.cell)
-    if level == "exhaustive" and not run.interrupted:
-        run.cells += _sweeps(devices, ops)
-    present = [d for d in devices if d.available]
-    asked = {"command": command_line(), "ops": list(ops) if ops is not None else "all"}
-    asked["unavailable"] = [d.name for d in absent]
-    data = document(run, [*present, *absent], level, seed, asked)
-    data["summary"] = {k: v for k, v in data["summary"].items() if v["cells"] or k in {
-        d.name for d in absent}}  # fmt: skip
-    if absent:
-        data["passed"] = False
-    if expected is not None:
-        expected.apply(data, full_list(present))
-    if baseline is not None:
-        inside = scope([d.name for d in devices], wanted, ops)
-        enter(data, str(baseline[0]), baseline[1], inside)
+    with stopping() as stop:
+        count = workers or worker_count()
+        stock = stock or Stock(count)
+        try:
+            run, found = _judged(devices, ops, level, seed, count, timeout, expected, stop, stock)
+        finally:
+            stock.close()
+        if level == "exhaustive" and not run.interrupted:
+            run.cells += _sweeps(found, ops, timeout, stop)
+            run.interrupted = stop.is_set()
+        data = _report(run, found, ops, level, seed)
+        if expected is not None:
+            expected.apply(data, full_list(found))
+        if baseline is not None:
+            inside = scope([d.name for d in devices], wanted, ops)
+            enter(data, str(baseline[0]), baseline[1], inside)
+        # The reports come before the tables: whoever stops a run may have closed the terminal.
+        target = _save(data, json_file, folder, _due(found, level))
+        saved = target is not None
+        for file, render in ((html_file, html), (junit_file, junit)):
+            if file is not None:
+                saved = write_or_say(file, render(data)) and saved
     console.summary(data)
-    saved = _save(data, json_file, folder, level)
-    for file, render in ((html_file, html), (junit_file, junit)):
-        if file is not None:
-            saved = write_or_say(file, render(data)) and saved
+    if target is not None:
+        print(f"Report: {target} and {target.with_suffix('.md').name}")
     if run.interrupted:
         print("Interrupted: the report holds what was judged until then.", file=sys.stderr)
     if not run.cells:
@@ -98,66 +97,163 @@ def conform(
     return 0 if verdict(data) and saved else 1
 
 
-def opened(info: DeviceInfo) -> DeviceInfo:
-    """The device's line; unavailable, with the cause, if it was probed but cannot be opened."""
+def _judged(
+    devices: Sequence[DeviceInfo],
+    ops: Sequence[str] | None,
+    level: str,
+    seed: int,
+    count: int,
+    timeout: float | None,
+    expected: Expectations | None,
+    stop: threading.Event,
+    stock: Stock,
+) -> tuple[Run, list[Survey]]:
+    """Describe the devices and judge them, in worker processes."""
+    lists: dict[str, tuple[str, Sequence[str] | None]] = {"run": (level, ops)}
+    if expected is not None:
+        lists |= FULL
+    found = survey(devices, lists, stock=stock, count=count, limit=timeout, stop=stop)
+    for one in found:
+        _say(one)
+    todo = [item for one in found for item in one.items.get("run", ())]
+    infos = [one.info for one in found]
+    failed = {one.info.name: one for one in found if one.state}
+    with console.Progress(todo, level, infos, expected) as progress:
+        run = run_items(
+            todo, level, seed, workers=count, timeout=timeout, on_cell=progress.cell,
+            stop=stop, stock=stock, failed=failed,
+        )  # fmt: skip
+    return run, found
+
+
+def _say(one: Survey) -> None:
+    """One line for a device that cannot be judged, or not as it declares itself."""
+    info = one.info
     if not info.available:
-        return info
-    try:
-        tb.get_device(info.name)
-    except DeviceUnavailableError as error:
-        return replace(info, available=False, cause=error.cause, fix=error.fix)
-    except BackendError as error:
-        fix = f"run `tensorbus devices`, and look at what its driver says of {info.name}"
-        return replace(info, available=False, cause=f"it could not be opened: {error}", fix=fix)
-    return info
+        print(f"{info.name}: unavailable: {info.cause}. To fix it: {info.fix}", file=sys.stderr)
+    elif one.state:
+        print(f"{info.name}: it could not be opened ({one.state}): {one.why}", file=sys.stderr)
+    for problem in one.contradictions:
+        print(f"{info.name}: {problem}", file=sys.stderr)
 
 
-def _save(data: dict[str, Any], json_file: Path | None, folder: Path, level: str) -> bool:
+def _report(
+    run: Run, found: Sequence[Survey], ops: Sequence[str] | None, level: str, seed: int
+) -> dict[str, Any]:
+    """The report as data, with all that fails the run beside its cells."""
+    present = [one for one in found if one.info.available]
+    absent = [one for one in found if not one.info.available]
+    asked = {"command": command_line(), "ops": list(ops) if ops is not None else "all"}
+    asked["unavailable"] = [one.info.name for one in absent]
+    lines = [one.info for one in (*present, *absent)]
+    declared = {one.info.name: one.capabilities for one in present if one.capabilities}
+    data = document(run, lines, level, seed, asked, declared)
+    data["summary"] = {
+        k: v
+        for k, v in data["summary"].items()
+        if v["cells"] or k in {one.info.name for one in absent}
+    }
+    problems = {one.info.name: list(one.contradictions) for one in present if one.contradictions}
+    for one in present:
+        name = one.info.name
+        counts = run.counts(name)
+        executed = sum(counts.values()) - counts.get("unsupported", 0) - counts.get("not run", 0)
+        if not executed and not run.interrupted and name not in run.lost:
+            problems.setdefault(name, []).append("nothing was executed on it")
+    if problems:
+        data["problems"] = problems
+    settle(data)
+    return data
+
+
+def _save(data: dict[str, Any], json_file: Path | None, folder: Path, due: set[str]) -> Path | None:
+    """Write the JSON report and its summary; where they are, if they are there and whole."""
     stamp = data["created"].replace(":", "").replace("+0000", "Z")
-    target = json_file or folder / f"conform-{level}-{stamp}.json"
+    usual = folder / f"conform-{data['level']}-{stamp}.json"
+    text = json.dumps(data, indent=1) + "\n"
+    if json_file is not None and is_special(json_file):
+        # A device or a pipe keeps nothing, so the report is written to its folder too.
+        if not write_or_say(json_file, text, quiet=True):
+            return None
+        json_file = None
+    target = json_file or usual
+    if not write_or_say(target, text, quiet=True):
+        return None
     summary = target.with_suffix(".md")
+    if not write_or_say(summary, markdown(data), quiet=True):
+        return None
     try:
-        write(target, json.dumps(data, indent=1) + "\n")
-        write(summary, markdown(data))
-    except OSError as error:
-        print(
-            f"tensorbus: the report could not be written to {target.parent}: {error.strerror}; "
-            "free space or choose another place with --json or --report",
-            file=sys.stderr,
-        )
-        return False
-    print(f"Report: {target} and {summary.name}")
-    return True
+        kept = load(target)
+    except ValueError as error:
+        print(f"tensorbus: the report is not what was written: {error}", file=sys.stderr)
+        return None
+    if kept != json.loads(text) or not due <= {c["cell"] for c in kept["cells"]}:
+        print(f"tensorbus: {target} is not the whole report of this run", file=sys.stderr)
+        return None
+    return target
 
 
-def _sweeps(devices: Sequence[DeviceInfo], ops: Sequence[str] | None) -> list[Cell]:
+def _sweeps(
+    found: Sequence[Survey],
+    ops: Sequence[str] | None,
+    timeout: float | None,
+    stop: threading.Event,
+) -> list[Cell]:
     """All 2^32 inputs of the float32 functions, on devices whose kernels are C."""
     from .judge.items import oracle_name
+    from .sweeps import functions
 
     cells: list[Cell] = []
-    for info in devices:
-        if not info.available:
+    for one in found:
+        if one.state or not one.info.available or one.style != "loop":
             continue
-        device = tb.get_device(info.name)
-        dialect = device.backend.dialect
-        if dialect is None or dialect.style != "loop":
-            continue
-        from .sweeps import functions, sweep_cell
-
         for name in functions():
             op = next((f for f in tb.FUNCTIONS if oracle_name(f) == name), None)
             if op is None or (ops is not None and op not in ops):
                 continue
-            item = Item(op, info.name, "float32", "portable")
-            try:
-                outcome = sweep_cell(name, device)
-            except Exception as error:
-                outcome = Outcome("exhaustive32", "error", f"{type(error).__name__}: {error}")
+            item = Item(op, one.info.name, "float32", "portable")
+            if stop.is_set():
+                outcome = Outcome("exhaustive32", "not run", "the run ended before it")
+            else:
+                outcome = _sweep(name, one.info.name, timeout or SWEEPING, stop)
             cells.append(Cell(item, outcome))
             print(f"{item.name}/exhaustive32: {outcome.state} {outcome.worst_error:.4f} ulp")
     return cells
 
 
-def summarise(run: Run) -> str:
-    """One line of counts."""
-    return ", ".join(f"{n} {state}" for state, n in sorted(run.counts().items()))
+def _sweep(name: str, device: str, limit: float, stop: threading.Event) -> Outcome:
+    """One function, in a worker of its own with all threads."""
+    worker = Stock(1).take(isolation(device))
+    worker.send({"sweep": name, "device": device})
+    try:
+        while True:
+            try:
+                answer = worker.take(0.2)
+            except queue.Empty:
+                if stop.is_set():
+                    return Outcome("exhaustive32", "not run", "the run ended before it")
+                if worker.late(limit):
+                    return Outcome("exhaustive32", "timeout", f"no answer within {limit:g} s")
+                continue
+            if answer is None:
+                return Outcome("exhaustive32", "crash", worker.death())
+            if "swept" in answer:
+                return _outcome(answer["swept"])
+            if "broken" in answer or "lost" in answer:
+                text = answer.get("broken") or answer.get("lost")
+                return Outcome("exhaustive32", "error", str(text))
+    finally:
+        worker.kill()
+
+
+def _outcome(record: Mapping[str, Any]) -> Outcome:
+    outcome = Outcome(**record)
+    outcome.worst_error, outcome.bound = float(outcome.worst_error), float(outcome.bound)
+    return outcome
+
+
+def _due(found: Sequence[Survey], level: str) -> set[str]:
+    """Names of all cells that a report at a level has to hold, sweeps apart."""
+    return {
+        f"{i.name}/{p}" for s in found for i in s.items.get("run", ()) for p in cells_of(i, level)
+    }

@@ -191,6 +191,9 @@ def _counts(heads: Sequence[Column]) -> Table:
 def _verdict(run: dict[str, Any], out: Console) -> None:
     for name, why in run.get("lost", {}).items():
         out.print(Text(f"{name} was given up: {why}", "red"))
+    for name, problems in run.get("problems", {}).items():
+        for problem in problems:
+            out.print(Text(f"{name}: {problem}", "red"))
     for remark in remarks(run):
         out.print(Text(remark, "yellow"))
     line = Text(f"{run['name']}: " if "name" in run else "")

@@ -20,9 +20,23 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["EXCUSABLE", "Entry", "Expectations", "Vocabulary", "full_list", "load", "vocabulary"]
+from .sound import settle
+
+if TYPE_CHECKING:
+    from .survey import Survey
+
+__all__ = [
+    "EXCUSABLE",
+    "FULL",
+    "Entry",
+    "Expectations",
+    "Vocabulary",
+    "full_list",
+    "load",
+    "vocabulary",
+]
 
 EXCUSABLE = ("fail", "error", "crash", "timeout", "fallback")
 """States that can be expected.  "vacuous" and "not run" show nothing that could be known."""
@@ -180,13 +194,7 @@ class Expectations:
             "idle": self.idle(judged),
             "problems": wrong,
         }
-        data["passed"] = (
-            data["complete"]
-            and not wrong
-            and "pass" in states
-            and set(states) <= {"pass", "unsupported", "known"}
-            and not data["asked"].get("unavailable")
-        )
+        settle(data)
 
 
 def vocabulary() -> Vocabulary:
@@ -211,15 +219,22 @@ def vocabulary() -> Vocabulary:
     )
 
 
-def full_list(devices: Sequence[Any]) -> list[str]:
-    """All cells of devices: every op, at the level that has the most, sweeps included."""
-    from .conform import items_of
+FULL: dict[str, tuple[str, Sequence[str] | None]] = {"full": ("exhaustive", None)}
+"""The list of a survey that `full_list` takes."""
+
+
+def full_list(found: Sequence[Survey]) -> list[str]:
+    """All cells of devices: every op, at the level that has the most, sweeps included.
+
+    Args:
+        found: The devices, surveyed with the list `FULL`.
+    """
     from .judge.items import oracle_name
     from .runner import cells_of
     from .sweeps import functions
 
     cells = []
-    for item in items_of(devices, "exhaustive", None):
+    for item in (i for one in found for i in one.items.get("full", ())):
         cells += [f"{item.name}/{p}" for p in cells_of(item, "exhaustive")]
         if (item.dtype, item.variant) == ("float32", "portable") and (
             oracle_name(item.op) in functions()

@@ -105,6 +105,7 @@ def _run(run: dict[str, Any]) -> str:
     ]
     said = list(remarks(run))
     said += [f"{d} was given up: {cause}" for d, cause in run.get("lost", {}).items()]
+    said += [f"{d}: {p}" for d, found in run.get("problems", {}).items() for p in found]
     if not run["complete"]:
         said.append("The run was interrupted; cells that did not run are listed as such.")
     if said:
@@ -188,5 +189,5 @@ def _matrix(data: dict[str, Any], heads: list[Column]) -> str:
             line += f'<td class="n">{text}</td>'
         rows.append(f"{line}</tr>")
     # Every column says its evidence here, hardware too.
-    names = [f"{' '.join(c.key).strip()} ({c.device['evidence']})" for c in heads]
+    names = [f"{' '.join(c.key).strip()} ({c.device['evidence'] or '-'})" for c in heads]
     return f"<h2>Ops</h2><p>Cells passed of all; the worst state.</p>{_table(['op', *names], rows)}"

@@ -41,7 +41,7 @@ def junit(data: Mapping[str, Any]) -> str:
         by_device.setdefault(cell["device"], []).append(cell)
     for device in data["devices"]:
         suite = _suite(root, device["name"], data)
-        facts = {"evidence": device["evidence"], "description": device["description"]}
+        facts = {"evidence": device["evidence"] or "-", "description": device["description"]}
         _properties(
             suite,
             {**facts, "level": data["level"], "seed": data["seed"]}
@@ -61,7 +61,7 @@ def junit(data: Mapping[str, Any]) -> str:
 
 
 def _suite(root: ElementTree.Element, name: str, data: Mapping[str, Any]) -> ElementTree.Element:
-    stamp = str(data["created"])[:19]
+    stamp = clean(str(data["created"])[:19])
     return ElementTree.SubElement(root, "testsuite", name=clean(name), timestamp=stamp)
 
 
@@ -91,7 +91,9 @@ def _cell(suite: ElementTree.Element, cell: Mapping[str, Any], data: Mapping[str
 
 
 def _mistakes(root: ElementTree.Element, data: Mapping[str, Any]) -> None:
-    wrong = [("expectations", p) for p in data.get("expectations", {}).get("problems", [])]
+    told = data.get("problems", {})
+    wrong = [("device", f"{name}: {problem}") for name in told for problem in told[name]]
+    wrong += [("expectations", p) for p in data.get("expectations", {}).get("problems", [])]
     baseline = data.get("baseline", {})
     for kind in ("worse", "lost", "new"):
         for c in baseline.get(kind, []):

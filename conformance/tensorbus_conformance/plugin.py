@@ -41,24 +41,29 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "conformance_item" not in metafunc.fixturenames:
         return
     from .cli import UsageError, choose_devices, choose_ops, expected_failures
-    from .conform import items_of
-    from .expectations import full_list
+    from .expectations import FULL, full_list
+    from .survey import survey
 
     option = metafunc.config.getoption
     try:
         devices = choose_devices(option("--device"))
-        found = items_of(devices, option("--level"), choose_ops(option("--ops")))
+        lists = {"run": (option("--level"), choose_ops(option("--ops")))}
+        # Opened in other processes: what cannot be opened does not end the collection.
+        surveyed = survey(devices, {**lists, **(FULL if option("--expect") else {})})
+        found = [item for one in surveyed for item in one.items.get("run", ())]
         file = option("--expect")
         expected = expected_failures(Path(file) if file else None)
     except UsageError as error:
         raise pytest.UsageError(str(error)) from None
-    absent = [d for d in devices if not d.available]
+    absent = [one.line for one in surveyed if not one.line.available]
     if absent:
         raise pytest.UsageError(
             "; ".join(f"{d.name} is unavailable: {d.cause}. To fix it: {d.fix}" for d in absent)
         )
+    if declared := [f"{s.info.name}: {p}" for s in surveyed for p in s.contradictions]:
+        raise pytest.UsageError("; ".join(declared))
     if expected is not None:
-        wrong = expected.unmatched(full_list(devices), [d.name for d in devices])
+        wrong = expected.unmatched(full_list(surveyed), [d.name for d in devices])
         if wrong := [*wrong, *expected.expired()]:
             raise pytest.UsageError("\n".join(f"{expected.file}: {line}" for line in wrong))
     metafunc.config.stash[EXPECTED] = expected

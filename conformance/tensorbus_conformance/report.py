@@ -4,39 +4,27 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
-import json
 import os
 import platform
 import shlex
 import sys
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tensorbus as tb
 from tensorbus_backends.contract import DeviceInfo
 
+from .reading import MERGED, SCHEMA, read
 from .runner import Run
+from .sound import settle
+from .writing import write, write_or_say
 
 __all__ = [
-    "MERGED", "SCHEMA", "Column", "Row", "column_of", "columns", "document", "entry", "load",
-    "machine", "markdown", "op_table", "remarks", "rerun_command", "runs", "unexplained", "verdict",
-    "verdict_text", "why", "worst", "write", "write_or_say",
+    "MERGED", "SCHEMA", "Column", "Row", "column_of", "columns", "device_record", "document",
+    "entry", "load", "machine", "markdown", "op_table", "remarks", "rerun_command", "runs",
+    "settle", "unexplained", "verdict", "verdict_text", "why", "worst", "write", "write_or_say",
 ]  # fmt: skip
-
-SCHEMA = "tensorbus-conformance/1"
-
-MERGED = "tensorbus-conformance-merged/1"
-
-_REQUIRED = {
-    SCHEMA: (
-        "created", "complete", "passed", "level", "seed", "asked", "seconds", "machine", "devices",
-        "summary", "cells",
-    ),
-    MERGED: ("created", "complete", "passed", "reports", "cells"),
-}  # fmt: skip
 
 _ORDER = (
     "fail",
@@ -52,9 +40,19 @@ _ORDER = (
 
 
 def document(
-    run: Run, devices: Sequence[DeviceInfo], level: str, seed: int, asked: dict[str, Any]
+    run: Run,
+    devices: Sequence[DeviceInfo],
+    level: str,
+    seed: int,
+    asked: dict[str, Any],
+    capabilities: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
-    """The report as JSON data."""
+    """The report as JSON data.
+
+    Args:
+        capabilities: What devices declare, by name.
+    """
+    declared = capabilities or {}
     evidence = {d.name: str(d.evidence) for d in devices}
     return {
         "schema": SCHEMA,
@@ -66,7 +64,7 @@ def document(
         "asked": asked,
         "seconds": round(run.seconds, 1),
         "machine": machine(),
-        "devices": [_device(d) for d in devices],
+        "devices": [device_record(d, declared.get(d.name)) for d in devices],
         "lost": run.lost,
         "summary": {d.name: _counted(run.counts(d.name)) for d in devices},
         "cells": [
@@ -106,74 +104,28 @@ def machine() -> dict[str, str]:
     }
 
 
-def _device(info: DeviceInfo) -> dict[str, Any]:
+def device_record(
+    info: DeviceInfo, capabilities: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """A device as JSON; an absent one proves nothing, so it has no evidence."""
     data: dict[str, Any] = {
         "name": info.name,
         "aliases": list(info.aliases),
         "description": info.description,
-        "evidence": str(info.evidence),
+        "evidence": str(info.evidence) if info.available else None,
         "details": dict(info.details),
         "available": info.available,
         "cause": info.cause,
         "fix": info.fix,
     }
-    if info.available:
-        c = tb.get_device(info.name).capabilities
-        data["capabilities"] = {
-            "dtypes": sorted(c.dtypes),
-            "subnormals": c.subnormals,
-            "division": c.division,
-            "square_root": c.square_root,
-            "fma": c.fma,
-            "max_group": c.max_group,
-        }
+    if info.available and capabilities:
+        data["capabilities"] = dict(capabilities)
     return data
 
 
-def write(path: Path, text: str) -> None:
-    """Write a file whole or not at all; OSError if the disk is full or the folder unwritable."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
-def write_or_say(path: Path, text: str) -> bool:
-    """Write a report; False, and one line, if that cannot be done."""
-    try:
-        write(path, text)
-    except OSError as error:
-        print(
-            f"tensorbus: {path} could not be written: {error.strerror}; free space or choose "
-            "another place",
-            file=sys.stderr,
-        )
-        return False
-    print(f"Report: {path}")
-    return True
-
-
 def load(path: Path, schemas: Sequence[str] = (SCHEMA,)) -> dict[str, Any]:
-    """Read a report of one of these schemas; ValueError if it is none."""
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: not a readable report: {error}") from None
-    found = data.get("schema") if isinstance(data, dict) else None
-    if not isinstance(found, str) or found not in schemas:
-        wanted = " or ".join(map(repr, schemas))
-        raise ValueError(f"{path}: schema is {found!r}, what is read here is {wanted}")
-    missing = [key for key in _REQUIRED[found] if key not in data]
-    if missing:
-        raise ValueError(f"{path}: not a whole report: it has no {missing[0]!r}")
-    return dict(data)
+    """Read a report of one of these schemas; ValueError, in one line, if it is none."""
+    return read(path, schemas)
 
 
 def runs(data: dict[str, Any]) -> list[dict[str, Any]]:
@@ -209,7 +161,7 @@ def columns(data: dict[str, Any]) -> list[Column]:
             if device["name"] not in run["summary"]:
                 continue
             head = f"{where} {device['name']}".strip()
-            if device["evidence"] != "hardware":
+            if device["available"] and device["evidence"] != "hardware":
                 head += f" ({device['evidence']})"
             counts = run["summary"][device["name"]]
             found.append(Column((where, device["name"]), head, device, counts, run))
@@ -339,32 +291,46 @@ def markdown(data: dict[str, Any]) -> str:
         if not device["available"]:
             words, evidence = f"unavailable: {device['cause']}. To fix it: {device['fix']}", "-"
         lines.append(
-            f"| {device['name']} | {words.replace('|', '/')} | {evidence} | "
+            f"| {_md(device['name'])} | {_md(words)} | {_md(evidence)} | "
             f"{counts['cells']} | {counts['pass']} | {counts.get('unsupported', 0)} | "
             f"{counts.get('known', 0)} | {unexplained(counts)} |"
         )
     for name, cause in data.get("lost", {}).items():
-        lines += ["", f"**{name} was given up**: {cause.replace('|', '/')}"]
+        lines += ["", f"**{_md(name)} was given up**: {_md(cause)}"]
+    for name, problems in data.get("problems", {}).items():
+        lines += ["", *(f"**{_md(name)}**: {_md(problem)}" for problem in problems)]
     said = remarks(data)
-    lines += ["", *(f"- {line}" for line in said)] if said else []
+    lines += ["", *(f"- {_md(line)}" for line in said)] if said else []
     bad = [c for c in data["cells"] if c["state"] not in ("pass", "unsupported")]
     if bad:
         lines += ["", "## What did not pass", ""]
         lines += ["| cell | evidence | state | why |", "|---|---|---|---|"]
         lines += [
-            f"| `{c['cell']}` | {c['evidence']} | {c['state']} | {why(c).replace('|', '/')} |"
+            f"| `{_md(c['cell'])}` | {_md(c['evidence'])} | {c['state']} | {_md(_because(c))} |"
             for c in bad[:200]
         ]
         if len(bad) > 200:
             lines.append(f"| ... | | | {len(bad) - 200} more in the JSON report |")
         lines += ["", "One cell alone: `tensorbus conform --rerun CELL`."]
     heads = columns(data)
-    lines += ["", "## Ops", "", "| op | " + " | ".join(c.head for c in heads) + " |"]
+    lines += ["", "## Ops", "", "| op | " + " | ".join(_md(c.head) for c in heads) + " |"]
     lines.append("|---|" + "---|" * len(heads))
     for op, row in op_table(data):
         cells = [entry(row.get(c.key)) for c in heads]
-        lines.append(f"| {op} | " + " | ".join(cells) + " |")
+        lines.append(f"| {_md(op)} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _because(cell: Mapping[str, Any]) -> str:
+    witness = cell["witness"]
+    return why(cell) + (f" [witness {witness}]" if witness else "")
+
+
+def _md(text: object, most: int = 400) -> str:
+    """Text for one entry of a Markdown table: one line, no bar, no tag, not without end."""
+    words = " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
+    words = words if len(words) <= most else words[: most - 3] + "..."
+    return words.replace("\\", "\\\\").replace("|", "/").replace("<", "&lt;").replace("`", "'")
 
 
 def command_line() -> str:

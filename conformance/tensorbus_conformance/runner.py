@@ -1,39 +1,42 @@
 """Running items in worker processes: parallel, isolated from crashes, watched from outside.
 
 A worker that dies turns the cell it was in into ``crash``, one that is silent too long into
-``timeout``; the other cells of its item go to a fresh worker.  So does a worker whose device was
-lost, until nothing passes between losses any more: then the device's other cells are ``not run``,
-with the cause, and the run goes on with the other devices.  Items of one op stay together, so that
-kernels are compiled once and devices share what the oracle and the interpreter computed.
+``timeout``; the other cells of its item go to a fresh worker.  So do those of a device that was
+lost.  A device that is lost, hangs or crashes again and again, with nothing passing between, is
+given up: its other cells are ``not run``, with the cause, and the run goes on with the other
+devices.  Items of one op stay together, so that kernels are compiled once and devices share what
+the oracle and the interpreter computed; but plugins that are not ours have workers of their own.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import queue
-import signal
-import subprocess
-import sys
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cache
 
 from tensorbus_backends import dtypes as dt
 
 from .judge.items import Item, Outcome, properties, subjects
+from .process import Stock, Worker, isolation, memory_limit
+from .survey import Survey, too_much
 
-__all__ = ["Cell", "Run", "cells_of", "run_items"]
+__all__ = ["LOSSES", "Cell", "Run", "cells_of", "run_items", "worker_count"]
 
 TIMEOUT = {"smoke": 90.0, "standard": 300.0, "exhaustive": 900.0}
 """Seconds that one property may take before its worker is ended."""
 
 LOSSES = 3
-"""Losses of a device in one place, with no cell passed in between, after which it is given up."""
+"""Losses or timeouts of a device, or ops that it crashed in, with no cell passed in between, after
+which it is given up."""
+
+CRASHES = 6
+"""Crashes in one op, with no cell passed in between, after which the device is spared that op."""
 
 
 @dataclass
@@ -95,61 +98,15 @@ class _Job:
     remaining: list[str]
 
 
-class _Worker:
-    """One process and the thread that reads its answers."""
+@dataclass
+class _Order:
+    """What `run_items` was asked, for those that do it."""
 
-    def __init__(self, environment: dict[str, str]) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tensorbus_conformance.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment,
-            start_new_session=True,
-        )
-        self.answers: queue.Queue[dict[str, Any] | None] = queue.Queue()
-        self.noise: deque[str] = deque(maxlen=20)
-        threading.Thread(target=self._read, daemon=True).start()
-        threading.Thread(target=self._listen, daemon=True).start()
-
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            try:
-                self.answers.put(json.loads(line))
-            except ValueError:
-                self.noise.append(line.strip())
-        self.answers.put(None)
-
-    def _listen(self) -> None:
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
-            self.noise.append(line.strip())
-
-    def send(self, request: dict[str, Any]) -> None:
-        assert self.process.stdin is not None
-        try:
-            self.process.stdin.write(json.dumps(request) + "\n")
-            self.process.stdin.flush()
-        except OSError:
-            pass  # the reader sees the end of a dead worker
-
-    def kill(self) -> None:
-        try:
-            os.killpg(self.process.pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            self.process.kill()
-        self.process.wait()
-
-    def stop(self) -> None:
-        if self.process.stdin is not None:
-            with contextlib.suppress(OSError):
-                self.process.stdin.close()
-        try:
-            self.process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            self.kill()
+    level: str
+    seed: int
+    fault: str | None
+    limit: float
+    memory: int
 
 
 def run_items(
@@ -163,6 +120,8 @@ def run_items(
     on_cell: Callable[[Cell], None] | None = None,
     stop: threading.Event | None = None,
     only: Iterable[str] | None = None,
+    stock: Stock | None = None,
+    failed: Mapping[str, Survey] | None = None,
 ) -> Run:
     """Judge items in worker processes.
 
@@ -176,6 +135,8 @@ def run_items(
         on_cell: Called for every cell as it is known.
         stop: When set, no further cell is started.
         only: Restrict every item to these properties.
+        stock: Where workers come from; they end with the run.
+        failed: Devices that could not be opened: their first cell says so, the others are not run.
     """
     start = time.perf_counter()
     wanted = None if only is None else set(only)
@@ -183,19 +144,15 @@ def run_items(
         _Job(item, [p for p in cells_of(item, level) if wanted is None or p in wanted])
         for item in items
     ]
-    order: dict[str, deque[_Job]] = {}
-    place = {name: k for k, name in enumerate(subjects())}
-    for job in sorted(jobs, key=lambda j: (place.get(j.item.op, len(place)), j.item.dtype)):
-        order.setdefault(job.item.op, deque()).append(job)
-    groups = deque(order.values())
+    names = [(job.item, list(job.remaining)) for job in jobs]
+    groups = deque(_grouped(jobs))
     found: dict[str, Cell] = {}
     lock = threading.Lock()
     halt = stop or threading.Event()
-    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
-    count = workers or min(8, _cores())
-    if count > 1:
-        # Workers share the cores; kernels of one worker need not use them all.
-        environment.setdefault("TENSORBUS_NUM_THREADS", "2")
+    count = workers or worker_count()
+    stock = stock or Stock(count)
+    order = _Order(level, seed, fault, timeout or TIMEOUT[level], memory_limit())
+    run = Run()
 
     def note(cell: Cell) -> None:
         with lock:
@@ -203,10 +160,11 @@ def run_items(
                 return
             found[cell.name] = cell
         if on_cell is not None:
-            on_cell(cell)
+            with contextlib.suppress(OSError):  # a terminal that is gone loses no cell
+                on_cell(cell)
 
     def work() -> None:
-        worker: _Worker | None = None
+        worker: Worker | None = None
         losses = _Losses(run.lost)
         while not halt.is_set():
             with lock:
@@ -218,14 +176,25 @@ def run_items(
                 if not job.remaining:
                     group.popleft()
                     continue
-                if job.item.device in run.lost:
-                    why = f"{job.item.device} was given up: {run.lost[job.item.device]}"
+                device = job.item.device
+                if failed and device in failed and device not in run.lost:
+                    with lock:
+                        first = device not in run.lost
+                        run.lost[device] = failed[device].why
+                    if first:
+                        outcome = Outcome(job.remaining[0], failed[device].state, run.lost[device])
+                        note(Cell(job.item, outcome))
+                        job.remaining.pop(0)
+                if why := losses.why(device, job.item.op):
                     for name in job.remaining:
                         note(Cell(job.item, Outcome(name, "not run", why)))
                     job.remaining.clear()
                     continue
-                worker = worker or _Worker(environment)
-                if not _serve(worker, job, level, seed, fault, limit, note, halt, hit, losses):
+                if worker is not None and worker.group != isolation(device):
+                    worker.stop()
+                    worker = None
+                worker = worker or stock.take(isolation(device))
+                if not _serve(worker, job, order, note, halt, hit, losses):
                     worker.kill()
                     worker = None
         if worker is not None:
@@ -235,8 +204,6 @@ def run_items(
         with lock:
             run.planted += count
 
-    limit = timeout or TIMEOUT[level]
-    run = Run()
     threads = [threading.Thread(target=work, daemon=True) for _ in range(count)]
     for t in threads:
         t.start()
@@ -245,44 +212,102 @@ def run_items(
             while t.is_alive():
                 t.join(0.2)
     except KeyboardInterrupt:
-        run.interrupted = True
         halt.set()
         for t in threads:
             t.join(5)
-    for job in jobs:
-        for name in [p for p in cells_of(job.item, level) if wanted is None or p in wanted]:
-            key = f"{job.item.name}/{name}"
-            missing = Cell(job.item, Outcome(name, "not run", "the run ended before it"))
-            run.cells.append(found.get(key, missing))
-    run.interrupted = run.interrupted or halt.is_set()
+    finally:
+        stock.close()
+    for item, properties_ in names:
+        for name in properties_:
+            missing = Cell(item, Outcome(name, "not run", "the run ended before it"))
+            run.cells.append(found.get(f"{item.name}/{name}", missing))
+    run.interrupted = halt.is_set()
     run.seconds = time.perf_counter() - start
     return run
 
 
+def _grouped(jobs: Sequence[_Job]) -> list[deque[_Job]]:
+    """Jobs of one op and one isolation together; ours before those of other plugins."""
+    apart = cache(isolation)
+    place = {name: k for k, name in enumerate(subjects())}
+
+    def rank(job: _Job) -> tuple[str, int, str]:
+        item = job.item
+        return apart(item.device), place.get(item.op, len(place)), item.dtype
+
+    found: dict[tuple[str, str], deque[_Job]] = {}
+    for job in sorted(jobs, key=rank):
+        found.setdefault((apart(job.item.device), job.item.op), deque()).append(job)
+    return list(found.values())
+
+
 class _Losses:
-    """Counts, for one thread of the run, how often devices were lost since a cell passed.
+    """Counts, for one thread of the run, how often devices failed since a cell passed.
 
     One reset of a device is seen once by every worker, so each counts for itself.
     """
 
     def __init__(self, given_up: dict[str, str]) -> None:
         self._given_up, self._counts = given_up, dict[str, int]()
+        self._crashed: dict[str, Counter[str]] = {}
+        self._ops: dict[tuple[str, str], str] = {}
+
+    def why(self, device: str, op: str) -> str:
+        """Why nothing more is judged of a device, or of an op on it; "" if it is."""
+        if device in self._given_up:
+            return f"{device} was given up: {self._given_up[device]}"
+        return self._ops.get((device, op), "")
 
     def passed(self, device: str) -> None:
         """A cell has passed: the device works."""
         self._counts.pop(device, None)
+        self._crashed.pop(device, None)
 
     def lost(self, device: str, why: str) -> None:
         """The device was lost once more."""
+        self._count(device, "was lost", why)
+
+    def hung(self, device: str, where: str) -> None:
+        """The device did not answer once more."""
+        self._count(device, "did not answer", where)
+
+    def _count(self, device: str, what: str, why: str) -> None:
         self._counts[device] = count = self._counts.get(device, 0) + 1
         if count >= LOSSES:
-            text = f"it was lost {count} times, each time in a fresh process; the last time: {why}"
-            self._given_up.setdefault(device, text[:400])
+            text = f"it {what} {count} times, each time in a fresh process; the last time: {why}"
+            self._give_up(device, text)
+
+    def crashed(self, device: str, op: str, why: str) -> None:
+        """It ended its process in an op once more: the op is given up, or the device."""
+        ops = self._crashed.setdefault(device, Counter())
+        ops[op] += 1
+        if ops[op] >= CRASHES:
+            text = (
+                f"{device} ended its process {ops[op]} times in {op}, with nothing passed between"
+            )
+            self._ops[device, op] = f"{text}; the last time: {why}"[:400]
+        if len(ops) >= LOSSES:
+            text = f"its process ended in {len(ops)} ops, with nothing passed between; the last "
+            self._give_up(device, f"{text}time: {why}")
+
+    def _give_up(self, device: str, why: str) -> None:
+        self._given_up.setdefault(device, why[:400])
 
 
 def cells_of(item: Item, level: str) -> list[str]:
     """The properties that an item is judged for."""
     return properties(item.op, dt.by_name(item.dtype), item.variant, item.device, level)
+
+
+def _tidy(text: str, most: int = 2000) -> str:
+    """What a plugin may have said, in one line that can be printed and written."""
+    line = " ".join(str(text).encode(errors="replace").decode().split())
+    return line if len(line) <= most else line[: most - 3] + "..."
+
+
+def worker_count() -> int:
+    """Processes by default: one for each usable core, at most eight."""
+    return min(8, _cores())
 
 
 def _cores() -> int:
@@ -293,79 +318,77 @@ def _cores() -> int:
 
 
 def _serve(
-    worker: _Worker,
+    worker: Worker,
     job: _Job,
-    level: str,
-    seed: int,
-    fault: str | None,
-    limit: float,
+    order: _Order,
     note: Callable[[Cell], None],
     halt: threading.Event,
     hit: Callable[[int], None],
     losses: _Losses,
 ) -> bool:
     """Have one item judged; False if the worker must be replaced."""
+    device = job.item.device
     request = {
         "item": job.item.name,
         "properties": job.remaining,
-        "level": level,
-        "seed": seed,
+        "level": order.level,
+        "seed": order.seed,
     }
-    if fault is not None:
-        request["fault"] = fault
+    if order.fault is not None:
+        request["fault"] = order.fault
     worker.send(request)
     current = job.remaining[0]
-    deadline = time.monotonic() + limit
+
+    def ended(state: str, text: str) -> bool:
+        if not job.remaining:
+            return False  # all its cells were told before
+        note(Cell(job.item, Outcome(current, state, text), order.limit * (state == "timeout")))
+        job.remaining.remove(current)
+        where = f"{text} in {job.item.name}/{current}"
+        if state == "timeout":
+            losses.hung(device, where)
+        else:
+            losses.crashed(device, job.item.op, where)
+        return False
+
+    checked = time.monotonic()
     while True:
         if halt.is_set():
             return False
+        if time.monotonic() - checked > 0.2:
+            checked = time.monotonic()
+            if worker.held() > order.memory:
+                return ended("crash", too_much(worker, order.memory))
         try:
-            answer = worker.answers.get(timeout=0.25)
+            answer = worker.take(0.2)
         except queue.Empty:
-            if time.monotonic() < deadline:
-                continue
-            text = f"no answer within {limit:.0f} s"
-            note(Cell(job.item, Outcome(current, "timeout", text), limit))
-            job.remaining.remove(current)
-            return False
+            if worker.late(order.limit):
+                return ended("timeout", f"no answer within {order.limit:g} s")
+            continue
         if answer is None:
-            code = worker.process.wait()
-            note(Cell(job.item, Outcome(current, "crash", _death(code, worker.noise))))
-            job.remaining.remove(current)
-            return False
-        deadline = time.monotonic() + limit
+            return ended("crash", worker.death())
         if "begin" in answer:
             current = answer["begin"]
         elif "outcome" in answer:
             outcome = Outcome(**answer["outcome"])
+            for key in ("message", "witness", "library"):
+                setattr(outcome, key, _tidy(getattr(outcome, key)))
             for key in ("worst_error", "bound"):
                 setattr(outcome, key, float(getattr(outcome, key)))
             note(Cell(job.item, outcome, answer["seconds"]))
             job.remaining.remove(outcome.property)
+            current = job.remaining[0] if job.remaining else current
             if outcome.state == "pass":
-                losses.passed(job.item.device)
+                losses.passed(device)
         elif "lost" in answer:
-            losses.lost(job.item.device, answer["lost"])
+            losses.lost(device, _tidy(answer["lost"]))
             return False
         elif "planted" in answer:
             hit(answer["planted"])
         elif "broken" in answer:
             for name in job.remaining:
-                note(Cell(job.item, Outcome(name, "error", answer["broken"])))
+                note(Cell(job.item, Outcome(name, "error", _tidy(answer["broken"]))))
             job.remaining.clear()
         elif "end" in answer:
             job.remaining.clear()
             return True
-
-
-def _death(code: int, noise: Iterable[str]) -> str:
-    if code < 0:
-        try:
-            name = signal.Signals(-code).name
-        except ValueError:
-            name = f"signal {-code}"
-        text = f"the process died of {name}"
-    else:
-        text = f"the process ended with exit code {code}"
-    last = next((line for line in reversed(list(noise)) if line), "")
-    return f"{text}; last words: {last}"[:400] if last else text

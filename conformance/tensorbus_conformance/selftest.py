@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import re
 import sys
 import threading
 import time
@@ -32,6 +31,7 @@ from .faults import FAULTS, Fault
 from .judge.items import Item
 from .report import write
 from .runner import Run, run_items
+from .survey import survey
 
 __all__ = ["THRESHOLD", "self_test"]
 
@@ -137,14 +137,8 @@ def _device() -> str | None:
 
 def _shuffled_device() -> str | None:
     """A simulated device whose groups are threads: its barrier is no empty text."""
-    for info in tb.devices():
-        if info.available and info.evidence is Evidence.SIMULATED:
-            dialect = tb.get_device(info.name).backend.dialect
-            if dialect is not None and not dialect.loops:
-                barrier = re.search(r"^#define SYNC(.*)$", dialect.prelude, re.MULTILINE)
-                if barrier is not None and barrier[1].strip():
-                    return info.name
-    return None
+    lines = [d for d in tb.devices() if d.available and d.evidence is Evidence.SIMULATED]
+    return next((one.info.name for one in survey(lines) if one.shuffled), None)
 
 
 def _all(

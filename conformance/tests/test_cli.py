@@ -6,12 +6,13 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import tensorbus as tb
 from tensorbus._devices import registry
-from tensorbus_backends.contract import DeviceInfo, DeviceUnavailableError
+from tensorbus_backends.contract import DeviceInfo
 from tensorbus_conformance import cli
 
 ABSENT = DeviceInfo("cuda", "cuda", -1, False, cause="there is no driver", fix="install it")
@@ -87,19 +88,15 @@ def test_a_warning_is_one_line() -> None:
 def test_a_device_that_cannot_be_opened_does_not_hide_the_list(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def refuse(name: str) -> None:
-        raise DeviceUnavailableError(name, "it is in use", "wait for it")
-
-    monkeypatch.setattr(tb, "devices", lambda: [ABSENT, PRESENT[0]])
-    monkeypatch.setattr(tb, "get_device", refuse)
+    # No plugin here has such a device, so the process that is asked to open it cannot.
+    gone = replace(PRESENT[1], name="cpu:7", index=7)
+    monkeypatch.setattr(tb, "devices", lambda: [ABSENT, gone])
     assert cli.main(["devices", "--json"]) == cli.EXIT_OK
     first, second = json.loads(capsys.readouterr().out)
     assert (first["name"], first["available"]) == ("cuda", False)
-    assert (second["name"], second["available"], second["cause"]) == (
-        "rocm:0",
-        False,
-        "it is in use",
-    )
+    assert (second["name"], second["available"]) == ("cpu:7", False)
+    assert "it could not be opened: no device is called 'cpu:7'" in second["cause"]
+    assert [d["evidence"] for d in (first, second)] == [None, None]
 
 
 def test_an_absent_device_has_no_evidence_in_a_report(

@@ -12,9 +12,10 @@ import jsonschema
 import pytest
 import tensorbus_conformance.conform as conform_module
 from tensorbus_conformance import cli, test_conformance
-from tensorbus_conformance.expectations import Expectations, Vocabulary, full_list, load
+from tensorbus_conformance.expectations import FULL, Expectations, Vocabulary, full_list, load
 from tensorbus_conformance.judge.items import Item, Outcome
 from tensorbus_conformance.runner import Cell, Run, cells_of
+from tensorbus_conformance.survey import survey
 
 pytest_plugins = ["pytester"]
 
@@ -196,7 +197,7 @@ def test_an_unknown_name_is_a_usage_error(
 
 
 def test_the_full_list_has_every_level() -> None:
-    cells = full_list(cli.choose_devices("ref"))
+    cells = full_list(survey(cli.choose_devices("ref"), FULL))
     assert "exp/ref/float16/portable/exhaustive16" in cells
     assert len(cells) == len(set(cells))
 

@@ -208,4 +208,4 @@ def test_from_the_command_line(tmp_path: Path) -> None:
     assert other.read_text() == page.read_text()
     (tmp_path / "file").write_text("")
     unwritable = tmp_path / "file" / "r.xml"
-    assert cli.main([*asked, "--junit", str(unwritable), "--workers", "1"]) == 1
+    assert cli.main([*asked, "--junit", str(unwritable), "--workers", "1"]) == 2

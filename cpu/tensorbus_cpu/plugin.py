@@ -16,6 +16,7 @@ from tensorbus_backends.contract import (
     CompileError,
     DeviceInfo,
     DeviceUnavailableError,
+    Evidence,
 )
 from tensorbus_backends.dialect import Dialect
 
@@ -80,6 +81,7 @@ def _attempt() -> tuple[DeviceInfo, CpuDevice | None]:
         NAME,
         NAME,
         0,
+        evidence=Evidence.HARDWARE,
         description=f"{machine.name}, {machine.vectors}, {runtime.threads} threads, "
         f"{toolchain.version}",
         details={

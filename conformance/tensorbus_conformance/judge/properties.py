@@ -5,6 +5,7 @@ Bounds come from the oracle's error model; comparisons of bits treat NaN as one 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -83,19 +84,34 @@ def _merge(outcome: Outcome, verdict: Verdict, case: Case, arrays: Sequence[Arra
     if relative >= known or not verdict.ok:
         outcome.worst_error, outcome.bound = verdict.worst_error, verdict.bound
         outcome.unit = verdict.unit
-        outcome.witness = _witness(verdict, arrays)
+        shape = None if verdict.passed is None else verdict.passed.shape
+        outcome.witness = _witness(verdict.witness_index, shape, case, arrays)
 
 
-def _witness(verdict: Verdict, arrays: Sequence[Array]) -> str:
-    index = verdict.witness_index
+def _witness(
+    index: tuple[int, ...] | None,
+    shape: tuple[int, ...] | None,
+    case: Case,
+    given: Sequence[Array] = (),
+) -> str:
+    """Where a result is worst, and its input: the operands' elements there, or the operands.
+
+    Args:
+        index: Of the element.
+        shape: Of the result, if it is known.
+        case: The call.
+        given: Its operands, if they are others than the case's.
+    """
     if index is None:
         return ""
-    values = [
-        f"{float(a[index]).hex() if a.dtype.kind not in 'biu' else a[index]}"
-        for a in arrays
-        if a.ndim == len(index) and all(i < n for i, n in zip(index, a.shape, strict=True))
-    ]
-    return f"{index}: {', '.join(values)}" if values else f"{index}"
+    arrays = given or array_slots(case)
+    if arrays and all(a.shape == shape for a in arrays):
+        values = [
+            f"{float(a[index]).hex() if a.dtype.kind not in 'biu' else a[index]}" for a in arrays
+        ]
+        return f"{index} of {case.label or 'call'}: {', '.join(values)}"
+    operands = [f"{a.dtype}{a.shape}" + (f" {a.tolist()}" if a.size <= 8 else "") for a in arrays]
+    return f"{index} of {case.label or 'call'}, operands {'; '.join(operands) or 'none'}"
 
 
 def _judged(session: Session, sets: Sequence[Case], name: str) -> Outcome:
@@ -191,8 +207,12 @@ def bits(session: Session) -> Outcome:
         want = session.interpreted(case)
         if session.op in ("empty", "empty_like"):
             want = [np.zeros_like(w) for w in want]
+        before = outcome.state
         for g, w in zip(got, want, strict=True):
             _compare(outcome, case.label or "call", g, w, "ref has")
+        if outcome.state != before and outcome.witness:
+            index = tuple(map(int, re.findall(r"\d+", outcome.witness)))
+            outcome.witness = _witness(index, want[0].shape, case)
     return outcome
 
 
@@ -434,6 +454,8 @@ def judge(session: Session, name: str) -> Outcome:
     except Exception as error:
         where = _place(error)
         return Outcome(name, "error", f"{type(error).__name__}: {error} [{where}]"[:500])
+    if outcome.state == "fail" and outcome.witness:
+        outcome.witness += f" (level {session.level}, seed {session.seed})"
     if outcome.state == "pass" and outcome.decided == 0:
         outcome.state, outcome.message = "vacuous", "no element could have failed"
     return outcome
