@@ -55,7 +55,7 @@ def _chosen(op: str, sets: Sequence[Case]) -> list[Case]:
         forms = [(a.dtype, a.shape) for a in arrays]
         size = sum(a.size for a in arrays)
         rows = any(a.ndim and a.shape[0] > 1 for a in arrays)
-        return size == 0, not rows, -(len(forms) - len(set(forms))), -len(forms), size
+        return size == 0, not rows or case.options.get("copy") is False, -(len(forms) - len(set(forms))), -len(forms), size
 
     return sorted((c for c in sets if c.options.get("copy") is not False or not view), key=rank)
 

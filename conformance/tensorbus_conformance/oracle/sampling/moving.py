@@ -402,7 +402,7 @@ def astype(sampler: Sampler) -> list[Case]:
         x = np.concatenate(values)
         layout = sampler.pick(["contiguous", "negative", "gaps", "offset"])
         laid = arrays.laid_out(sampler.rng, x, layout)
-        options = sampler.pick([{}, {"copy": True}, {"copy": False}])
+        options: dict[str, Any] = [{}, {"copy": True}, {"copy": False}][len(found) % 3]
         found.append(Case((laid, target), options, f"to {target.name}", False, False))
     return found
 
