@@ -440,3 +440,11 @@ def test_where_and_clip_bits() -> None:
     a, b = PAIRS
     same_bits(tb.where, a < b, a, b)
     same_bits(lambda x: tb.clip(x, -1, 3), a)
+
+
+def test_clip_takes_bounds_beyond_the_dtype_as_its_limits() -> None:
+    x = tb.asarray([-5, 0, 7], dtype=tb.int8)
+    far = tb.asarray([300, -300, 2], dtype=tb.int32)
+    assert tb.clip(x, None, far).tolist() == [-5, -128, 2]
+    assert tb.clip(x, far, None).tolist() == [127, 0, 7]
+    assert tb.clip(x, far).dtype is tb.int8

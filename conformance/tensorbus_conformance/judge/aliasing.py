@@ -34,7 +34,7 @@ def check(session: Session) -> Outcome:
     """See the module."""
     outcome = Outcome("aliasing", unit="bits")
     count = 1 if session.level == "smoke" else 3
-    for case in _chosen(session.cases())[:count]:
+    for case in _chosen(session.op, session.cases())[:count]:
         tensors, _ = session.tensors(case)
         _fresh(session, outcome, case, tensors, session.call(case, tensors))
         for label, views in _shared(session, case):
@@ -42,16 +42,22 @@ def check(session: Session) -> Outcome:
     return outcome
 
 
-def _chosen(sets: Sequence[Case]) -> list[Case]:
-    """Cases by how many of their arrays could be one, then by size; empty ones last."""
+def _chosen(op: str, sets: Sequence[Case]) -> list[Case]:
+    """Cases by how many of their arrays could be one, then by size; empty ones last.
 
-    def rank(case: Case) -> tuple[bool, int, int, int]:
+    A call that demands a view (`copy=False`) may refuse memory that is laid out in another way.
+    """
+
+    view = REFERENCES[op].view
+
+    def rank(case: Case) -> tuple[bool, bool, int, int, int]:
         arrays = array_slots(case)
         forms = [(a.dtype, a.shape) for a in arrays]
         size = sum(a.size for a in arrays)
-        return size == 0, -(len(forms) - len(set(forms))), -len(forms), size
+        rows = any(a.ndim and a.shape[0] > 1 for a in arrays)
+        return size == 0, not rows, -(len(forms) - len(set(forms))), -len(forms), size
 
-    return sorted(sets, key=rank)
+    return sorted((c for c in sets if c.options.get("copy") is not False or not view), key=rank)
 
 
 def _fail(outcome: Outcome, case: Case, text: str) -> None:
@@ -63,7 +69,7 @@ def _fresh(
     session: Session, outcome: Outcome, case: Case, operands: Sequence[tb.Tensor], results: Views
 ) -> None:
     """No result lies in an operand's buffer or in another result's."""
-    if REFERENCES[session.op].view:
+    if REFERENCES[session.op].view or case.options.get("copy") is False:
         return
     seen = {id(t._buffer): f"operand {k}" for k, t in enumerate(operands)}
     for k, r in enumerate(results):
@@ -82,14 +88,14 @@ def _shared(session: Session, case: Case) -> Iterator[tuple[str, Views]]:
     """
     strided = session.level != "smoke" or REFERENCES[session.op].view
     arrays = array_slots(case)
-    tensors, _ = session.tensors(case)
+    tensors, _ = session.tensors(case, "contiguous")
 
     def view(x: tb.Tensor, shape: tuple[int, ...], offset: int, strides: Any = None) -> tb.Tensor:
         return tb.Tensor(x._buffer, Spec.of(x.device, x.dtype, shape, strides), x._offset + offset)
 
     groups: dict[Any, list[int]] = {}
     for k, a in enumerate(arrays):
-        if a.size:
+        if a.size and k not in REFERENCES[session.op].positions:
             groups.setdefault(a.dtype, []).append(k)
     for members in groups.values():
         first = members[0]
@@ -146,7 +152,7 @@ def _neighbours(
 def _compare(session: Session, outcome: Outcome, case: Case, label: str, views: Views) -> None:
     """The call on `views` against the call on copies of their values."""
     values = [host(v) for v in views]
-    args, options = split(case)[1]([np.ascontiguousarray(v) for v in values])
+    args, options = split(case)[1]([np.array(v, order="C") for v in values])
     plain = Case(tuple(args), options, case.label)
     before = [memory_of(v).tobytes() for v in views]
     wanted, due = _outcome(session, plain, session.tensors(plain)[0])

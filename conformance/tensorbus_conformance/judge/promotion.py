@@ -107,7 +107,9 @@ def check(session: Session) -> Outcome:
         outcome.decided += 1
         if g.dtype != r.dtype:
             _fail(outcome, f"{case.label}: result is {g.dtype}, expected {r.dtype}")
-    places = [k for k, a in enumerate(array_slots(case)) if a.dtype == session.dtype.numpy]
+    apart = REFERENCES[session.op].positions
+    mine = session.dtype.numpy
+    places = [k for k, a in enumerate(array_slots(case)) if a.dtype == mine and k not in apart]
     if len(places) > 1:
         for other in _others(session):
             for k in places[:2] if session.level != "smoke" else [places[session.seed % 2]]:
@@ -155,6 +157,9 @@ def _pair(
     refused = refused or (record.mixes == "first" and common is not first)
     if record.mixes == "each":
         return
+    if record.mixes == "first kind":
+        refused = common is None or not (first.is_float or common.kind in (first.kind, "u"))
+        common = first
     if record.mixes == "within" and _kind(other) not in record.kinds:
         refused = True
     if common is not None and _kind(common) not in (record.takes or record.kinds):

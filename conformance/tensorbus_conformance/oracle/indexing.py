@@ -273,3 +273,9 @@ _register("index_add", _index_add, 3, at.index_add, "if", judges.accumulation(),
 _register("isin", _isin, 2, None, "if", offered=False)
 for _which in ("all", "counts", "inverse", "values"):
     _register(f"unique_{_which}", _unique(_which), 1, None, offered=False)
+
+for _name, _at in (
+    ("take", 1), ("take_along_axis", 1), ("gather", 1), ("scatter", 1), ("index_add", 1),
+    ("searchsorted", 2), ("where", 0),
+):  # fmt: skip
+    OPS[_name] = replace(OPS[_name], positions=(_at,))

@@ -321,3 +321,4 @@ for _name in (
     "matrix_transpose", "reshape", "flip", "unstack", "asarray", "from_dlpack", "meshgrid",
 ):  # fmt: skip
     OPS[_name] = replace(OPS[_name], view=True)
+OPS["repeat"] = replace(OPS["repeat"], positions=(1,))

@@ -476,3 +476,5 @@ _register(
 )
 _register("embedding", "exact", _embedding, judges.exact, at.embedding, (2, 2), kinds="bif")
 _register("dropout", "coefficient", _dropout, judges.coefficient(), None, (2, 2))
+for _name, _at in (("embedding", 0), ("cross_entropy", 1)):
+    OPS[_name] = replace(OPS[_name], positions=(_at,))

@@ -89,9 +89,11 @@ class OpReference:
         axes_twice: Whether `axis` may name a dimension more than once.
         mixes: What operands of several dtypes become: "promoted" to their common dtype; "within":
             likewise, but each has to be of a kind that the op takes; "first": the first one's, to
-            which the others have to promote; "each": nothing; "never": an error.
+            which the others have to promote; "first kind": the first one's, the others being of its
+            kind, or it floating; "each": nothing; "never": an error.
         saturates: Whether a Python integer beyond the dtype counts as the dtype's limit.
         takes: Kinds of dtype that the op accepts, where they are more than `kinds`.
+        positions: Numbers of the tensor arguments that are indices, counts or conditions.
         view: Whether a result may lie in an operand's memory.  All others are fresh.
         order: What docs/order.md says of its bits; None where it says nothing.
         namespace: ``"nn"`` or ``""``: where the library has the op.
@@ -121,6 +123,7 @@ class OpReference:
     mixes: str = "promoted"
     saturates: bool = False
     takes: str = ""
+    positions: tuple[int, ...] = ()
     view: bool = False
     order: Order | None = None
     namespace: str = ""

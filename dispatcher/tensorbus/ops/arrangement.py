@@ -12,7 +12,7 @@ from tensorbus_backends.dtypes import DType
 from .._autograd import Context
 from .._devices import Device
 from .._op import Op, apply, function
-from .._plan import Launch, Plan, map_launch
+from .._plan import Launch, Plan, map_launch, same_device
 from .._promotion import promote
 from .._spec import Shape, Spec, broadcast_shapes
 from .._tensor import Tensor
@@ -22,7 +22,6 @@ from .manipulation import (
     astype,
     bits_dtype,
     broadcast_to,
-    contiguous,
     move_expr,
     permute_dims,
     reshape,
@@ -276,13 +275,13 @@ def roll(
         return reshape(roll(reshape(x, (x.size,)), shift, axis=0), x.shape)
     axes = list(axis) if isinstance(axis, Sequence) else [axis]
     shifts = list(shift) if isinstance(shift, Sequence) else [shift] * len(axes)
+    axes = [normalize_axis("roll", a, x.ndim) for a in axes]
     if len(axes) == 1:
         axes = axes * len(shifts)
     if len(axes) != len(shifts):
         raise ValueError(f"roll: {len(shifts)} shifts for {len(axes)} axes")
     out = x
-    for a, by in zip(axes, shifts, strict=True):
-        along = normalize_axis("roll", a, x.ndim)
+    for along, by in zip(axes, shifts, strict=True):
         n = x.shape[along]
         start = operator.index(by) % n if n else 0
         if start:
@@ -320,7 +319,7 @@ def tile(x: Tensor, repetitions: Sequence[int], /) -> Tensor:
     wide = tuple(n for r, m in zip(times, shape, strict=True) for n in (r, m))
     out = broadcast_to(reshape(x, apart), wide)
     final = tuple(r * m for r, m in zip(times, shape, strict=True))
-    return reshape(contiguous(out), final)
+    return reshape(out, final, copy=True)
 
 
 @function("manipulation", differentiable=True, op="broadcast_to")
@@ -350,7 +349,7 @@ def repeat(x: Tensor, repeats: int | Tensor, /, *, axis: int | None = None) -> T
     shape = (*x.shape[: along + 1], times, *x.shape[along + 1 :])
     out = broadcast_to(expand_dims(x, axis=along + 1), shape)
     final = (*x.shape[:along], n * times, *x.shape[along + 1 :])
-    return reshape(contiguous(out), final)
+    return reshape(out, final, copy=True)
 
 
 def _repeat_each(x: Tensor, repeats: Tensor, axis: int) -> Tensor:
@@ -358,6 +357,7 @@ def _repeat_each(x: Tensor, repeats: Tensor, axis: int) -> Tensor:
     from .conversion import asarray
     from .selection import index
 
+    same_device("repeat", [x._spec, repeats._spec])
     n = x.shape[axis]
     if not repeats.dtype.is_integer:
         raise TypeError(f"repeat: repeats are {repeats.dtype.name}, they must be integers")

@@ -253,8 +253,8 @@ def clip(
 
     Args:
         x: Numeric tensor.
-        min: Lower bound, broadcast with `x`; None means none.  A Python integer beyond the dtype
-            of `x` counts as the dtype's limit.
+        min: Lower bound, broadcast with `x`; None means none.  Integers beyond the dtype of `x`
+            count as the dtype's limit.
         max: Upper bound, likewise.
 
     Returns:
@@ -275,6 +275,8 @@ def clip(
         out = apply(_clip_low, (x, low))
     elif high is not None:
         out = apply(_clip_high, (x, high))
+    elif x.dtype.kind == "b":
+        raise TypeError("clip: x is bool; convert it with astype")
     else:
         out = positive(x)
     return out
@@ -298,6 +300,11 @@ def _bound(x: Tensor, bound: Tensor | Scalar, argument: str) -> Tensor:
             f"clip: {argument} is {tensor.dtype.name} but x is {dtype.name}; "
             "convert one with astype"
         )
+    given = tensor.dtype
+    if dtype.is_integer and given.is_integer and (given.min < dtype.min or given.max > dtype.max):
+        low = given.min if given.min > dtype.min else dtype.min
+        high = given.max if given.max < dtype.max else dtype.max
+        tensor = clip(tensor, low, high)
     if dtype.is_integer:
         tensor = clip(tensor, dtype.min, dtype.max)
     return astype(tensor, dtype)

@@ -83,7 +83,8 @@ def elementwise(count: int, option_sets: Any = None) -> Samples:
                 operands.append(sampler.array(mine, j, data=row["data"], layout=layout))
             layouts = ", ".join(row[f"layout{j}"] for j in range(count))
             label = f"{row['data']} {'x'.join(map(str, shape)) or 'scalar'}, {layouts}"
-            plain = row["data"] == "ordinary"
+            shared = any(row[f"layout{j}"] in arrays.SHARING for j in range(count))
+            plain = row["data"] == "ordinary" and not shared
             chosen = options[k % len(options)]
             found.append(Case(tuple(operands), dict(chosen), label, plain, plain))
         if sampler.floating:
