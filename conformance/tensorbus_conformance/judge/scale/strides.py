@@ -1,8 +1,8 @@
 """Views of many dimensions whose strides merge where they are meant to, and nowhere else.
 
-A kernel walks at most 16 dimensions that do not merge, 15 of them once per row.  Every element of the
-memory is another word, so a dimension that is skipped, walked with a neighbour's stride or merged
-with one that does not fit gives other words.
+A kernel walks at most 16 dimensions that do not merge, 15 of them once per row.  Every element of
+the memory is another word, so a dimension that is skipped, walked with a neighbour's stride or
+merged with one that does not fit gives other words.
 """
 
 from __future__ import annotations
