@@ -190,15 +190,16 @@ def test_the_oracle_says_what_is_due(monkeypatch: pytest.MonkeyPatch) -> None:
         caught("exp", name)
 
 
-def test_a_missing_op_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    known = items.properties("exp", dt.float32, "portable", "ref", "smoke")
+@pytest.mark.parametrize("op", ["exp", "add", "where"])
+def test_a_missing_op_is_counted(op: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = items.properties(op, dt.float32, "portable", "ref", "smoke")
     device = tb.get_device("ref")
     before = items.items("ref", device.capabilities, {}, "smoke")
-    monkeypatch.delitem(tb.FUNCTIONS, "exp")
+    monkeypatch.delitem(tb.FUNCTIONS, op)
     assert items.items("ref", device.capabilities, {}, "smoke") == before
-    assert items.properties("exp", dt.float32, "portable", "ref", "smoke") == known
+    assert items.properties(op, dt.float32, "portable", "ref", "smoke") == known
     for name in known:
-        outcome = verdict("exp", name)
+        outcome = verdict(op, name)
         assert (outcome.state, "missing op" in outcome.message) == ("fail", True)
 
 

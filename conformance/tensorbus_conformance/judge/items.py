@@ -179,7 +179,7 @@ def properties(op: str, dtype: DType, variant: str, device: str, level: str) -> 
             found.append("kinks")
         found.append("autograd")
     found.append("promotion")
-    if takes_scalars(op):
+    if REFERENCES[name].takes_numbers or (function is not None and takes_scalars(op)):
         found.append("scalars")
     found.append("users")
     if REFERENCES[name].tensors[1] > 0:

@@ -91,6 +91,8 @@ class OpReference:
             likewise, but each has to be of a kind that the op takes; "first": the first one's, to
             which the others have to promote; "first kind": the first one's, the others being of its
             kind, or it floating; "each": nothing; "never": an error.
+        numbers: Whether Python numbers may stand beside tensors; elementwise ops of several tensors
+            say so by that.
         saturates: Whether a Python integer beyond the dtype counts as the dtype's limit.
         takes: Kinds of dtype that the op accepts, where they are more than `kinds`.
         positions: Numbers of the tensor arguments that are indices, counts or conditions.
@@ -121,6 +123,7 @@ class OpReference:
     new_axes: bool = False
     axes_twice: bool = False
     mixes: str = "promoted"
+    numbers: bool = False
     saturates: bool = False
     takes: str = ""
     positions: tuple[int, ...] = ()
@@ -134,6 +137,10 @@ class OpReference:
     def qualified(self) -> str:
         """Name with namespace, as it is called: ``"nn.relu"``."""
         return f"{self.namespace}.{self.name}" if self.namespace else self.name
+
+    @property
+    def takes_numbers(self) -> bool:
+        return self.numbers or (self.elementwise and self.tensors[1] > 1)
 
     @property
     def differentiable(self) -> bool:

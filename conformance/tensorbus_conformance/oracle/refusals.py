@@ -37,7 +37,8 @@ def _fact(*names: str, **fields: Any) -> None:
 
 _fact("expand_dims", "stack", new_axes=True)
 _fact("roll", axes_twice=True)  # the shifts add up, as in NumPy
-_fact("clip", saturates=True, mixes="first kind")
+_fact("clip", saturates=True, mixes="first kind", numbers=True)
+_fact("where", "full", "full_like", numbers=True)
 _fact("scatter", "index_add", mixes="first")
 _fact("mse_loss", "cross_entropy", "linear", "layer_norm", "rms_norm", mixes="within")
 _fact("broadcast_arrays", mixes="each")
