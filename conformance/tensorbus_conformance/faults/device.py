@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tensorbus_backends.contract import Buffer, Device
+from tensorbus_backends.kernels.base import DIMS
 
 from .base import FAULTS, Fault, FaultyDevice, Planted
 
@@ -156,11 +157,11 @@ _text(
 )
 _text(
     "cast-wraps",
-    "float to int conversion wraps instead of saturating",
+    "conversion of floats to signed integers wraps instead of saturating",
     "astype",
     lambda t: re.sub(
-        r"INLINE i32 f32_to_i32\(f32 x\) \{.*?\n\}",
-        "INLINE i32 f32_to_i32(f32 x) { return (i32)(u32)(i64)x; }",
+        r"INLINE (i\d+) f32_to_\1\(f32 x\) \{.*?\n\}",
+        r"INLINE \1 f32_to_\1(f32 x) { return (\1)(u64)(i64)x; }",
         t,
         flags=re.S,
     ),
@@ -308,9 +309,10 @@ def _drop_last(words: list[int]) -> bool:
 
 
 def _dense(words: list[int]) -> bool:
-    if words[10] in (0, 1):
+    stride = 2 + DIMS + 1  # of the operand: n, dimensions, their sizes, its offset
+    if words[stride] in (0, 1):
         return False
-    words[10] = 1
+    words[stride] = 1
     return True
 
 

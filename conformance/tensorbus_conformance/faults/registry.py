@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -84,7 +85,8 @@ def _function(name: str, make: Callable[[Any], Any]) -> Callable[[Planted], None
             planted.hit()
             return make(old.call)(*args, **options)
 
-        call.__name__ = old.name
+        # With the signature, which the judge makes bad calls from.
+        functools.update_wrapper(call, old.call)
         _op.FUNCTIONS[name] = tb.Function(
             old.name, old.namespace, call, old.differentiable, old.family, old.op
         )

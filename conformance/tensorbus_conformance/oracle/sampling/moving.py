@@ -390,7 +390,10 @@ def degenerate(*rest: Any, least: int = 0, **options: Any) -> Samples:
 
 
 def astype(sampler: Sampler) -> list[Case]:
-    """Every pair of dtypes: ordinary and special values, neighbours of powers of two, ties."""
+    """Every pair of dtypes: ordinary and special values, neighbours of powers of two, ties.
+
+    At smoke bool, and of each other kind of dtype one that the seed chooses.
+    """
     import ml_dtypes
 
     names = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
@@ -401,7 +404,8 @@ def astype(sampler: Sampler) -> list[Case]:
         layout = sampler.pick(["contiguous", "negative", "gaps", "permuted"])
         x = sampler.array((5, 31), layout=layout)
         found.append(Case((x, target), {}, f"ordinary to {target.name}"))
-    for target in sampler.some(targets, 4):
+    kinds = [[t for t in targets if t.kind in kind] for kind in ("b", "i", "u", "fV")]
+    for target in targets if sampler.deep else map(sampler.pick, kinds):
         values = [
             sampler.array((129,)),
             sampler.specials(),
