@@ -45,8 +45,10 @@ def test_an_item_passes_and_every_cell_is_counted() -> None:
 
 
 def test_a_crash_is_one_cell_and_loses_no_other() -> None:
-    run = run_items([ITEM], "smoke", 0, workers=1, fault="test-crash")
+    only = ["values", "errors", "guards"]
+    run = run_items([ITEM], "smoke", 0, workers=1, fault="test-crash", only=only)
     found = states(run)
+    assert list(found) == only
     assert found["values"] == "crash"
     assert "SIGSEGV" in next(c.outcome.message for c in run.cells if c.outcome.state == "crash")
     assert found["errors"] in ("pass", "crash")
@@ -169,6 +171,7 @@ def test_interrupting_the_command_keeps_the_report(tmp_path: Path) -> None:
         [sys.executable, "-m", "tensorbus_conformance", "conform", "--device", "ref",
          "--level", "standard", "--report", str(tmp_path)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     time.sleep(12)
     process.send_signal(signal.SIGINT)

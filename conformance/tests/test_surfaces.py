@@ -241,16 +241,17 @@ class _InUse(FaultyDevice):
 
     def __init__(self, real: Any) -> None:
         super().__init__(real, Planted())
-        self.blocks: dict[int, weakref.WeakSet[Buffer]] = {}
+        self.blocks: dict[int, list[weakref.ref[Buffer]]] = {}
         self.count = 0
 
     def allocate(self, nbytes: int) -> Buffer:
         self.count += 1
-        known = self.blocks.setdefault(nbytes, weakref.WeakSet())
-        if nbytes and self.count % 9 == 0 and known:
-            return next(iter(known))
+        known = self.blocks.setdefault(nbytes, [])
+        used = [block for r in known if (block := r()) is not None]
+        if nbytes and self.count % 9 == 0 and used:
+            return used[0]  # the one that has been in use for longest
         made = self.real.allocate(nbytes)
-        known.add(made)
+        known.append(weakref.ref(made))
         return made
 
 
