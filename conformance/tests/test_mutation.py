@@ -298,6 +298,7 @@ def files(folder: str) -> set[str]:
     return {str(p) for p in Path(folder).rglob("*") if "mutation" not in p.parts}
 
 
+@pytest.mark.xdist_group("mutation")
 def test_bad_mutants_end_in_bounded_time_and_leave_nothing(pool: Pool, tmp_path: Path) -> None:
     cache = str(tmp_path)
     healthy = Mutant.of({**c_mutant("return mine;", "return mine;").record()})
@@ -330,6 +331,7 @@ def test_bad_mutants_end_in_bounded_time_and_leave_nothing(pool: Pool, tmp_path:
     assert Tree.here().digest == digest
 
 
+@pytest.mark.xdist_group("mutation")
 def test_a_mutant_is_judged_by_what_reaches_it(pool: Pool) -> None:
     coverage = record(TREE, pool, "smoke", ["cpu"], lambda a, b: None, ops=["subtract", "prod"])
     assert {n.split("/")[0] for n in coverage.items} == {"subtract", "prod"}
