@@ -541,6 +541,23 @@ def _optional(xs: list[Any], position: int) -> Any:
     return xs[position] if len(xs) > position else None
 
 
+def _affine(xs: list[Any], position: int, axes: tuple[int, ...]) -> Any:
+    """A weight with ones for the dimensions that are not normalized; None if there is none."""
+    given = _optional(xs, position)
+    shape = shape_of(xs[0])
+    if given is None or len(shape_of(given)) == len(shape):
+        return given
+    return reshape(given, tuple(n if k in axes else 1 for k, n in enumerate(shape)))
+
+
+def _share(g: Any, xs: list[Any], position: int, axes: tuple[int, ...]) -> Any:
+    """The cotangent of every element as that of a weight, summed over where it is used."""
+    given = _affine(xs, position, axes)
+    if given is None:
+        return None
+    return reshape(unbroadcast(g, shape_of(given)), shape_of(xs[position]))
+
+
 def _standardized(x: Any, axes: tuple[int, ...], eps: float) -> tuple[Any, Any]:
     """((x - mean x) / s, 1 / s), s^2 = var + eps."""
     rows = {"axis": axes, "keepdims": True}
@@ -549,36 +566,34 @@ def _standardized(x: Any, axes: tuple[int, ...], eps: float) -> tuple[Any, Any]:
 
 
 def _layer_norm(xs: list[Any], o: dict[str, Any]) -> Any:
-    x, weight, bias = xs[0], _optional(xs, 1), _optional(xs, 2)
-    y, _ = _standardized(x, _axes(x, o), o.get("eps", 1e-5))
+    x, axes = xs[0], _axes(xs[0], o)
+    weight, bias = (_affine(xs, k, axes) for k in (1, 2))
+    y, _ = _standardized(x, axes, o.get("eps", 1e-5))
     y = y if weight is None else y * weight
     return y if bias is None else y + bias
 
 
 def _layer_norm_rule(xs: list[Any], o: dict[str, Any], g: Any) -> list[Any]:
-    x, weight, bias = xs[0], _optional(xs, 1), _optional(xs, 2)
-    axes = _axes(x, o)
+    x, axes = xs[0], _axes(xs[0], o)
+    weight = _affine(xs, 1, axes)
     count = math.prod(shape_of(x)[a] for a in axes)
     hat, scale = _standardized(x, axes, o.get("eps", 1e-5))
     gw = g if weight is None else g * weight
     dx = scale * (
         gw - summed(gw, axes, True) / count - hat * (summed(gw * hat, axes, True) / count)
     )
-    dw = None if weight is None else unbroadcast(g * hat, shape_of(weight))
-    db = None if bias is None else unbroadcast(g, shape_of(bias))
-    return [dx, dw, db][: len(xs)]
+    return [dx, _share(g * hat, xs, 1, axes), _share(g, xs, 2, axes)][: len(xs)]
 
 
 def _rms_norm_rule(xs: list[Any], o: dict[str, Any], g: Any) -> list[Any]:
-    x, weight = xs[0], _optional(xs, 1)
-    axes = _axes(x, o)
+    x, axes = xs[0], _axes(xs[0], o)
+    weight = _affine(xs, 1, axes)
     count = math.prod(shape_of(x)[a] for a in axes)
     scale = 1 / r.sqrt(summed(x * x, axes, True) / count + constant(x, o.get("eps", 1e-6)))
     hat = x * scale
     gw = g if weight is None else g * weight
     dx = scale * (gw - hat * (summed(gw * hat, axes, True) / count))
-    dw = None if weight is None else unbroadcast(g * hat, shape_of(weight))
-    return [dx, dw][: len(xs)]
+    return [dx, _share(g * hat, xs, 1, axes)][: len(xs)]
 
 
 def _mse_rule(xs: list[Any], o: dict[str, Any], g: Any) -> list[Any]:
@@ -670,7 +685,7 @@ RULES["log_softmax"], FORMULAS["log_softmax"] = _log_softmax_rule, _log_softmax
 RULES["layer_norm"], FORMULAS["layer_norm"] = _layer_norm_rule, _layer_norm
 RULES["rms_norm"] = _rms_norm_rule
 FORMULAS["rms_norm"] = lambda xs, o: nn.rms_norm(
-    xs[0], _optional(xs, 1), _axes(xs[0], o), o.get("eps", 1e-6)
+    xs[0], _affine(xs, 1, _axes(xs[0], o)), _axes(xs[0], o), o.get("eps", 1e-6)
 )
 RULES["mse_loss"], FORMULAS["mse_loss"] = _mse_rule, _mse
 RULES["cross_entropy"], FORMULAS["cross_entropy"] = _cross_entropy_rule, _cross_entropy
