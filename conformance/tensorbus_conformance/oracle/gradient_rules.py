@@ -117,8 +117,31 @@ def _exclusive_products(matrix: Any) -> list[Any]:
 
 def _prod_rule(xs: list[Any], o: dict[str, Any], g: Any) -> list[Any]:
     matrix, back = _rows(xs[0], o.get("axis"))
-    others = back(r.chained(lambda: stacked(_exclusive_products(matrix))))
-    return [spread(g, xs[0], o) * others]
+
+    def others(matrix: Any) -> Any:
+        return stacked(_exclusive_products(matrix))
+
+    found = r.chained(lambda: _any_order(others(matrix), others, matrix))
+    return [spread(g, xs[0], o) * back(found)]
+
+
+def _any_order(found: Any, formula: Callable[..., Any], *arguments: Any) -> Any:
+    """`found`, the derivative along a `Dual` of a formula of sums of products, in any order.
+
+    Its derivative is a sum of monomials; an algorithm rounds each of them once for every factor but
+    one, and once for every sum on its way.  Row by row that is what `found` counts.  Where the
+    scans run by doubling, a monomial of n factors passes up to 3 L + 4 sums, L = ceil(log2 n): L
+    in the terms and their cotangents together, 2 at each of L levels for the cotangents of the
+    factors, 4 where those of all uses meet.  So that many roundings of the sum of the absolute
+    monomials, which is the formula of the absolute values, are added.
+    """
+    if not (isinstance(found, Dual) and isinstance(found.t, Running)):
+        return found
+    absolute = [
+        Dual(r.size(a.v), r.size(a.t)) if isinstance(a, Dual) else r.size(a) for a in arguments
+    ]
+    levels = math.ceil(math.log2(max(shape_of(found)[1], 2)))
+    return Dual(found.v, r.roundings(found.t, 3 * levels + 4, formula(*absolute).t))
 
 
 def _prod(xs: list[Any], o: dict[str, Any]) -> Any:
@@ -270,8 +293,8 @@ def _without_initial(g: Any, axis: int, o: dict[str, Any]) -> Any:
 def _cumulative_sum_rule(xs: list[Any], o: dict[str, Any], g: Any) -> list[Any]:
     axis = _scan_axis(xs[0], o)
     matrix, back = _rows(_without_initial(g, axis, o), axis)
-    width = shape_of(matrix)[1]
-    return [back(contracted(matrix, np.tril(np.ones((width, width)))))]
+    turned = r.accumulated(structural(lambda a: a[:, ::-1], matrix))
+    return [back(structural(lambda a: a[:, ::-1], turned))]
 
 
 def _with_initial(x: Any, axis: int, o: dict[str, Any], first: float) -> Any:
@@ -286,8 +309,7 @@ def _with_initial(x: Any, axis: int, o: dict[str, Any], first: float) -> Any:
 def _cumulative_sum(xs: list[Any], o: dict[str, Any]) -> Any:
     axis = _scan_axis(xs[0], o)
     matrix, back = _rows(xs[0], axis)
-    width = shape_of(matrix)[1]
-    return _with_initial(back(contracted(matrix, np.triu(np.ones((width, width))))), axis, o, 0.0)
+    return _with_initial(back(r.accumulated(matrix)), axis, o, 0.0)
 
 
 def _cumulative_prod(xs: list[Any], o: dict[str, Any]) -> Any:
@@ -310,6 +332,17 @@ def _cumulative_prod_rule(xs: list[Any], o: dict[str, Any], g: Any) -> list[Any]
     axis = _scan_axis(xs[0], o)
     matrix, back = _rows(xs[0], axis)
     cotangent, _ = _rows(_without_initial(g, axis, o), axis)
+    d, before = _scan_gradient(matrix, cotangent)
+    if not isinstance(real_part(d), Running):
+        return [back(d)]
+    d = _any_order(d, lambda m, c: _scan_gradient(m, c)[0], matrix, cotangent)
+    turned = structural(lambda a: a[:, ::-1], matrix)
+    after = _doubled(_moved(turned, 1), structural(lambda a: a[:, ::-1], cotangent))
+    return [back(r.either(d, before * structural(lambda a: a[:, ::-1], after)))]
+
+
+def _scan_gradient(matrix: Any, cotangent: Any) -> tuple[Any, Any]:
+    """(the gradient, one element after the other; the products before each)."""
     width = shape_of(matrix)[1]
     before: list[Any] = [np.ones(shape_of(matrix)[:1])]
     for j in range(width - 1):
@@ -320,12 +353,7 @@ def _cumulative_prod_rule(xs: list[Any], o: dict[str, Any], g: Any) -> list[Any]
         here = cotangent[:, j]
         after = here if after is None else here + matrix[:, j + 1] * after
         columns.append(before[j] * after)
-    d = stacked(columns[::-1])
-    if not isinstance(real_part(d), Running):
-        return [back(d)]
-    turned = structural(lambda a: a[:, ::-1], matrix)
-    after = _doubled(_moved(turned, 1), structural(lambda a: a[:, ::-1], cotangent))
-    return [back(r.either(d, stacked(before) * structural(lambda a: a[:, ::-1], after)))]
+    return stacked(columns[::-1]), stacked(before)
 
 
 def real_part(x: Any) -> Any:
@@ -513,6 +541,23 @@ def _optional(xs: list[Any], position: int) -> Any:
     return xs[position] if len(xs) > position else None
 
 
+def _affine(xs: list[Any], position: int, axes: tuple[int, ...]) -> Any:
+    """A weight with ones for the dimensions that are not normalized; None if there is none."""
+    given = _optional(xs, position)
+    shape = shape_of(xs[0])
+    if given is None or len(shape_of(given)) == len(shape):
+        return given
+    return reshape(given, tuple(n if k in axes else 1 for k, n in enumerate(shape)))
+
+
+def _share(g: Any, xs: list[Any], position: int, axes: tuple[int, ...]) -> Any:
+    """The cotangent of every element as that of a weight, summed over where it is used."""
+    given = _affine(xs, position, axes)
+    if given is None:
+        return None
+    return reshape(unbroadcast(g, shape_of(given)), shape_of(xs[position]))
+
+
 def _standardized(x: Any, axes: tuple[int, ...], eps: float) -> tuple[Any, Any]:
     """((x - mean x) / s, 1 / s), s^2 = var + eps."""
     rows = {"axis": axes, "keepdims": True}
@@ -521,36 +566,34 @@ def _standardized(x: Any, axes: tuple[int, ...], eps: float) -> tuple[Any, Any]:
 
 
 def _layer_norm(xs: list[Any], o: dict[str, Any]) -> Any:
-    x, weight, bias = xs[0], _optional(xs, 1), _optional(xs, 2)
-    y, _ = _standardized(x, _axes(x, o), o.get("eps", 1e-5))
+    x, axes = xs[0], _axes(xs[0], o)
+    weight, bias = (_affine(xs, k, axes) for k in (1, 2))
+    y, _ = _standardized(x, axes, o.get("eps", 1e-5))
     y = y if weight is None else y * weight
     return y if bias is None else y + bias
 
 
 def _layer_norm_rule(xs: list[Any], o: dict[str, Any], g: Any) -> list[Any]:
-    x, weight, bias = xs[0], _optional(xs, 1), _optional(xs, 2)
-    axes = _axes(x, o)
+    x, axes = xs[0], _axes(xs[0], o)
+    weight = _affine(xs, 1, axes)
     count = math.prod(shape_of(x)[a] for a in axes)
     hat, scale = _standardized(x, axes, o.get("eps", 1e-5))
     gw = g if weight is None else g * weight
     dx = scale * (
         gw - summed(gw, axes, True) / count - hat * (summed(gw * hat, axes, True) / count)
     )
-    dw = None if weight is None else unbroadcast(g * hat, shape_of(weight))
-    db = None if bias is None else unbroadcast(g, shape_of(bias))
-    return [dx, dw, db][: len(xs)]
+    return [dx, _share(g * hat, xs, 1, axes), _share(g, xs, 2, axes)][: len(xs)]
 
 
 def _rms_norm_rule(xs: list[Any], o: dict[str, Any], g: Any) -> list[Any]:
-    x, weight = xs[0], _optional(xs, 1)
-    axes = _axes(x, o)
+    x, axes = xs[0], _axes(xs[0], o)
+    weight = _affine(xs, 1, axes)
     count = math.prod(shape_of(x)[a] for a in axes)
     scale = 1 / r.sqrt(summed(x * x, axes, True) / count + constant(x, o.get("eps", 1e-6)))
     hat = x * scale
     gw = g if weight is None else g * weight
     dx = scale * (gw - hat * (summed(gw * hat, axes, True) / count))
-    dw = None if weight is None else unbroadcast(g * hat, shape_of(weight))
-    return [dx, dw][: len(xs)]
+    return [dx, _share(g * hat, xs, 1, axes)][: len(xs)]
 
 
 def _mse_rule(xs: list[Any], o: dict[str, Any], g: Any) -> list[Any]:
@@ -642,7 +685,7 @@ RULES["log_softmax"], FORMULAS["log_softmax"] = _log_softmax_rule, _log_softmax
 RULES["layer_norm"], FORMULAS["layer_norm"] = _layer_norm_rule, _layer_norm
 RULES["rms_norm"] = _rms_norm_rule
 FORMULAS["rms_norm"] = lambda xs, o: nn.rms_norm(
-    xs[0], _optional(xs, 1), _axes(xs[0], o), o.get("eps", 1e-6)
+    xs[0], _affine(xs, 1, _axes(xs[0], o)), _axes(xs[0], o), o.get("eps", 1e-6)
 )
 RULES["mse_loss"], FORMULAS["mse_loss"] = _mse_rule, _mse
 RULES["cross_entropy"], FORMULAS["cross_entropy"] = _cross_entropy_rule, _cross_entropy

@@ -148,6 +148,9 @@ def vjp_reference(
     options = _resolved(op, arrays, options)
     if op.name in MOVEMENT:
         return _movement_vjp(op, arrays, options, cotangent)
+    if (other := _conversion(arrays, options)) is not None:
+        refs = vjp_reference(op, other[0], other[1], cotangent)
+        return [_as_dtype_of(a, ref) for a, ref in zip(arrays, refs, strict=True)]
     count = len(arrays)
     dtypes = _dtypes(arrays)
 
@@ -158,6 +161,26 @@ def vjp_reference(
 
     refs = references(formula, [*arrays, np.asarray(cotangent)], dtypes)
     return [_shaped(ref, a) for ref, a in zip(refs, arrays, strict=True)]
+
+
+def _conversion(arrays: list[Any], options: Options) -> tuple[list[Any], Options] | None:
+    """The call behind one with `dtype`: operands converted (and rounded), nothing else to do.
+
+    What comes before and after are conversions, whose derivatives are conversions: a tangent is
+    rounded to `dtype` as its operand is, a gradient to the operand's dtype.
+    """
+    wanted = options.get("dtype")
+    if wanted is None or format_of(wanted) is None:
+        return None
+    rest = {k: v for k, v in options.items() if k != "dtype"}
+    return [a.astype(wanted) if isinstance(a, np.ndarray) else a for a in arrays], rest
+
+
+def _as_dtype_of(array: Any, ref: Reference | None) -> Reference | None:
+    """What is found in another dtype, in the operand's; None for an integer operand."""
+    if ref is None or format_of(np.asarray(array).dtype) is None:
+        return None
+    return replace(ref, dtype=np.asarray(array).dtype)
 
 
 def _shaped(ref: Reference | None, like: Any) -> Reference | None:
@@ -197,6 +220,8 @@ def jvp_reference(
     ]
     if op.name in MOVEMENT:
         return _movement_jvp(op, arrays, options, given)
+    if (other := _conversion(arrays, options)) is not None:
+        return jvp_reference(op, other[0], other[1], [t.astype(options["dtype"]) for t in given])
 
     def formula(*xs: Any) -> list[Any]:
         return [_tangent(op.name, list(xs[:count]), options, list(xs[count:]))]
@@ -254,6 +279,10 @@ def second_order_reference(
         np.zeros(np.shape(a), np.float64) if t is None else np.asarray(t)
         for a, t in zip(arrays, tangents, strict=True)
     ]
+    if (other := _conversion(arrays, options)) is not None:
+        moved = [t.astype(options["dtype"]) for t in given]
+        refs = second_order_reference(op, other[0], other[1], cotangent, moved)
+        return [_as_dtype_of(a, ref) for a, ref in zip(arrays, refs, strict=True)]
 
     def formula(*xs: Any) -> list[Any]:
         values, g, ts = list(xs[:count]), xs[count], xs[count + 1 :]

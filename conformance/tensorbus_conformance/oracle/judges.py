@@ -140,7 +140,8 @@ def coefficient(native: float = 4.0, stored: bool = False) -> JudgeOf:
     `native` is the ceiling in ulps for the elementary functions of a native kernel.  With
     `stored`, every operation's result is taken to be rounded to the dtype itself (a composition
     of ops, as gradients are), so a 16-bit dtype's own u counts instead of float32's; sums
-    accumulate in float32 all the same.
+    accumulate in float32 all the same.  If the call has an option `dtype`, everything is computed
+    in that one and converted last, to a narrower dtype with one rounding, to a wider one as it is.
     """
 
     def make(
@@ -154,6 +155,10 @@ def coefficient(native: float = 4.0, stored: bool = False) -> JudgeOf:
         fmt = _format(dtype, options)
         if fmt is None:
             return ExactJudge()
+        target = format_of(dtype)
+        if stored and target is not None and target.p < fmt.p:
+            bound = native if portable_bound is None else portable_bound
+            return CoefficientJudge(target, fmt, bound, subnormals=subnormals)
         compute = fmt if stored else fmt.compute
         bound = native if portable_bound is None else portable_bound
         if stored and fmt.compute is FLOAT32 and fmt is not FLOAT32:

@@ -435,6 +435,26 @@ def summed(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
     return Running(v, e, q, h, x.n + count)
 
 
+def accumulated(x: Any) -> Any:
+    """Sums of each element and those before it in its row, in any order."""
+    if isinstance(x, Dual):
+        return Dual(accumulated(x.v), accumulated(x.t))
+    if not isinstance(x, Running):
+        return np.cumsum(x, axis=-1)
+    v, e, q, h = (np.cumsum(c, axis=-1) for c in (x.v, x.e, x.q, x.h))
+    if _STORED.get():
+        return Running(v, e + _rounding(v), q, h, x.n + _one())
+    terms = np.arange(v.shape[-1], dtype=np.float64)
+    return Running(v, e + terms * np.cumsum(size(x.v), axis=-1), q, h, x.n + v.shape[-1])
+
+
+def roundings(x: Running, count: int, magnitude: Any) -> Running:
+    """x with `count` further roundings of numbers that together are at most `magnitude`."""
+    if _WIDE.get():
+        return x
+    return Running(x.v, x.e + count * magnitude, x.q, x.h, x.n + count)
+
+
 def either(a: Any, b: Any) -> Any:
     """One value from two formulas, with the larger of their bounds: both are common."""
     if isinstance(a, Dual) and isinstance(b, Dual):

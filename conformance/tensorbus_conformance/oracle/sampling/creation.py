@@ -178,7 +178,7 @@ def norm(weights: Sequence[str], eps: Sequence[Any]) -> Samples:
                     options[name] = sampler.array(size, at, layout=layout)
             plain = row["data"] == "ordinary" and row["layout"] not in arrays.SHARING
             label = f"{row['data']} {shape}, axis {axis}, {row['layout']}"
-            smooth = plain and (row["axis"] in ("default", "-1") or not set(weights) & set(options))
+            smooth = row["layout"] not in arrays.SHARING
             found.append(Case((x,), options, label, plain, smooth))
         return found
 

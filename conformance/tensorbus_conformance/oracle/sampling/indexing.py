@@ -272,7 +272,6 @@ def cross_entropy(sampler: Sampler) -> list[Case]:
         options = {n: row[n] for n in names if row[n] is not None}
         if row["axis"] != "default":
             options["axis"] = axis
-        smooth = row["target"] == "classes"
         label = f"{shape}, {row['target']}, {options}"
-        found.append(Case((x, target), options, label, smooth=smooth))
+        found.append(Case((x, target), options, label))
     return found

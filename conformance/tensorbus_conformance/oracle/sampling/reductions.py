@@ -96,8 +96,7 @@ def reduction(
                 given["axis"] = axis
             label = f"{kind} {shape}, axis {axis}, {row['layout']}"
             plain = kind in ("ordinary", "positive") and row["layout"] not in arrays.SHARING
-            # Derivatives of a call with `dtype` are those of a conversion and a plain call.
-            smooth = kind == "ordinary" and plain and "dtype" not in given
+            smooth = kind == "ordinary" and plain
             if "correction" in given:  # more degrees of freedom than elements: 0/0
                 count = elements(shape) // max(elements(_kept(shape, axis)), 1)
                 smooth = smooth and count > given["correction"]
@@ -148,7 +147,7 @@ def along_axis(
                 given["dtype"] = np.dtype(given["dtype"])
             label = f"{kind} {shape}, axis {axis}, {row['layout']}"
             plain = kind == "ordinary" and row["layout"] not in arrays.SHARING
-            found.append(Case((x,), given, label, plain, plain and "dtype" not in given))
+            found.append(Case((x,), given, label, plain, plain))
         return found
 
     return make
