@@ -211,9 +211,10 @@ def _register(
     kinds: str = "f",
     domain: Range = (-4.0, 4.0),
     excused: dict[str, str] | None = None,
+    allowed: Callable[[dict[str, Any]], bool] | None = None,
     **options: tuple[Any, ...],
 ) -> None:
-    sets = each.unary_options(**options) if options else None
+    sets = each.unary_options(allowed, **options) if options else None
     OPS[name] = OpReference(
         name,
         family,
@@ -237,6 +238,7 @@ _register(
     "exact",
     _hardtanh,
     judges.exact,
+    allowed=lambda o: o.get("min_val", -1.0) <= o.get("max_val", 1.0),  # else a ValueError
     min_val=(-0.5, 0.0, -1.0, 0.1, -3.0),
     max_val=(2.0, 0.3, 1.0, 0.0, -0.25),
 )
