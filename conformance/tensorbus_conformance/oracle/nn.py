@@ -31,6 +31,7 @@ __all__ = ["OPS", "default_eps", "layer_norm", "reduced", "rms_norm", "target_we
 
 Array = NDArray[Any]
 F64 = NDArray[np.float64]
+Mask = NDArray[np.bool_]
 OPS: dict[str, OpReference] = dict(ACTIVATION_OPS)
 
 
@@ -222,8 +223,8 @@ def _layer_norm(
 
     The computed mean is off by gamma(n + 1) A and d by that and its rounding: |w| r ((n + 1) A +
     |d|).  The variance is off relatively by (n + 3) u, and by ((n + 1) A u)^2 absolutely (see
-    VarianceJudge), which r halves: |y| ((n + 3)/2 + 1/2 + 1/2) for variance, eps and their sum,
-    2 more for root and division (or product with the reciprocal: 3), 1 each for weight and bias.
+    VarianceJudge); what that, eps and their sum do to the root is `_through_root`.  Root and
+    division (or product with the reciprocal) are 3 more, 1 each for weight and bias.
     """
     array = np.asarray(x)
     axes = _axes(axis, array.ndim)
@@ -236,12 +237,14 @@ def _layer_norm(
     with np.errstate(all="ignore"):
         mean_abs = np.abs(wide).mean(axis=axes, keepdims=True)
         centred = np.abs(wide - wide.mean(axis=axes, keepdims=True))
-        spread = np.square(centred).mean(axis=axes, keepdims=True) + eps
+        variance = np.square(centred).mean(axis=axes, keepdims=True)
+        shift = ((count + 1) * mean_abs) ** 2
+        first, second, free = _through_root(variance, eps, count + 3, shift, array.dtype)
         w = 1.0 if weight is None else np.abs(as_float64(weight))
-        scale = w / np.sqrt(spread)
-        extra = 3 + (weight is not None)
-        magnitude = scale * ((count + 1) * mean_abs + centred * ((count + 3) / 2 + 2 + extra))
-        second = scale * centred / spread / 2 * ((count + 1) * mean_abs) ** 2
+        scale = w / np.sqrt(np.abs(variance + eps))
+        extra = 4 + (weight is not None)
+        magnitude = scale * ((count + 1) * mean_abs + centred * (first + extra))
+        second = scale * centred * second
         if bias is not None:
             magnitude = magnitude + np.abs(ref.value)
     return replace(
@@ -250,7 +253,33 @@ def _layer_norm(
         per_ulp=None,
         second=np.broadcast_to(second, ref.shape).copy(),
         terms=count + 8,
+        undefined=np.broadcast_to(free, ref.shape).copy(),
     )
+
+
+def _through_root(
+    v: F64, eps: float, count: int, shift: Any, dtype: np.dtype[Any]
+) -> tuple[F64, F64, Mask]:
+    """Relative error of 1/sqrt(v + eps) from those of v, eps and their sum.
+
+    With v off by `count` u relatively and `shift` u^2 absolutely, eps and the sum t = v + eps
+    rounded once, t is off relatively by d = u C + u^2 D, C = (count v + |eps| + |t|)/|t|, D =
+    shift/|t|; C is at most count + 1 unless eps is negative.  |(1 - d)^(-1/2) - 1| is at most
+    d/2 (1 - d)^(-3/2); with 2 d for d, and one power more, it also covers that t is calculated
+    in float64 here, with errors of no more than d.  Where d reaches 1/8, t has hardly a sign.
+
+    Returns:
+        Coefficients of u and of u^2, and where the result is not specified.
+    """
+    fmt = format_of(dtype)
+    assert fmt is not None
+    u = fmt.compute.u
+    t = np.abs(v + eps)
+    first, second = (count * v + abs(eps) + t) / t, shift / t
+    d = u * first + u * u * second
+    free = np.isfinite(v) & ~(d < 0.125) & ((v != 0) | (shift != 0))  # else all terms are 0
+    growth = np.where(free, 1.0, (1 - 2 * d) ** -2.5)
+    return first / 2 * growth, second / 2 * growth, free
 
 
 def default_eps(dtype: Any) -> float:
@@ -264,9 +293,9 @@ def default_eps(dtype: Any) -> float:
 def _rms_norm(
     x: Any, weight: Any = None, *, axis: int | tuple[int, ...] = -1, eps: float | None = None
 ) -> Reference:
-    """Class 5: all terms of the mean square are positive, so its relative error is n + 1; eps,
-    the sum with it and the root: ((n + 1) + 2)/2 + 1; division (or reciprocal and product) and
-    weight 3: relative (n/2 + 6) u.  Without `eps` it is that of the dtype, 2^(1-p), as PyTorch
+    """Class 5: all terms of the mean square are positive, so its relative error is n + 1; what
+    that, eps and the sum do to the root is `_through_root`; the root 1, division (or reciprocal
+    and product) and weight 3.  Without `eps` it is that of the dtype, 2^(1-p), as PyTorch
     has it.
     """
     array = np.asarray(x)
@@ -276,8 +305,11 @@ def _rms_norm(
     count = math.prod(array.shape[a] for a in axes)
     ref = running.reference(lambda a, w: rms_norm(a, w, axes, small), [array, weight], array.dtype)
     with np.errstate(all="ignore"):
-        magnitude = np.abs(ref.value) * (count / 2 + 6)
-    return replace(ref, magnitude=magnitude, per_ulp=None, terms=count + 8)
+        square = np.square(as_float64(array)).mean(axis=axes, keepdims=True)
+        first, _, free = _through_root(square, small, count + 1, 0.0, array.dtype)
+        magnitude = np.abs(ref.value) * (first + 4)
+    free = np.broadcast_to(free, ref.shape).copy()
+    return replace(ref, magnitude=magnitude, per_ulp=None, terms=count + 8, undefined=free)
 
 
 _NORM = ((-2.0, 2.0), (0.5, 1.5), (-1.0, 1.0))
