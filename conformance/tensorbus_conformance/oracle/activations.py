@@ -60,7 +60,8 @@ def hardswish(x: Any) -> Any:
     """x min(max(x + 3, 0), 6) / 6."""
     shifted = x + 3
     at = running.real(x)
-    clipped = running.where(at <= -3, shifted * 0, running.where(at >= 3, shifted * 0 + 6, shifted))
+    zero = running.absolute(shifted) * 0  # +0, so that the product has the sign of x
+    clipped = running.where(at <= -3, zero, running.where(at >= 3, shifted * 0 + 6, shifted))
     return x * clipped / 6
 
 
@@ -90,6 +91,7 @@ def _activation(formula: Callable[..., Any], at_minus_infinity: float) -> Callab
         near = np.clip(wide, -_FAR, _FAR)
         call = lambda v: formula(v, **options)  # noqa: E731
         ref = running.reference(call, [near], array.dtype)
+        ref = replace(ref, signed=ref.value == 0)  # the formulas give zeros the sign of x, or alpha
         far = np.abs(wide) > _FAR
         if not far.any() and not np.isnan(wide).any():
             return ref
@@ -116,6 +118,7 @@ def _activation(formula: Callable[..., Any], at_minus_infinity: float) -> Callab
             slack=slack,
             magnitude=magnitude,
             per_ulp=per_ulp,
+            signed=value == 0,
             alternatives=(other,),
         )
 

@@ -107,12 +107,17 @@ def _softmax(x: Any, *, axis: int = -1) -> Reference:
     wide = as_float64(moved).reshape(math.prod(moved.shape[:-1]), moved.shape[-1])
     if not wide.size:
         return Reference(as_float64(array), array.dtype, magnitude=as_float64(array))
-    hi, lo, gap, spread, _ = _softmax_parts(wide)
-    value, low = _exponential(hi, lo)
+    precise = array.dtype == np.float64
+    hi, lo, gap, spread, _ = _softmax_parts(wide, precise)
     with np.errstate(all="ignore"):
+        value, low = _exponential(hi, lo) if precise else _quotients(wide)
         magnitude = value * (np.where(value > 0, gap, 0.0) + spread + 1)
-    slack = np.where(np.isfinite(value), value, 0.0) * 2.0**-94 + FLOAT64.tiny
+    finite = np.where(np.isfinite(value), value, 0.0)
+    # float64 keeps the same bound with its own u, elementary functions being within 8 ulps.
+    own = 2.0**-52 * (np.where(np.isfinite(magnitude), magnitude, 0.0) + 32 * finite)
+    slack = (finite * 2.0**-94 if precise else own) + FLOAT64.tiny
     ref = Reference(value, array.dtype, low, slack, magnitude, 2 * value, terms=wide.shape[1] + 4)
+    ref = replace(ref, signed=np.ones(value.shape, bool))  # no term is ever negative
     return _moved_back(reshaped(ref, moved.shape), axis)
 
 
@@ -143,6 +148,7 @@ def _moved_back(ref: Reference, axis: int) -> Reference:
         second=change(ref.second),
         underflow=change(ref.underflow),
         terms=change(ref.terms),
+        signed=change(ref.signed),
         undefined=change(ref.undefined),
     )
 
