@@ -68,18 +68,24 @@ def _register(
 # -- softmax --------------------------------------------------------------------------------------
 
 
-def _softmax_parts(wide: F64) -> tuple[F64, F64, F64, F64, F64]:
-    """(log-softmax hi, lo, |x - m|, n + sum p |x - m|, |log s|) of rows; NaN where undefined."""
-    values = [_log_softmax_row(row) for row in wide]
-    hi = np.array([v[0] for v in values]).reshape(wide.shape)
-    lo = np.array([v[1] for v in values]).reshape(wide.shape)
+def _softmax_parts(wide: F64, precise: bool) -> tuple[F64, F64, F64, F64, F64]:
+    """(log-softmax hi, lo, |x - m|, n + sum p |x - m|, |log s|) of rows; NaN where undefined.
+
+    `precise` asks for pairs by Arb, which only float64 results need.
+    """
     with np.errstate(all="ignore"):
-        top = wide.max(axis=1, keepdims=True) if wide.shape[1] else np.zeros((wide.shape[0], 1))
-        gap = np.abs(wide - top)
+        top = wide.max(axis=1, keepdims=True)
+        shifted = wide - top
+        gap = np.abs(shifted)
+        logs = np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+        hi, lo = shifted - logs, np.zeros(wide.shape)
+        if precise:
+            values = [_log_softmax_row(row) for row in wide]
+            hi = np.array([v[0] for v in values]).reshape(wide.shape)
+            lo = np.array([v[1] for v in values]).reshape(wide.shape)
         p = np.exp(hi)
         spread = np.where(p > 0, p * gap, 0.0).sum(axis=1, keepdims=True) + wide.shape[1]
-        logs = np.abs(np.log(np.exp(-gap).sum(axis=1, keepdims=True)))
-    return hi, lo, gap, spread, logs
+    return hi, lo, gap, spread, np.abs(logs)
 
 
 def _log_softmax_row(row: F64) -> tuple[F64, F64]:
@@ -119,6 +125,12 @@ def _softmax(x: Any, *, axis: int = -1) -> Reference:
     ref = Reference(value, array.dtype, low, slack, magnitude, 2 * value, terms=wide.shape[1] + 4)
     ref = replace(ref, signed=np.ones(value.shape, bool))  # no term is ever negative
     return _moved_back(reshaped(ref, moved.shape), axis)
+
+
+def _quotients(wide: F64) -> tuple[F64, F64]:
+    """exp(x - m) / sum exp(x - m) of rows in float64, and zeros."""
+    weights = np.exp(wide - wide.max(axis=1, keepdims=True))
+    return weights / weights.sum(axis=1, keepdims=True), np.zeros(wide.shape)
 
 
 def _exponential(hi: F64, lo: F64) -> tuple[F64, F64]:
@@ -164,11 +176,15 @@ def _log_softmax(x: Any, *, axis: int = -1) -> Reference:
     wide = as_float64(moved).reshape(math.prod(moved.shape[:-1]), moved.shape[-1])
     if not wide.size:
         return Reference(as_float64(array), array.dtype, magnitude=as_float64(array))
-    hi, lo, gap, spread, logs = _softmax_parts(wide)
+    precise = array.dtype == np.float64
+    hi, lo, gap, spread, logs = _softmax_parts(wide, precise)
     with np.errstate(all="ignore"):
         magnitude = np.where(np.isneginf(wide), 0.0, gap) + spread + np.abs(hi)
     per_ulp = np.broadcast_to(1 + logs, hi.shape).copy()
-    slack = np.where(np.isfinite(hi), np.abs(hi), 0.0) * 2.0**-98 + 2.0**-160
+    if precise:
+        slack = np.where(np.isfinite(hi), np.abs(hi), 0.0) * 2.0**-98 + 2.0**-160
+    else:  # float64 keeps the same bound with its own u, elementary functions being within 8 ulps
+        slack = np.where(np.isfinite(hi), 2.0**-52 * (magnitude + 16 * per_ulp), 0.0)
     ref = Reference(hi, array.dtype, lo, slack, magnitude, per_ulp, terms=wide.shape[1] + 4)
     return _moved_back(reshaped(ref, moved.shape), axis)
 
@@ -396,6 +412,7 @@ def _cross_entropy(
         high, rest = two_product(np.where(t == 0, 0.0, -t), np.where(t == 0, 0.0, logs.value))
         rest = rest - np.where(t == 0, 0.0, t * logs.low)
         total = size.sum(axis=along)
+        doubt = np.where(t == 0, 0.0, np.abs(t) * logs.slack).sum(axis=along)
     terms = np.concatenate([np.moveaxis(high, along, -1), np.moveaxis(rest, along, -1)], axis=-1)
     count = max(total.size, 1)
     denominator = 1.0
@@ -404,10 +421,11 @@ def _cross_entropy(
         denominator = 1.0 if reduction == "sum" else float(per_item.sum())
         e = np.asarray((e.sum() + 2 * (count + 1) * total.sum()) / denominator)
         q, total = np.asarray(q.sum() / denominator), total.sum() / denominator
+        doubt = doubt.sum() / denominator
     hi, lo = sum_rows(terms.reshape(-1, terms.shape[-1]))
     value, low = _over(hi, lo, denominator)
     # Smoothed targets and their weights are rounded to float64 themselves.
-    slack = np.asarray(4 * 2.0**-53 * np.where(np.isfinite(total), total, 0.0))
+    slack = np.where(np.isfinite(total), 4 * 2.0**-53 * total + doubt, 0.0)
     return Reference(
         value.reshape(e.shape),
         logits.dtype,
