@@ -70,7 +70,7 @@ def test_a_simulated_device_says_simulated(simulated: Run) -> None:
 
 
 def test_no_device(simulated: Run) -> None:
-    assert "metal False hardware Metal is there, but it lists no device" in simulated(
+    assert "metal False unstated Metal is there, but it lists no device" in simulated(
         LINES, devices=0
     )
 

@@ -3,6 +3,9 @@
 The device's memory is real and its launches are not, so a call costs its planning alone.  A call
 that reads results back (its shape depends on values, say, or it checks indices) is made once more
 with the interpreter running its kernels, so that it goes the way that values lead it.
+
+Properties that compare results while they go on, and parts, are judged as they are, by the
+interpreter; their verdicts are nobody's business here.
 """
 
 from __future__ import annotations
@@ -19,11 +22,14 @@ from tensorbus_backends import dtypes as dt
 from tensorbus_backends.contract import Buffer, Capabilities, DeviceInfo, KernelSpec
 from tensorbus_backends.ref import RefDevice
 
-from ..judge import errors, order, promotion, random, scalars
+from ..judge import errors, order, parts, primitives, promotion, random, scalars
 from ..judge.cases import Case, cases, shape_cases, special_cases
-from ..judge.gradients.common import gradient_cases
+from ..judge.gradients.common import called, gradient_cases
+from ..judge.guard import Guarded
 from ..judge.items import Item, items, properties, random_recipe
 from ..judge.layouts import place
+from ..judge.properties import judge
+from ..judge.scale.bench import CHECKS, Bench
 from ..judge.session import Session
 from ..oracle import REFERENCES
 
@@ -41,11 +47,11 @@ class _Collecting(RefDevice):
         specs: The kernels, in the order in which they were met.
     """
 
-    def __init__(self, capabilities: Capabilities) -> None:
+    def __init__(self, capabilities: Capabilities, live: bool) -> None:
         super().__init__(_INFO)
         # Reads have to come through `copy_out` to be noticed.
         self.capabilities = replace(capabilities, host_accessible=False)
-        self.live = self.read = False
+        self.live, self.read = live, False
         self.specs: dict[KernelSpec, None] = {}
 
     def compile(self, kernels: Sequence[KernelSpec]) -> list[Any]:
@@ -60,14 +66,31 @@ class _Collecting(RefDevice):
         self.read = True
         super().copy_out(source, offset, target)
 
-    def attempt(self, call: Callable[[], object]) -> None:
-        """Call; what it raises is the judge's business."""
-        for live in (False, True):
-            self.live, self.read = live, False
-            with contextlib.suppress(Exception):
-                call()
-            if not self.read:
-                break
+    def attempt(self, call: Callable[[], object]) -> bool:
+        """Call; what it raises is the judge's business.  Whether anything was read back."""
+        self.read = False
+        with contextlib.suppress(Exception):
+            call()
+        return self.read
+
+
+class _Open(Guarded):
+    """Fences that are none, for the judge's own code."""
+
+    def allocate(self, nbytes: int) -> Buffer:
+        return self.real.allocate(nbytes)
+
+    def check(self) -> list[str]:
+        return []
+
+
+class _Quiet(Bench):
+    """Makes the calls of `scale`, on no more elements than an interpreter can do."""
+
+    slow = True
+
+    def expect(self, label: str, result: tb.Tensor, wanted: Any) -> None:
+        pass
 
 
 def kernels(
@@ -82,7 +105,7 @@ def kernels(
         seed: Of the data, which no kernel depends on.
     """
     found: dict[str, KernelSpec] = {}
-    for item in items("none", capabilities, {}, level, ops):
+    for item in items("ref", capabilities, {}, level, ops):
         found |= {spec.name: spec for spec in kernels_of(item, level, capabilities, seed)}
     return found
 
@@ -93,18 +116,44 @@ def kernels_of(
     """The kernels of one item."""
     if item.dtype not in capabilities.dtypes:
         return []
-    device = _Collecting(capabilities)
-    session = Session(item, tb.Device(device), level, seed)
-    names = properties(item.op, session.dtype, item.variant, item.device, level)
+    # Two devices, as what the library keeps of one that runs nothing is of no use to the other.
+    planning, running = (_Collecting(capabilities, live) for live in (False, True))
+    plans, runs = (Session(item, tb.Device(_Open(d)), level, seed) for d in (planning, running))
+    names = properties(item.op, plans.dtype, item.variant, item.device, level)
     with np.errstate(all="ignore"):
-        for call in _calls(session, names):
-            device.attempt(call)
-    return list(device.specs)
+        for plan, run in zip(_calls(plans, names), _calls(runs, names), strict=True):
+            if planning.attempt(plan):
+                running.attempt(run)
+        for name in _judged(item, names):
+            running.attempt(partial(judge, runs, name))
+    return list(planning.specs | running.specs)
+
+
+_JUDGED = ("aliasing", "kinks", "autograd")
+"""Properties of ops that launch kernels which no plain call does, while they judge."""
+
+_DRAWN = ("layouts", "gradient", "forward", "second")
+"""The same of random ops."""
+
+_APART = "driver.fork"
+"""Judges a copy of the process, by a kernel that other parts have too, but for its constant."""
+
+
+def _judged(item: Item, names: Sequence[str]) -> Sequence[str]:
+    """The properties that are judged as they are, for the kernels that they launch meanwhile."""
+    if item.op in parts.PARTS:
+        called = item.op in (_APART, *CHECKS) or item.op.startswith("primitive.")
+        return [] if called else names
+    return [n for n in names if n in (_DRAWN if random_recipe(item.op) else _JUDGED)]
 
 
 def _calls(session: Session, names: Sequence[str]) -> list[Callable[[], object]]:
     """The calls that the properties make, without their judging."""
     op, dtype, level, seed = session.op, session.dtype, session.level, session.seed
+    if op.startswith("primitive."):
+        return [partial(_compiled, session)]
+    if op in CHECKS:
+        return [partial(_made, session, check) for check in CHECKS[op]]
     if random_recipe(session.item.op):
         return [partial(draw.call, session.device) for draw in random.calls(session)]
     if op not in REFERENCES:
@@ -127,6 +176,8 @@ def _calls(session: Session, names: Sequence[str]) -> list[Callable[[], object]]
         for case in gradient_cases(session):
             found.append(lambda case=case: _reverse(session, case))  # type: ignore[misc]
             found.append(lambda case=case: _forward(session, case))  # type: ignore[misc]
+            if "second" in names and level != "smoke":
+                found.append(lambda case=case: _mixed(session, case))  # type: ignore[misc]
     if "errors" in names:
         found.append(lambda: errors.check(session))
     if "promotion" in names:
@@ -134,6 +185,18 @@ def _calls(session: Session, names: Sequence[str]) -> list[Callable[[], object]]
     if "scalars" in names:
         found.append(lambda: scalars.check(session))
     return found
+
+
+def _compiled(session: Session) -> None:
+    """The kernels of primitives, which are compiled together."""
+    name = session.item.op.partition(".")[2]
+    together = primitives.together(session.dtype, session.level)
+    primitives.compiled(session.guard.real, name, session.dtype, together)
+
+
+def _made(session: Session, check: Callable[[Bench], None]) -> None:
+    with tb.reproducible():
+        check(_Quiet(session))
 
 
 def _call(session: Session, case: Case, layout: str) -> object:
@@ -157,10 +220,13 @@ def _reverse(session: Session, case: Case) -> None:
     results = session.call(case, tensors)
     with tb.reproducible(session.portable):
         for create in (False, True):
+            cotangents = [_like(session, r) for r in results]
+            for c in cotangents:
+                c.requires_grad = create
             grads = tb.grad(
                 results,
                 wanted,
-                [_like(session, r) for r in results],
+                cotangents,
                 create_graph=create,
                 retain_graph=True,
                 allow_unused=True,
@@ -169,19 +235,25 @@ def _reverse(session: Session, case: Case) -> None:
             return
         live = [g for g in grads if g is not None and g.requires_grad]
         if live:
-            tb.grad(live, wanted, [_like(session, g) for g in live], allow_unused=True)
+            along = [_like(session, g) for g in live]
+            tb.grad(live, [*wanted, *cotangents], along, allow_unused=True)
+
+
+def _mixed(session: Session, case: Case) -> None:
+    """The tangent of a pullback and the pullback of a tangent."""
+    tensors, _ = session.tensors(case)
+    run = called(session, case, tensors)
+    primals = [tensors[k] for k in _floating(tensors)]
+    with tb.reproducible(session.portable):
+        tangents = [_like(session, t) for t in primals]
+        u = [_like(session, r) for r in run(*primals)]
+        tb.jvp(lambda *xs: tb.vjp(run, *xs)[1](*u), primals, tangents)
+        tb.vjp(lambda *xs: tb.jvp(run, xs, tangents)[1], *primals)[1](*u)
 
 
 def _forward(session: Session, case: Case) -> None:
     tensors, _ = session.tensors(case)
-    wanted = _floating(tensors)
-
-    def run(*moving: tb.Tensor) -> Any:
-        full = list(tensors)
-        for k, t in zip(wanted, moving, strict=True):
-            full[k] = t
-        return tuple(session.call(case, full))
-
-    chosen = [tensors[k] for k in wanted]
+    chosen = [tensors[k] for k in _floating(tensors)]
     with tb.reproducible(session.portable):
+        run = called(session, case, tensors)
         tb.jvp(run, chosen, [_like(session, t) for t in chosen])

@@ -54,8 +54,9 @@ def _chosen(op: str, sets: Sequence[Case]) -> list[Case]:
         arrays = array_slots(case)
         forms = [(a.dtype, a.shape) for a in arrays]
         size = sum(a.size for a in arrays)
-        rows = any(a.ndim and a.shape[0] > 1 for a in arrays)
-        return size == 0, not rows, -(len(forms) - len(set(forms))), -len(forms), size
+        poor = case.options.get("copy") is False
+        poor = poor or not any(a.ndim and a.shape[0] > 1 for a in arrays)
+        return size == 0, poor, len(set(forms)) - len(forms), -len(forms), size
 
     return sorted((c for c in sets if c.options.get("copy") is not False or not view), key=rank)
 

@@ -25,7 +25,7 @@ from .parts import Part, part
 from .session import Session
 from .trials import BUILDERS, MOVES, Result, Trial, trial
 
-__all__ = ["bits", "compiled", "launch"]
+__all__ = ["bits", "compiled", "launch", "together"]
 
 Array = NDArray[Any]
 
@@ -124,6 +124,11 @@ def compiled(device: Device, op: str, dtype: DType, names: Sequence[str]) -> Com
         except CompileError:
             (known[op, dtype],) = device.compile([found[op].kernel()])
     return known[op, dtype]
+
+
+def together(dtype: DType, level: str) -> list[str]:
+    """Primitives that are judged with a dtype at a level."""
+    return [n for n in BUILDERS if dtype in (_smoke(n) if level == "smoke" else _dtypes(n))]
 
 
 def launch(
@@ -229,9 +234,7 @@ def bits(session: Session) -> Outcome:
         _raw(c, d)
         for c, d in zip(_columns(*key, session.level, session.seed), made.inputs, strict=True)
     ]
-    smoke = session.level == "smoke"
-    names = [n for n in BUILDERS if dtype in (_smoke(n) if smoke else _dtypes(n))]
-    kernel = compiled(device, op, dtype, names)
+    kernel = compiled(device, op, dtype, together(dtype, session.level))
     readings: tuple[str | None, ...] = session.tininess if session.flushes else (None,)
     for inner in (len(raw[0]), ROW):
         got, beyond = launch(device, kernel, made, raw, inner)

@@ -183,11 +183,9 @@ def _pair(
     assert common is not None
     results = [result] if isinstance(result, tb.Tensor) else list(result)
     with np.errstate(all="ignore"):
-        converted = [
-            # The others saturate there, which the reference does itself.
-            a if k not in places or record.mixes == "first kind" else a.astype(common.numpy)
-            for k, a in enumerate(changed)
-        ]
+        # What takes bounds of any size as its own dtype's ends is not to be given wrapped ones.
+        casts = places if record.mixes != "first kind" else ()
+        converted = [a.astype(common.numpy) if k in casts else a for k, a in enumerate(changed)]
     if not elementwise:
         expect = _result_dtype(session, common)
         for r in results:

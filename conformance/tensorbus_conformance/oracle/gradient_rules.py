@@ -137,38 +137,62 @@ def _prod(xs: list[Any], o: dict[str, Any]) -> Any:
 def _centred(x: Any, o: dict[str, Any]) -> tuple[Any, float]:
     keep = {**o, "keepdims": True}
     count = count_of(x, o)
-    return x - _reduced(x, keep) / count, count - o.get("correction", 0.0)
+    return x - _reduced(x, keep) / count, max(count - o.get("correction", 0.0), 0.0)
+
+
+def _scaled_distance(x: Any, factor: Any, o: dict[str, Any]) -> Any:
+    """(x - mean x) f, f being one number for each row.
+
+    Its derivative (t - mean t) f is also t f - mean(t f), which rounds before it cancels.
+    """
+    centred, _ = _centred(real_part(x), o)
+    if not isinstance(x, Dual):
+        return centred * factor
+    plain = real_part(factor)
+    late, _ = _centred(x.t * plain, o)
+    moved = r.either(_centred(x.t, o)[0] * plain, late)
+    if isinstance(factor, Dual):
+        moved = moved + centred * factor.t
+    return Dual(centred * plain, moved)
 
 
 def _var(xs: list[Any], o: dict[str, Any]) -> Any:
-    centred, divisor = _centred(xs[0], o)
+    """The mean square distance from the mean c.
+
+    Its derivative 2 sum(c (t - mean t)) is also 2 sum(c t), as the c sum to 0.  In numbers they
+    differ: an error of the mean, which all c share, reaches the second as itself times sum t.
+    """
+    x = xs[0]
+    if isinstance(x, Dual):
+        (centred, divisor), (moved, _) = _centred(x.v, o), _centred(x.t, o)
+        full = r.either(_reduced(centred * moved, o), _reduced(centred * x.t, o))
+        return Dual(_var([x.v], o), full * 2 / divisor)
+    centred, divisor = _centred(x, o)
     return _reduced(centred * centred, o) / divisor
 
 
 def _var_rule(xs: list[Any], o: dict[str, Any], g: Any) -> list[Any]:
-    centred, divisor = _centred(xs[0], o)
-    return [spread(g, xs[0], o) * 2 * centred / divisor]
+    _, divisor = _centred(xs[0], o)
+    return [_scaled_distance(xs[0], spread(g, xs[0], o) * 2 / divisor, o)]
 
 
 def _std_rule(xs: list[Any], o: dict[str, Any], g: Any) -> list[Any]:
-    centred, divisor = _centred(xs[0], o)
-    deviation = _root(_var(xs, {**o, "keepdims": True}))
-    slope = spread(g, xs[0], o) * centred / (deviation * divisor)
-    return [r.where(np.isinf(real(deviation)), np.zeros(shape_of(xs[0])), slope)]
+    """g c / (s (n - correction)); 0, not 0/0, for a constant row."""
+    _, divisor = _centred(xs[0], o)
+    root, flat = _root(_var(xs, {**o, "keepdims": True}))
+    slope = _scaled_distance(xs[0], spread(g, xs[0], o) / (root * divisor), o)
+    return [r.where(flat, np.zeros(shape_of(xs[0])), slope)]
 
 
-def _root(variance: Any) -> Any:
-    """The square root, infinite at 0: a constant row has the gradient 0, not 0/0."""
-    flat = real(variance) == 0
-    inside = r.sqrt(r.where(flat, np.ones(flat.shape), variance))
-    return r.where(flat, np.full(flat.shape, np.inf), inside)
+def _root(variance: Any) -> tuple[Any, Array]:
+    """(the square root, 1 where the variance is 0; where that is)."""
+    flat = np.asarray(real(variance) == 0)
+    return r.sqrt(r.where(flat, np.ones(flat.shape), variance)), flat
 
 
 def _std(xs: list[Any], o: dict[str, Any]) -> Any:
-    variance = _var(xs, o)
-    flat = real(variance) == 0
-    inside = r.sqrt(r.where(flat, np.ones(flat.shape), variance))
-    return r.where(flat, np.zeros(flat.shape), inside)
+    root, flat = _root(_var(xs, o))
+    return r.where(flat, np.zeros(flat.shape), root)
 
 
 def _ties(x: Any, o: dict[str, Any], greatest: bool) -> tuple[Array, Array]:
@@ -489,14 +513,25 @@ def _optional(xs: list[Any], position: int) -> Any:
     return xs[position] if len(xs) > position else None
 
 
+def _standardized(x: Any, axes: tuple[int, ...], eps: float) -> tuple[Any, Any]:
+    """((x - mean x) / s, 1 / s), s^2 = var + eps."""
+    rows = {"axis": axes, "keepdims": True}
+    scale = 1 / r.sqrt(_var([x], rows) + constant(x, eps))
+    return _scaled_distance(x, scale, rows), scale
+
+
+def _layer_norm(xs: list[Any], o: dict[str, Any]) -> Any:
+    x, weight, bias = xs[0], _optional(xs, 1), _optional(xs, 2)
+    y, _ = _standardized(x, _axes(x, o), o.get("eps", 1e-5))
+    y = y if weight is None else y * weight
+    return y if bias is None else y + bias
+
+
 def _layer_norm_rule(xs: list[Any], o: dict[str, Any], g: Any) -> list[Any]:
     x, weight, bias = xs[0], _optional(xs, 1), _optional(xs, 2)
     axes = _axes(x, o)
     count = math.prod(shape_of(x)[a] for a in axes)
-    centred = x - summed(x, axes, True) / count
-    variance = summed(centred * centred, axes, True) / count
-    scale = 1 / r.sqrt(variance + constant(x, o.get("eps", 1e-5)))
-    hat = centred * scale
+    hat, scale = _standardized(x, axes, o.get("eps", 1e-5))
     gw = g if weight is None else g * weight
     dx = scale * (
         gw - summed(gw, axes, True) / count - hat * (summed(gw * hat, axes, True) / count)
@@ -604,10 +639,7 @@ def _cross_entropy_rule(xs: list[Any], o: dict[str, Any], g: Any) -> list[Any]:
 RULES["softmax"] = _softmax_rule
 FORMULAS["softmax"] = lambda xs, o: _softmax_of(xs[0], o.get("axis", -1))
 RULES["log_softmax"], FORMULAS["log_softmax"] = _log_softmax_rule, _log_softmax
-RULES["layer_norm"] = _layer_norm_rule
-FORMULAS["layer_norm"] = lambda xs, o: nn.layer_norm(
-    xs[0], _optional(xs, 1), _optional(xs, 2), _axes(xs[0], o), o.get("eps", 1e-5)
-)
+RULES["layer_norm"], FORMULAS["layer_norm"] = _layer_norm_rule, _layer_norm
 RULES["rms_norm"] = _rms_norm_rule
 FORMULAS["rms_norm"] = lambda xs, o: nn.rms_norm(
     xs[0], _optional(xs, 1), _axes(xs[0], o), o.get("eps", 1e-6)

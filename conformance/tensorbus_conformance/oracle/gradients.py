@@ -218,13 +218,14 @@ def _tangent(name: str, xs: list[Any], options: Options, ts: list[Any]) -> Any:
         slopes: list[Any] = list(_active(xs, options))
     else:
         slopes = _partials(name, options)(*xs)
+    full = np.broadcast_shapes(*(np.shape(real(x)) for x in xs if _is_number(x)))
     total: Any = None
     for slope, t in zip(slopes, ts, strict=False):
         if total is not None and isinstance(slope, np.ndarray) and not slope.any():
             continue
         part = t * slope if not isinstance(slope, Running) else slope * t
         total = part if total is None else total + part
-    return total
+    return r.structural(lambda a: np.broadcast_to(a, full), total)
 
 
 def second_order_reference(
@@ -323,7 +324,8 @@ def _labels(op: OpReference, arrays: list[Any], options: Options) -> tuple[list[
     firsts: list[int | None] = []
     labelled: list[Any] = []
     for a in arrays:
-        if a is None or format_of(np.asarray(a).dtype) is None:
+        # A tuple of axes is no operand, and an empty one would count as float64.
+        if not isinstance(a, np.ndarray) or format_of(a.dtype) is None:
             firsts.append(None)
             labelled.append(a)
             continue

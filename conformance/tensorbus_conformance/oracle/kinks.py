@@ -77,6 +77,11 @@ def _norm(count: int) -> tuple[Kink, ...]:
     )
 
 
+SINGLE = (
+    Kink((FLAT[:, :1],), {"axis": -1, "correction": 1.0}, "as many elements as the correction"),
+    Kink((FLAT,), {"axis": -1, "correction": 4.5}, "fewer elements than the correction"),
+)
+
 CALLS: dict[str, tuple[Kink, ...]] = {
     "max": _rows(TIES, "ties"),
     "min": _rows(TIES, "ties"),
@@ -86,8 +91,8 @@ CALLS: dict[str, tuple[Kink, ...]] = {
         *_rows(ZEROS, "zeros, initial", include_initial=True),
     ),
     "cumulative_sum": _rows(ZEROS, "zeros", include_initial=True),
-    "var": (*_rows(FLAT, "constant rows"), *_rows(FLAT, "sample", correction=1.0)),
-    "std": (*_rows(FLAT, "constant rows"), *_rows(FLAT, "sample", correction=1.0)),
+    "var": (*_rows(FLAT, "constant rows"), *_rows(FLAT, "sample", correction=1.0), *SINGLE),
+    "std": (*_rows(FLAT, "constant rows"), *_rows(FLAT, "sample", correction=1.0), *SINGLE),
     "sum": _rows(ZEROS, "zeros"),
     "mean": _rows(ZEROS, "zeros"),
     "logsumexp": _rows(HOLES, "rows with -inf"),

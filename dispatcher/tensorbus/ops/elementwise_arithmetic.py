@@ -300,11 +300,6 @@ def _bound(x: Tensor, bound: Tensor | Scalar, argument: str) -> Tensor:
             f"clip: {argument} is {tensor.dtype.name} but x is {dtype.name}; "
             "convert one with astype"
         )
-    given = tensor.dtype
-    if dtype.is_integer and given.is_integer and (given.min < dtype.min or given.max > dtype.max):
-        low = given.min if given.min > dtype.min else dtype.min
-        high = given.max if given.max < dtype.max else dtype.max
-        tensor = clip(tensor, low, high)
     if dtype.is_integer:
         tensor = clip(tensor, dtype.min, dtype.max)
     return astype(tensor, dtype)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import tensorbus as tb
 
 from ...oracle import REFERENCES
-from ..cases import Case
+from ..cases import Case, is_elementwise, split
 from ..items import Outcome
 from ..layouts import host, place
 from ..session import Session
@@ -46,7 +47,7 @@ def second(session: Session) -> Outcome:
     # Equal elements are kinks of an order.
     sets = [c for c in gradient_cases(session) if "ties" not in c.label]
     for case in sets[:1] if session.level == "smoke" else sets:
-        _second(session, small(case), rng, outcome)
+        _second(session, small(session.op, case), rng, outcome)
     return outcome
 
 
@@ -121,10 +122,11 @@ def differentiated(
     return list(found[: len(wanted)]), list(found[len(wanted) :])
 
 
-def small(case: Case) -> Case:
-    """The same call on at most 64 elements where that is possible."""
-    vectors = all(isinstance(a, np.ndarray) and a.ndim == 1 for a in case.args)
-    alike = vectors and len({a.shape for a in case.args}) == 1
-    if alike and not any(isinstance(v, np.ndarray) for v in case.options.values()):
-        return Case(tuple(a[:64] for a in case.args), case.options, case.label)
-    return case
+def small(op: str, case: Case) -> Case:
+    """The same call on vectors of at most 64 elements, where nothing else depends on their size."""
+    arrays, rebuild = split(case)
+    alone = len(arrays) == len(case.args) == 1
+    if not (alone or is_elementwise(op)) or any(a.ndim > 1 for a in arrays):
+        return case
+    args, options = rebuild([a[:64] if a.ndim else a for a in arrays])
+    return replace(case, args=tuple(args), options=options)

@@ -188,7 +188,7 @@ def autograd(session: Session) -> Outcome:
             rng = np.random.default_rng([session.seed, zlib.crc32(name.encode())])
             before = outcome.state
             with tb.reproducible(session.portable):
-                WAYS[name](Subject(session, small(case), outcome, rng))
+                WAYS[name](Subject(session, small(session.op, case), outcome, rng))
             if outcome.state != before:
                 outcome.message = f"{name}: {outcome.message}"
                 return outcome

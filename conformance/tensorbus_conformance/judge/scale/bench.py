@@ -19,7 +19,7 @@ from ..layouts import host, place
 from ..parts import Part, part
 from ..session import Session
 
-__all__ = ["BLOCK", "FAR", "LONG", "Array", "Bench", "Check", "register"]
+__all__ = ["BLOCK", "CHECKS", "FAR", "LONG", "Array", "Bench", "Check", "register"]
 
 Array = NDArray[Any]
 Check = Callable[["Bench"], None]
@@ -32,6 +32,9 @@ LONG = 133 * 8192 + 3
 
 FAR = (1 << 24) + 1027
 """Beyond the integers that float32 counts; about 500 of the indices beyond are odd."""
+
+CHECKS: dict[str, tuple[Check, ...]] = {}
+"""What each part of `scale` makes, by its name."""
 
 WIDTHS = (dt.uint8, dt.float16, dt.int32, dt.float64)
 FLOATS = (dt.float16, dt.float32, dt.float64)
@@ -200,4 +203,5 @@ def register(
         outcome.decided = bench.decided
         return outcome
 
+    CHECKS[f"scale.{name}"] = checks
     part(Part(f"scale.{name}", {"values": values}, dtypes, smoke))

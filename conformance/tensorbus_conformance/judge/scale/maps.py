@@ -95,6 +95,16 @@ def ranks(bench: Bench) -> None:
             bench.expect(f"{label} and {small}", tb.add(t, bench.put(other)), x + other)
 
 
+def deepest(bench: Bench) -> None:
+    """As many dimensions as a kernel walks, and one more where two of them merge."""
+    if bench.smoke or bench.slow:
+        return
+    for v in views(bench.rng, 0, (WALKED, WALKED + 1), ("gapped", "merging")):
+        memory = _halves(bench, v.memory)
+        t, x = bench.view(memory, v.shape, v.strides, v.offset)
+        bench.expect(v.label, _turn(bench, t), _turned(bench, x))
+
+
 def three(bench: Bench) -> None:
     """where: three operands, each walked in its own way."""
     if bench.smoke:
@@ -134,4 +144,4 @@ def written(bench: Bench) -> None:
 
 register("map_rows", vectors, rows, smoke=(dt.int32,))
 register("map_flat", flat, smoke=(dt.float16,))
-register("map_ranks", ranks, three, written, smoke=(dt.int32,))
+register("map_ranks", ranks, deepest, three, written, smoke=(dt.int32,))

@@ -1,8 +1,8 @@
 """Views of many dimensions whose strides merge where they are meant to, and nowhere else.
 
-A kernel walks at most 8 dimensions that do not merge, 7 of them once per row.  Every element of the
-memory is another word, so a dimension that is skipped, walked with a neighbour's stride or merged
-with one that does not fit gives other words.
+A kernel walks at most 16 dimensions that do not merge, 15 of them once per row.  Every element of
+the memory is another word, so a dimension that is skipped, walked with a neighbour's stride or
+merged with one that does not fit gives other words.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 __all__ = ["KINDS", "WALKED", "View", "views"]
 
-WALKED = 8
+WALKED = 16
 """Dimensions that do not merge which a kernel walks, the innermost included."""
 
 Shape = tuple[int, ...]
@@ -51,23 +51,22 @@ def views(
     inner: int,
     ranks: tuple[int, ...],
     kinds: tuple[str, ...] = KINDS,
-    walked: int = WALKED,
 ) -> Iterator[View]:
     """Views of each rank: sizes 2 and 3, the last one `inner` (2 or 3 if that is 0).
 
-    One pair of neighbours merges in ranks above `walked`.
+    Above rank 9 all sizes are 2; one pair of neighbours merges in ranks above `WALKED`.
 
     For each rank: no two dimensions merge; in memory in another order; some of them backwards; one
     broadcast; two neighbours merge, at a place of the seed's choice.
     """
     for rank in ranks:
         for kind in kinds:
-            sizes = [int(n) for n in rng.integers(2, 4, rank)]
+            sizes = [int(n) for n in rng.integers(2, 4 if rank < 10 else 3, rank)]
             if inner:
                 sizes[-1] = inner
             gaps, signs, order = [1] * rank, [1] * rank, list(range(rank))
             # Beyond what is walked, two neighbours have to merge.
-            joined = int(rng.integers(1, rank)) if kind == "merging" or rank > walked else 0
+            joined = int(rng.integers(1, rank)) if kind == "merging" or rank > WALKED else 0
             if kind == "permuted":
                 order = [int(k) for k in rng.permutation(rank)]
                 if joined:

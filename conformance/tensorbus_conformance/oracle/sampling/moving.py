@@ -6,6 +6,7 @@ The elements are random bit patterns as often as ordinary numbers, since movemen
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -229,7 +230,8 @@ def broadcast_to(sampler: Sampler) -> list[Case]:
     """New dimensions in front, dimensions of size 1 repeated, none at all, no elements."""
     found = _to(sampler)
     for shape, to in (((3, 1), (2, 3, 5)), ((1, 1), (4, 0)), ((), (2, 2)), ((1, 3, 1), (2, 3, 4))):
-        found.append(Case((sampler.array(shape), to), {}, f"{shape} to {to}"))
+        smooth = 0 not in to  # nothing to differentiate
+        found.append(Case((sampler.array(shape), to), {}, f"{shape} to {to}", smooth=smooth))
     return found
 
 
@@ -243,7 +245,15 @@ def _repeat(sampler: Sampler, shape: Shape, form: Any) -> Any:
     return (int(sampler.pick([0, 1, 2, 3])),), options
 
 
-repeat: Samples = _each(1, _repeat, "none", *AXIS_FORMS)
+_repeats: Samples = _each(1, _repeat, "none", *AXIS_FORMS)
+
+
+def repeat(sampler: Sampler) -> list[Case]:
+    """One number of repeats or one for each element, zero among them; nothing left, too."""
+    return [
+        replace(case, smooth=case.smooth and bool(np.any(case.args[1])))
+        for case in _repeats(sampler)
+    ]
 
 
 def _tile(sampler: Sampler, shape: Shape, form: Any) -> Any:
@@ -402,7 +412,7 @@ def astype(sampler: Sampler) -> list[Case]:
         x = np.concatenate(values)
         layout = sampler.pick(["contiguous", "negative", "gaps", "offset"])
         laid = arrays.laid_out(sampler.rng, x, layout)
-        options = sampler.pick([{}, {"copy": True}, {"copy": False}])
+        options: dict[str, Any] = [{}, {"copy": True}, {"copy": False}][len(found) % 3]
         found.append(Case((laid, target), options, f"to {target.name}", False, False))
     return found
 

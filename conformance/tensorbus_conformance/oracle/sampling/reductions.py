@@ -53,6 +53,13 @@ def _moved(sampler: Sampler, shape: Shape, axis: Any) -> Shape:
     return tuple(order)
 
 
+def _kept(shape: Shape, axis: Any) -> Shape:
+    """The dimensions that are not reduced."""
+    axes = range(len(shape)) if axis is None else (axis,) if isinstance(axis, int) else axis
+    gone = {a % len(shape) for a in axes} if shape else set()
+    return tuple(n for k, n in enumerate(shape) if k not in gone)
+
+
 def reduction(
     data: Sequence[str] = ("ordinary",),
     *,
@@ -91,6 +98,9 @@ def reduction(
             plain = kind in ("ordinary", "positive") and row["layout"] not in arrays.SHARING
             # Derivatives of a call with `dtype` are those of a conversion and a plain call.
             smooth = kind == "ordinary" and plain and "dtype" not in given
+            if "correction" in given:  # more degrees of freedom than elements: 0/0
+                count = elements(shape) // max(elements(_kept(shape, axis)), 1)
+                smooth = smooth and count > given["correction"]
             found.append(Case((x,), given, label, plain, smooth))
         return found
 
