@@ -60,7 +60,8 @@ def hardswish(x: Any) -> Any:
     """x min(max(x + 3, 0), 6) / 6."""
     shifted = x + 3
     at = running.real(x)
-    clipped = running.where(at <= -3, shifted * 0, running.where(at >= 3, shifted * 0 + 6, shifted))
+    zero = running.absolute(shifted) * 0  # +0, so that the product has the sign of x
+    clipped = running.where(at <= -3, zero, running.where(at >= 3, shifted * 0 + 6, shifted))
     return x * clipped / 6
 
 
@@ -90,6 +91,7 @@ def _activation(formula: Callable[..., Any], at_minus_infinity: float) -> Callab
         near = np.clip(wide, -_FAR, _FAR)
         call = lambda v: formula(v, **options)  # noqa: E731
         ref = running.reference(call, [near], array.dtype)
+        ref = replace(ref, signed=ref.value == 0)  # the formulas give zeros the sign of x, or alpha
         far = np.abs(wide) > _FAR
         if not far.any() and not np.isnan(wide).any():
             return ref
@@ -116,6 +118,7 @@ def _activation(formula: Callable[..., Any], at_minus_infinity: float) -> Callab
             slack=slack,
             magnitude=magnitude,
             per_ulp=per_ulp,
+            signed=value == 0,
             alternatives=(other,),
         )
 
@@ -211,9 +214,10 @@ def _register(
     kinds: str = "f",
     domain: Range = (-4.0, 4.0),
     excused: dict[str, str] | None = None,
+    allowed: Callable[[dict[str, Any]], bool] | None = None,
     **options: tuple[Any, ...],
 ) -> None:
-    sets = each.unary_options(**options) if options else None
+    sets = each.unary_options(allowed, **options) if options else None
     OPS[name] = OpReference(
         name,
         family,
@@ -237,6 +241,7 @@ _register(
     "exact",
     _hardtanh,
     judges.exact,
+    allowed=lambda o: o.get("min_val", -1.0) <= o.get("max_val", 1.0),  # else a ValueError
     min_val=(-0.5, 0.0, -1.0, 0.1, -3.0),
     max_val=(2.0, 0.3, 1.0, 0.0, -0.25),
 )

@@ -197,6 +197,10 @@ class UlpJudge(BoundJudge):
     composition with cancellation (logaddexp), in units of u times `Reference.magnitude`.  Where
     subnormals are flushed the inner term of such a composition may vanish: less than the least
     normal number is lost.
+
+    A zero has the sign of the exact value: C17 Annex F and the array API say so of exact zeros
+    (expm1(-0), atan2(-0, 1), pow(-0, 3)), and what underflows keeps its sign.  Not where
+    `absolute` lets the sum of two terms vanish, and on a device that flushes for exact zeros only.
     A bound below 1/2 ulp makes no sense and is refused with ValueError.
     """
 
@@ -212,8 +216,13 @@ class UlpJudge(BoundJudge):
         if self.absolute and ref.magnitude is not None:
             tolerance = tolerance + self.absolute * self.compute.u * ref.magnitude
             if not self.subnormals:
-                tolerance = tolerance + self.underflow
+                tolerance = tolerance + self.underflows(1)
         return tolerance
+
+    def signs(self, ref: Reference) -> Mask:
+        if self.absolute:
+            return np.zeros(ref.shape, bool)
+        return np.asarray(self.subnormals | (ref.value == 0), np.bool_)
 
 
 @dataclass(frozen=True)
@@ -258,7 +267,7 @@ class AccumulationJudge(BoundJudge):
         terms = np.maximum(np.asarray(ref.terms, np.float64), 1)
         bound = gamma(terms + self.extra, self.compute.u) * _magnitude(ref)
         count = (terms if self.subnormals else 2 * terms) + self.extra
-        return np.asarray(bound + count * self.underflow, np.float64)
+        return np.asarray(bound + self.underflows(count), np.float64)
 
     def unpredictable(self, ref: Reference) -> Mask:
         return _may_overflow(ref, self.compute)
@@ -315,7 +324,8 @@ class ProductJudge(BoundJudge):
     n - 1 multiplications round, each by a factor within 1 +- u.  Under- or overflow on the way
     depends on the order: where the product of the magnitudes below (above) one leaves the normal
     range, the element is not judged.  `Reference.magnitude` holds the greater of the two, as
-    max(prod max(|x|, 1), 1/prod min(|x|, 1)).
+    max(prod max(|x|, 1), 1/prod min(|x|, 1)).  Each multiplication gives zeros the product of the
+    signs, so a zero has that of the exact product in any order.
     """
 
     @property
@@ -329,6 +339,9 @@ class ProductJudge(BoundJudge):
         count = np.maximum(np.asarray(ref.terms, np.float64) - 1, 0)
         growth = np.expm1(count * math.log1p(self.compute.u))
         return np.asarray(growth * np.abs(ref.value), np.float64)
+
+    def signs(self, ref: Reference) -> Mask:
+        return np.ones(ref.shape, bool)
 
     def unpredictable(self, ref: Reference) -> Mask:
         magnitude = _magnitude(ref)
@@ -383,7 +396,7 @@ class CoefficientJudge(BoundJudge):
             bound = bound + u * u * ref.second
         count = terms if ref.underflow is None else ref.underflow
         count = count if self.subnormals else count + terms
-        return np.asarray(bound + count * self.underflow, np.float64)
+        return np.asarray(bound + self.underflows(count), np.float64)
 
     def unpredictable(self, ref: Reference) -> Mask:
         if self.stored and ref.stored is not None:
@@ -423,7 +436,7 @@ class VarianceJudge(BoundJudge):
         variance = _magnitude(ref)
         second = np.zeros(ref.shape) if ref.second is None else ref.second
         shift = gamma(n + 1, u) ** 2 * second
-        error = gamma(n + 3, u) * (variance + shift) + shift + 2 * n * self.underflow
+        error = gamma(n + 3, u) * (variance + shift) + shift + self.underflows(2 * n)
         if not self.root:
             return np.asarray(error, np.float64)
         root = np.sqrt(variance)

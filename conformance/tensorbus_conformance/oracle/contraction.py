@@ -146,6 +146,7 @@ def reshaped(ref: Reference, shape: tuple[int, ...]) -> Reference:
         terms=change(ref.terms),
         independent=change(ref.independent),
         alternatives=tuple(change(a) for a in ref.alternatives),
+        signed=change(ref.signed),
         undefined=change(ref.undefined),
     )
 

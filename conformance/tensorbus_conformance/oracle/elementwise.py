@@ -196,6 +196,14 @@ _add("maximum", _extremum(True), tensors=2, kinds="if")
 _add("minimum", _extremum(False), tensors=2, kinds="if")
 
 
+def _saturated(bound: Array, dtype: np.dtype[Any]) -> Array:
+    """Integers as the nearest ones of `dtype`."""
+    info = np.iinfo(dtype)
+    low, high = int(info.min), int(info.max)
+    limited = [min(max(int(v), low), high) for v in bound.reshape(-1).tolist()]
+    return np.array(limited, dtype).reshape(bound.shape)
+
+
 def _clip(x: Any, min: Any = None, max: Any = None) -> Reference:
     """minimum(maximum(x, min), max), or the same with zeros of both signs taken as equal.
 
@@ -210,8 +218,7 @@ def _clip(x: Any, min: Any = None, max: Any = None) -> Reference:
         if bound is None:
             continue
         if format_of(dtype) is None:
-            info = np.iinfo(dtype)
-            limit = np.clip(np.asarray(bound), info.min, info.max).astype(dtype)
+            limit = _saturated(np.asarray(bound), dtype)
         else:
             limit = as_float64(np.asarray(bound).astype(dtype))
         result, limit = np.broadcast_arrays(result, limit)

@@ -31,6 +31,7 @@ __all__ = ["OPS", "default_eps", "layer_norm", "reduced", "rms_norm", "target_we
 
 Array = NDArray[Any]
 F64 = NDArray[np.float64]
+Mask = NDArray[np.bool_]
 OPS: dict[str, OpReference] = dict(ACTIVATION_OPS)
 
 
@@ -67,18 +68,24 @@ def _register(
 # -- softmax --------------------------------------------------------------------------------------
 
 
-def _softmax_parts(wide: F64) -> tuple[F64, F64, F64, F64, F64]:
-    """(log-softmax hi, lo, |x - m|, n + sum p |x - m|, |log s|) of rows; NaN where undefined."""
-    values = [_log_softmax_row(row) for row in wide]
-    hi = np.array([v[0] for v in values]).reshape(wide.shape)
-    lo = np.array([v[1] for v in values]).reshape(wide.shape)
+def _softmax_parts(wide: F64, precise: bool) -> tuple[F64, F64, F64, F64, F64]:
+    """(log-softmax hi, lo, |x - m|, n + sum p |x - m|, |log s|) of rows; NaN where undefined.
+
+    `precise` asks for pairs by Arb, which only float64 results need.
+    """
     with np.errstate(all="ignore"):
-        top = wide.max(axis=1, keepdims=True) if wide.shape[1] else np.zeros((wide.shape[0], 1))
-        gap = np.abs(wide - top)
+        top = wide.max(axis=1, keepdims=True)
+        shifted = wide - top
+        gap = np.abs(shifted)
+        logs = np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+        hi, lo = shifted - logs, np.zeros(wide.shape)
+        if precise:
+            values = [_log_softmax_row(row) for row in wide]
+            hi = np.array([v[0] for v in values]).reshape(wide.shape)
+            lo = np.array([v[1] for v in values]).reshape(wide.shape)
         p = np.exp(hi)
         spread = np.where(p > 0, p * gap, 0.0).sum(axis=1, keepdims=True) + wide.shape[1]
-        logs = np.abs(np.log(np.exp(-gap).sum(axis=1, keepdims=True)))
-    return hi, lo, gap, spread, logs
+    return hi, lo, gap, spread, np.abs(logs)
 
 
 def _log_softmax_row(row: F64) -> tuple[F64, F64]:
@@ -106,13 +113,24 @@ def _softmax(x: Any, *, axis: int = -1) -> Reference:
     wide = as_float64(moved).reshape(math.prod(moved.shape[:-1]), moved.shape[-1])
     if not wide.size:
         return Reference(as_float64(array), array.dtype, magnitude=as_float64(array))
-    hi, lo, gap, spread, _ = _softmax_parts(wide)
-    value, low = _exponential(hi, lo)
+    precise = array.dtype == np.float64
+    hi, lo, gap, spread, _ = _softmax_parts(wide, precise)
     with np.errstate(all="ignore"):
+        value, low = _exponential(hi, lo) if precise else _quotients(wide)
         magnitude = value * (np.where(value > 0, gap, 0.0) + spread + 1)
-    slack = np.where(np.isfinite(value), value, 0.0) * 2.0**-94 + FLOAT64.tiny
+    finite = np.where(np.isfinite(value), value, 0.0)
+    # float64 keeps the same bound with its own u, elementary functions being within 8 ulps.
+    own = 2.0**-52 * (np.where(np.isfinite(magnitude), magnitude, 0.0) + 32 * finite)
+    slack = (finite * 2.0**-94 if precise else own) + FLOAT64.tiny
     ref = Reference(value, array.dtype, low, slack, magnitude, 2 * value, terms=wide.shape[1] + 4)
+    ref = replace(ref, signed=np.ones(value.shape, bool))  # no term is ever negative
     return _moved_back(reshaped(ref, moved.shape), axis)
+
+
+def _quotients(wide: F64) -> tuple[F64, F64]:
+    """exp(x - m) / sum exp(x - m) of rows in float64, and zeros."""
+    weights = np.exp(wide - wide.max(axis=1, keepdims=True))
+    return weights / weights.sum(axis=1, keepdims=True), np.zeros(wide.shape)
 
 
 def _exponential(hi: F64, lo: F64) -> tuple[F64, F64]:
@@ -142,6 +160,7 @@ def _moved_back(ref: Reference, axis: int) -> Reference:
         second=change(ref.second),
         underflow=change(ref.underflow),
         terms=change(ref.terms),
+        signed=change(ref.signed),
         undefined=change(ref.undefined),
     )
 
@@ -157,11 +176,15 @@ def _log_softmax(x: Any, *, axis: int = -1) -> Reference:
     wide = as_float64(moved).reshape(math.prod(moved.shape[:-1]), moved.shape[-1])
     if not wide.size:
         return Reference(as_float64(array), array.dtype, magnitude=as_float64(array))
-    hi, lo, gap, spread, logs = _softmax_parts(wide)
+    precise = array.dtype == np.float64
+    hi, lo, gap, spread, logs = _softmax_parts(wide, precise)
     with np.errstate(all="ignore"):
         magnitude = np.where(np.isneginf(wide), 0.0, gap) + spread + np.abs(hi)
     per_ulp = np.broadcast_to(1 + logs, hi.shape).copy()
-    slack = np.where(np.isfinite(hi), np.abs(hi), 0.0) * 2.0**-98 + 2.0**-160
+    if precise:
+        slack = np.where(np.isfinite(hi), np.abs(hi), 0.0) * 2.0**-98 + 2.0**-160
+    else:  # float64 keeps the same bound with its own u, elementary functions being within 8 ulps
+        slack = np.where(np.isfinite(hi), 2.0**-52 * (magnitude + 16 * per_ulp), 0.0)
     ref = Reference(hi, array.dtype, lo, slack, magnitude, per_ulp, terms=wide.shape[1] + 4)
     return _moved_back(reshaped(ref, moved.shape), axis)
 
@@ -222,8 +245,8 @@ def _layer_norm(
 
     The computed mean is off by gamma(n + 1) A and d by that and its rounding: |w| r ((n + 1) A +
     |d|).  The variance is off relatively by (n + 3) u, and by ((n + 1) A u)^2 absolutely (see
-    VarianceJudge), which r halves: |y| ((n + 3)/2 + 1/2 + 1/2) for variance, eps and their sum,
-    2 more for root and division (or product with the reciprocal: 3), 1 each for weight and bias.
+    VarianceJudge); what that, eps and their sum do to the root is `_through_root`.  Root and
+    division (or product with the reciprocal) are 3 more, 1 each for weight and bias.
     """
     array = np.asarray(x)
     axes = _axes(axis, array.ndim)
@@ -236,12 +259,14 @@ def _layer_norm(
     with np.errstate(all="ignore"):
         mean_abs = np.abs(wide).mean(axis=axes, keepdims=True)
         centred = np.abs(wide - wide.mean(axis=axes, keepdims=True))
-        spread = np.square(centred).mean(axis=axes, keepdims=True) + eps
+        variance = np.square(centred).mean(axis=axes, keepdims=True)
+        shift = ((count + 1) * mean_abs) ** 2
+        first, second, free = _through_root(variance, eps, count + 3, shift, array.dtype)
         w = 1.0 if weight is None else np.abs(as_float64(weight))
-        scale = w / np.sqrt(spread)
-        extra = 3 + (weight is not None)
-        magnitude = scale * ((count + 1) * mean_abs + centred * ((count + 3) / 2 + 2 + extra))
-        second = scale * centred / spread / 2 * ((count + 1) * mean_abs) ** 2
+        scale = w / np.sqrt(np.abs(variance + eps))
+        extra = 4 + (weight is not None)
+        magnitude = scale * ((count + 1) * mean_abs + centred * (first + extra))
+        second = scale * centred * second
         if bias is not None:
             magnitude = magnitude + np.abs(ref.value)
     return replace(
@@ -250,7 +275,33 @@ def _layer_norm(
         per_ulp=None,
         second=np.broadcast_to(second, ref.shape).copy(),
         terms=count + 8,
+        undefined=np.broadcast_to(free, ref.shape).copy(),
     )
+
+
+def _through_root(
+    v: F64, eps: float, count: int, shift: Any, dtype: np.dtype[Any]
+) -> tuple[F64, F64, Mask]:
+    """Relative error of 1/sqrt(v + eps) from those of v, eps and their sum.
+
+    With v off by `count` u relatively and `shift` u^2 absolutely, eps and the sum t = v + eps
+    rounded once, t is off relatively by d = u C + u^2 D, C = (count v + |eps| + |t|)/|t|, D =
+    shift/|t|; C is at most count + 1 unless eps is negative.  |(1 - d)^(-1/2) - 1| is at most
+    d/2 (1 - d)^(-3/2); with 2 d for d, and one power more, it also covers that t is calculated
+    in float64 here, with errors of no more than d.  Where d reaches 1/8, t has hardly a sign.
+
+    Returns:
+        Coefficients of u and of u^2, and where the result is not specified.
+    """
+    fmt = format_of(dtype)
+    assert fmt is not None
+    u = fmt.compute.u
+    t = np.abs(v + eps)
+    first, second = (count * v + abs(eps) + t) / t, shift / t
+    d = u * first + u * u * second
+    free = np.isfinite(v) & ~(d < 0.125) & ((v != 0) | (shift != 0))  # else all terms are 0
+    growth = np.where(free, 1.0, (1 - 2 * d) ** -2.5)
+    return first / 2 * growth, second / 2 * growth, free
 
 
 def default_eps(dtype: Any) -> float:
@@ -264,9 +315,9 @@ def default_eps(dtype: Any) -> float:
 def _rms_norm(
     x: Any, weight: Any = None, *, axis: int | tuple[int, ...] = -1, eps: float | None = None
 ) -> Reference:
-    """Class 5: all terms of the mean square are positive, so its relative error is n + 1; eps,
-    the sum with it and the root: ((n + 1) + 2)/2 + 1; division (or reciprocal and product) and
-    weight 3: relative (n/2 + 6) u.  Without `eps` it is that of the dtype, 2^(1-p), as PyTorch
+    """Class 5: all terms of the mean square are positive, so its relative error is n + 1; what
+    that, eps and the sum do to the root is `_through_root`; the root 1, division (or reciprocal
+    and product) and weight 3.  Without `eps` it is that of the dtype, 2^(1-p), as PyTorch
     has it.
     """
     array = np.asarray(x)
@@ -276,8 +327,11 @@ def _rms_norm(
     count = math.prod(array.shape[a] for a in axes)
     ref = running.reference(lambda a, w: rms_norm(a, w, axes, small), [array, weight], array.dtype)
     with np.errstate(all="ignore"):
-        magnitude = np.abs(ref.value) * (count / 2 + 6)
-    return replace(ref, magnitude=magnitude, per_ulp=None, terms=count + 8)
+        square = np.square(as_float64(array)).mean(axis=axes, keepdims=True)
+        first, _, free = _through_root(square, small, count + 1, 0.0, array.dtype)
+        magnitude = np.abs(ref.value) * (first + 4)
+    free = np.broadcast_to(free, ref.shape).copy()
+    return replace(ref, magnitude=magnitude, per_ulp=None, terms=count + 8, undefined=free)
 
 
 _NORM = ((-2.0, 2.0), (0.5, 1.5), (-1.0, 1.0))
@@ -358,6 +412,7 @@ def _cross_entropy(
         high, rest = two_product(np.where(t == 0, 0.0, -t), np.where(t == 0, 0.0, logs.value))
         rest = rest - np.where(t == 0, 0.0, t * logs.low)
         total = size.sum(axis=along)
+        doubt = np.where(t == 0, 0.0, np.abs(t) * logs.slack).sum(axis=along)
     terms = np.concatenate([np.moveaxis(high, along, -1), np.moveaxis(rest, along, -1)], axis=-1)
     count = max(total.size, 1)
     denominator = 1.0
@@ -366,10 +421,11 @@ def _cross_entropy(
         denominator = 1.0 if reduction == "sum" else float(per_item.sum())
         e = np.asarray((e.sum() + 2 * (count + 1) * total.sum()) / denominator)
         q, total = np.asarray(q.sum() / denominator), total.sum() / denominator
+        doubt = doubt.sum() / denominator
     hi, lo = sum_rows(terms.reshape(-1, terms.shape[-1]))
     value, low = _over(hi, lo, denominator)
     # Smoothed targets and their weights are rounded to float64 themselves.
-    slack = np.asarray(4 * 2.0**-53 * np.where(np.isfinite(total), total, 0.0))
+    slack = np.where(np.isfinite(total), 4 * 2.0**-53 * total + doubt, 0.0)
     return Reference(
         value.reshape(e.shape),
         logits.dtype,

@@ -17,10 +17,12 @@ from flint import arb
 from numpy.typing import NDArray
 
 from . import ball, judges
+from .bounds import VarianceJudge
 from .contraction import exact_sum, fraction_pair, reshaped
 from .op import JudgeOf, OpReference, Range, as_float64
+from .product_rows import prefixes, products
 from .sampling import Samples, reductions as along
-from .ulp import format_of, two_product, two_sum
+from .ulp import FLOAT64, format_of, two_product, two_sum
 from .verdict import Reference
 
 __all__ = ["OPS", "rows", "logsumexp_rows", "sum_rows"]
@@ -114,46 +116,7 @@ def _prod(x: Any, *, axis: Axis = None, dtype: Any = None, keepdims: bool = Fals
     if format_of(array.dtype) is None:
         with np.errstate(all="ignore"):
             return Reference(matrix.prod(axis=1, dtype=array.dtype).reshape(shape), array.dtype)
-    return reshaped(_products(as_float64(matrix), array.dtype, matrix.shape[1]), shape)
-
-
-def _products(wide: F64, dtype: np.dtype[Any], terms: Any) -> Reference:
-    values = [_product_ball(row) for row in wide.tolist()]
-    hi = np.array([v if isinstance(v, float) else 0.0 for v in values], np.float64)
-    lo = np.zeros(hi.shape)
-    for i, v in enumerate(values):
-        if not isinstance(v, float):
-            h, rest = ball.pair([v])
-            hi[i], lo[i] = h[0], rest[0]
-    with np.errstate(all="ignore"):
-        logs = np.log2(np.abs(wide))
-        logs = np.where(np.isfinite(logs), logs, 0.0)
-        swing = np.maximum(np.maximum(logs, 0).sum(axis=1), np.maximum(-logs, 0).sum(axis=1))
-        magnitude = np.exp2(swing)
-    special = (~np.isfinite(wide) | (wide == 0)).any(axis=1)
-    magnitude = np.where(special & ~np.isfinite(hi), 1.0, magnitude)
-    return Reference(
-        hi, dtype, lo, 2.0**-100 * np.abs(np.where(np.isfinite(hi), hi, 0)), magnitude, terms=terms
-    )
-
-
-def _product_ball(row: list[float]) -> Any:
-    """The product of floats as a ball, or a float where it is NaN, infinite or zero."""
-    signs = math.prod(math.copysign(1.0, v) for v in row)
-    if any(math.isnan(v) for v in row):
-        return math.nan
-    if any(math.isinf(v) for v in row):
-        return math.nan if any(v == 0 for v in row) else math.copysign(math.inf, signs)
-    if any(v == 0 for v in row):
-        return math.copysign(0.0, signs)
-
-    def multiply(*factors: Any) -> Any:
-        result = factors[0] * 0 + 1 if factors else 1
-        for f in factors:
-            result = result * f
-        return result
-
-    return ball.accurate(multiply, *row) if row else 1.0
+    return reshaped(products(as_float64(matrix), array.dtype), shape)
 
 
 def _extreme(greatest: bool) -> Callable[..., Reference]:
@@ -202,8 +165,15 @@ def _variance(root: bool) -> Callable[..., Reference]:
 
 
 def _variance_rows(wide: F64, dtype: np.dtype[Any], correction: float, root: bool) -> Reference:
+    """Pairs for float64 results; for narrower ones two passes in float64.
+
+    Those keep the bound of `VarianceJudge` with float64's own u (twice, as its terms are
+    calculated too).
+    """
     count = wide.shape[1]
     divisor = max(count - correction, 0.0)
+    if dtype != np.float64 and divisor and count:
+        return _two_passes(wide, dtype, divisor, root)
     value, low = np.zeros(wide.shape[0]), np.zeros(wide.shape[0])
     variance, second = np.zeros(wide.shape[0]), np.zeros(wide.shape[0])
     for i, row in enumerate(wide.tolist()):
@@ -212,7 +182,8 @@ def _variance_rows(wide: F64, dtype: np.dtype[Any], correction: float, root: boo
             continue
         hi, lo, var = _variance_pair(row, divisor, root)
         value[i], low[i], variance[i] = hi, lo, var
-        second[i] = count * (math.fsum(map(abs, row)) / count) ** 2 / divisor
+        mean = math.fsum(abs(v) / count for v in row)  # the sum itself may overflow
+        second[i] = count * (mean * mean) / divisor
     # 0/0 or S/0 with S rounded: NaN and infinity are both right.
     free = np.full(wide.shape[0], divisor == 0 and count > 0)
     return Reference(
@@ -225,6 +196,25 @@ def _variance_rows(wide: F64, dtype: np.dtype[Any], correction: float, root: boo
         terms=count,
         undefined=free,
     )
+
+
+def _two_passes(wide: F64, dtype: np.dtype[Any], divisor: float, root: bool) -> Reference:
+    count = wide.shape[1]
+    with np.errstate(all="ignore"):
+        centred = wide - wide.mean(axis=1, keepdims=True)
+        variance = np.square(centred).sum(axis=1) / divisor
+        second = count * np.abs(wide).mean(axis=1) ** 2 / divisor
+        value = np.sqrt(variance) if root else variance
+    known = np.isfinite(wide).all(axis=1)
+    value, variance = (np.where(known, v, np.nan) for v in (value, variance))
+    second = np.where(known, second, 0.0)
+    ref = Reference(
+        value, dtype, np.zeros(value.shape), 0.0, variance, second=second, terms=count,
+        undefined=np.zeros(value.shape, bool),
+    )  # fmt: skip
+    with np.errstate(all="ignore"):
+        slack = 2 * VarianceJudge(FLOAT64, FLOAT64, root).tolerance(ref)
+    return replace(ref, slack=np.where(np.isfinite(slack), slack, 0.0))
 
 
 def _variance_pair(row: list[float], divisor: float, root: bool) -> tuple[float, float, float]:
@@ -354,45 +344,9 @@ def _scan_product(
             result = np.cumprod(moved, axis=-1, dtype=array.dtype)
         return _finish_scan(Reference(result, array.dtype), along, include_initial, 1)
     wide = as_float64(moved).reshape(math.prod(moved.shape[:-1]), length)
-    ref = _prefix_products(wide, array.dtype)
+    ref = prefixes(wide, array.dtype)
     ref = reshaped(ref, moved.shape)
     return _finish_scan(ref, along, include_initial, 1)
-
-
-def _prefix_products(wide: F64, dtype: np.dtype[Any]) -> Reference:
-    """The products of the first 1, 2, ... numbers of each row; see `_products`.
-
-    Balls of 400 bits lose n 2^-400 of relative accuracy over n factors.
-    """
-    hi, lo = np.zeros(wide.shape), np.zeros(wide.shape)
-    with ball.precision(400), np.errstate(all="ignore"):
-        rough = np.cumprod(wide, axis=1)
-        for i, row in enumerate(wide.tolist()):
-            special = False
-            product = arb(1)
-            exact = []
-            for j, v in enumerate(row):
-                special = special or v == 0 or not math.isfinite(v)
-                if special:
-                    signs = math.prod(math.copysign(1.0, w) for w in row[: j + 1])
-                    known = (
-                        rough[i, j]
-                        if np.isnan(rough[i, j]) or any(map(math.isinf, row[: j + 1]))
-                        else math.copysign(0.0, signs)
-                    )
-                    hi[i, j] = known
-                else:
-                    product = product * arb(v)
-                    exact.append(product)
-            hi[i, : len(exact)], lo[i, : len(exact)] = ball.pair(exact)
-        logs = np.log2(np.abs(wide))
-        logs = np.where(np.isfinite(logs), logs, 0.0)
-        up, down = np.maximum(logs, 0).cumsum(axis=1), np.maximum(-logs, 0).cumsum(axis=1)
-        magnitude = np.exp2(np.maximum(up, down))
-    magnitude = np.where(np.isfinite(hi), magnitude, 1.0)
-    terms = np.broadcast_to(np.arange(1, wide.shape[1] + 1), wide.shape).copy()
-    slack = 2.0**-100 * np.abs(np.where(np.isfinite(hi), hi, 0.0))
-    return Reference(hi, dtype, lo, slack, magnitude, terms=terms)
 
 
 def logsumexp_rows(wide: F64, dtype: np.dtype[Any]) -> Reference:
@@ -404,35 +358,31 @@ def logsumexp_rows(wide: F64, dtype: np.dtype[Any]) -> Reference:
     addition rounds the result.  magnitude = n + sum p_j |x_j - m| + |result|,
     per_ulp = 1 + |log s|.  Source: Blanchard, Higham, Higham, Accurately computing the
     log-sum-exp and softmax functions, 2021, section 3, with its constants worked out.
+
+    float64 itself evaluates the formula within the same bound for its own u, with elementary
+    functions of 8 ulps; that is enough for narrower dtypes, and Arb is for float64.
     """
     count = wide.shape[1]
-    value, low = np.zeros(wide.shape[0]), np.zeros(wide.shape[0])
-    magnitude, per_ulp = np.zeros(wide.shape[0]), np.zeros(wide.shape[0])
-    for i, row in enumerate(wide):
-        with np.errstate(all="ignore"):
-            if count == 0:
-                value[i] = -math.inf
-                continue
-            top = row.max()
-            if not math.isfinite(top):
-                value[i] = (
-                    top
-                    if top == math.inf and not np.isnan(row).any()
-                    else (math.nan if np.isnan(row).any() else top)
-                )
-                magnitude[i] = math.inf
-                continue
-            if np.isnan(row).any():
-                value[i] = math.nan
-                continue
-            shifted = row - top
-            weights = np.exp(shifted)
-        value[i], low[i] = _logsumexp_pair(row, float(top))
-        total = weights.sum()
-        moved = float((weights * np.where(weights > 0, np.abs(shifted), 0.0)).sum() / total)
-        magnitude[i] = count + moved + abs(value[i])
-        per_ulp[i] = 1 + abs(math.log(total))
-    slack = 2.0**-98 * np.where(np.isfinite(value), np.abs(value), 0.0) + 2.0**-140
+    if not count:
+        zeros = np.zeros(wide.shape[0])
+        return Reference(np.full(wide.shape[0], -np.inf), dtype, zeros, zeros, zeros, zeros)
+    with np.errstate(all="ignore"):
+        top = wide.max(axis=1)
+        usable = np.isfinite(top)
+        shifted = wide - np.where(usable, top, 0.0)[:, None]
+        weights = np.exp(shifted)
+        total = weights.sum(axis=1)
+        value = np.where(usable, top + np.log(total), top)
+        moved = np.where(weights > 0, weights * np.abs(shifted), 0.0).sum(axis=1) / total
+        magnitude = np.where(usable, count + moved + np.abs(value), np.inf)
+        per_ulp = np.where(usable, 1 + np.abs(np.log(total)), 0.0)
+    low = np.zeros(value.shape)
+    slack = np.where(usable, 2.0**-52 * (magnitude + 16 * per_ulp), 0.0)
+    if dtype == np.float64:
+        for i in np.flatnonzero(usable):
+            value[i], low[i] = _logsumexp_pair(wide[i], float(top[i]))
+        slack = 2.0**-98 * np.where(np.isfinite(value), np.abs(value), 0.0) + 2.0**-140
+    magnitude = np.where(np.isnan(top), 0.0, magnitude)
     return Reference(value, dtype, low, slack, magnitude, per_ulp, terms=count + 4)
 
 

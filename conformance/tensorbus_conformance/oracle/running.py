@@ -544,7 +544,8 @@ def _reference(plain: Running, exact: Any, dtype: np.dtype[Any], stored: Any = N
         size_of = e + 16 * q + np.abs(value)
         if dtype == np.float64 and exact is not None:
             # Without any rounding float64 is exact, and keeps the sign of a zero on the way.
-            rounded = np.broadcast_to((plain.e != 0) | (plain.q != 0), value.shape)
+            # An underflow to zero leaves no error in e and q, only in h.
+            rounded = np.broadcast_to((plain.e != 0) | (plain.q != 0) | (plain.h != 0), value.shape)
             value, low = _with_balls(lift(exact).v, value, rounded)
         slack = size_of * (2.0**-52 if low is None else 2.0**-98)
         slack = np.where(np.isfinite(slack), slack, 0.0)

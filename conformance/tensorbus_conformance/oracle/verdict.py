@@ -51,6 +51,8 @@ class Reference:
         exact: Decides near a bound: flat index to the Arb ball of the exact value; None where
             `value`, `low` and `slack` suffice.
         alternatives: Other results that the specification allows, element by element.
+        signed: Elements at which a zero has the sign of `value`, for the classes that do not ask
+            it of all; None where of none.
         undefined: Elements with no specified result; anything is accepted there, and they do
             not count as judged.
     """
@@ -69,6 +71,7 @@ class Reference:
     independent: Mask | None = None
     exact: Callable[[int], ball.Ball] | None = None
     alternatives: tuple[Array, ...] = ()
+    signed: Mask | None = None
     undefined: Mask | None = None
 
     @property
@@ -157,6 +160,9 @@ class BoundJudge(Judge):
     exact + tolerance reaches that far, and a finite result where the exact value rounds to
     infinity only if it is within the tolerance.  NaN must meet NaN.
 
+    A result of zero has the sign of the exact value (or of an alternative that is zero) wherever
+    `signs` says that this sign is specified.
+
     A device that flushes subnormals (`subnormals` False) rounds as others do and then takes what
     is below N, the least normal number of float32, as zero; a subnormal and zero are one value to
     it.  So what rounds to |got| < N is right if the exact result, less its tolerance, is below N;
@@ -192,11 +198,29 @@ class BoundJudge(Judge):
         """Elements whose computation may overflow on the way, in some order of evaluation."""
         return np.zeros(ref.shape, bool)
 
-    @property
-    def underflow(self) -> float:
-        """Largest absolute error that one operation adds where its result underflows."""
-        rounding = self.compute.tiny / 2
-        return rounding if self.subnormals else max(rounding, FLOAT32.min_normal)
+    def signs(self, ref: Reference) -> Mask:
+        """Elements at which the sign of a zero is specified."""
+        return np.zeros(ref.shape, bool) if ref.signed is None else ref.signed
+
+    def _wrong_zero(self, ours: F64, ref: Reference) -> Mask:
+        """Zeros of the wrong sign."""
+        negative = np.signbit(ours)
+        right = negative == np.signbit(ref.value)
+        for other in ref.alternatives:
+            right |= (other == 0) & (negative == np.signbit(other.astype(np.float64)))
+        return np.asarray((ours == 0) & ~right & np.isfinite(ref.value) & self.signs(ref), np.bool_)
+
+    def underflows(self, count: Any) -> F64:
+        """Largest absolute error that `count` operations add where their results underflow.
+
+        Half the least subnormal each; the product with `count` comes first, since float64 holds
+        no half of its own least subnormal.
+        """
+        times = np.asarray(count, np.float64)
+        rounding = times * self.compute.tiny / 2
+        if self.subnormals:
+            return np.asarray(rounding, np.float64)
+        return np.asarray(np.maximum(rounding, times * FLOAT32.min_normal), np.float64)
 
     def check(self, got: Array, ref: Reference) -> Verdict:
         problem = shape_problem(got, ref, self.unit)
@@ -227,6 +251,9 @@ class BoundJudge(Judge):
         if not self.subnormals:
             least = FLOAT32.min_normal
             passed |= (np.abs(ours) < least) & (np.abs(ref.value) - tolerance - slack < least)
+        wrong = self._wrong_zero(ours, ref)
+        error = np.where(wrong & ~free, np.inf, error)
+        passed &= ~wrong
         passed |= free
         return self._verdict(got, ref, error, total, passed, int((~free).sum()))
 

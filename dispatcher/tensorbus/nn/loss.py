@@ -150,6 +150,16 @@ def cross_entropy(
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"{name}: label_smoothing={label_smoothing} is not in [0, 1]")
     along = normalize_axis(name, axis, logits.ndim)
+    if logits.dtype.compute is not logits.dtype:
+        # In compute dtype, so that 16-bit results are rounded once.
+        loss = cross_entropy(
+            widened(logits),
+            target,
+            axis=axis,
+            reduction=reduction,
+            label_smoothing=label_smoothing,
+        )
+        return ops.astype(loss, logits.dtype)
     scores = ops.moveaxis(log_softmax(logits, axis=along), along, -1)
     classes = logits.shape[along]
     rest = (*logits.shape[:along], *logits.shape[along + 1 :])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import product
 from typing import Any
 
@@ -181,14 +182,20 @@ def degenerate(count: int) -> Samples:
     return make
 
 
-def unary_options(**values: tuple[Any, ...]) -> Any:
-    """Option sets of an activation: no options, each value alone, all pairs of values."""
+def unary_options(
+    allowed: Callable[[dict[str, Any]], bool] | None = None, **values: tuple[Any, ...]
+) -> Any:
+    """Option sets of an activation: no options, each value alone, all pairs of values.
+
+    `allowed` says of options whether the op takes them together.
+    """
+    good = allowed or (lambda options: True)
 
     def make(sampler: Sampler) -> list[dict[str, Any]]:
         from .cover import pairs
 
-        alone = [{name: v} for name, given in values.items() for v in given]
-        both = pairs(values, sampler.rng) if len(values) > 1 else []
+        alone = [{name: v} for name, given in values.items() for v in given if good({name: v})]
+        both = pairs(values, sampler.rng, allowed) if len(values) > 1 else []
         sets: list[dict[str, Any]] = [{}, *alone, *both]
         if sampler.deep:
             return sets
