@@ -130,6 +130,19 @@ def test_cross_entropy(axis: int, reduction: Any, smoothing: float) -> None:
     check_gradients(lambda a, b: nn.cross_entropy(a, b, **options), x, p)
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+def test_a_16_bit_cross_entropy_is_rounded_once(smoothing: float) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((40, 127)).astype(np.float16)
+    classes = rng.integers(0, 127, 40)
+    for target in (classes, rng.uniform(0.0, 0.02, x.shape).astype(np.float16)):
+        options: dict[str, Any] = {"reduction": "none", "label_smoothing": smoothing}
+        got = np.asarray(nn.cross_entropy(t(x), t(target), **options))
+        wide = np.asarray(nn.cross_entropy(t(x.astype(np.float32)), t(target), **options))
+        assert got.dtype == np.float16
+        np.testing.assert_array_equal(got, wide.astype(np.float16))
+
+
 def test_a_probability_of_zero_has_the_slope_of_the_logarithm() -> None:
     x, p = t(np.asarray([[0.5, -1.0, 2.0]])), t(np.asarray([[0.0, 1.0, 0.0]]))
     p.requires_grad = True

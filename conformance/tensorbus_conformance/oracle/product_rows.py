@@ -50,9 +50,11 @@ def _times(a: _Scaled, b: _Scaled) -> _Scaled:
 
 
 def _joined(a: _Scaled, b: _Scaled) -> _Scaled:
-    parts = ((a.high, b.high), (a.low, b.low), (a.exponent, b.exponent))
-    high, low, exponent = (np.concatenate(p, axis=1) for p in parts)
-    return _Scaled(high, low, exponent)
+    return _Scaled(
+        np.concatenate((a.high, b.high), axis=1),
+        np.concatenate((a.low, b.low), axis=1),
+        np.concatenate((a.exponent, b.exponent), axis=1),
+    )
 
 
 def _lifted(wide: F64) -> _Scaled:
