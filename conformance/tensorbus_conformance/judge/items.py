@@ -177,7 +177,9 @@ def properties(op: str, dtype: DType, variant: str, device: str, level: str) -> 
             found.append("second")
         if REFERENCES[name].kinks:
             found.append("kinks")
-        found.append("autograd")
+        # By bits, which a library's kernels for other layouts need not share.
+        if variant == "portable":
+            found.append("autograd")
     found.append("promotion")
     if REFERENCES[name].takes_numbers or (function is not None and takes_scalars(op)):
         found.append("scalars")
