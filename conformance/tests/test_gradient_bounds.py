@@ -41,3 +41,30 @@ def test_label_smoothing_by_either_formula_is_within_the_bound(p_of: str) -> Non
         assert judge.check(got, ref).ok, judge.check(got, ref).message
         for wrong in (_smoothed(x, classes, 0.1 * (1 + 2.0**-12), p_of), got * F32(1 + 2.0**-14)):
             assert not judge.check(wrong, ref).ok
+
+
+def test_the_tail_of_gelu_is_bounded_relatively() -> None:
+    op = REFERENCES["gelu"]
+    assert op.vjp is not None
+    assert op.gradient_judge is not None
+    x = np.linspace(-12, -1, 89).astype(F32)
+    (ref,) = op.vjp([x], {}, np.ones(x.shape, F32))
+    judge = op.gradient_judge(np.dtype(F32), {}, 1.0)
+    got = ref.rounded()
+    assert judge.check(got, ref).ok
+    assert not judge.check(np.zeros_like(got), ref).passed.any()
+    assert not judge.check(got * F32(1 + 2.0**-15), ref).passed.any()
+
+
+def test_gradients_in_the_option_dtype_are_rounded_once() -> None:
+    op = REFERENCES["prod"]
+    assert op.vjp is not None
+    assert op.gradient_judge is not None
+    x = np.random.default_rng(0).uniform(0.5, 2, (4, 9)).astype(F32)
+    options = {"axis": -1, "dtype": np.dtype(np.float64)}
+    (ref,) = op.vjp([x], options, np.ones(4))
+    judge = op.gradient_judge(np.dtype(F32), options, 1.0)
+    others = np.stack([np.delete(x.astype(float), k, axis=1).prod(axis=1) for k in range(9)], 1)
+    assert judge.check(others.astype(F32), ref).ok
+    early = np.stack([np.delete(x, k, axis=1).prod(axis=1) for k in range(9)], 1)
+    assert not judge.check(early, ref).ok

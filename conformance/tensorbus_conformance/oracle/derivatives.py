@@ -76,12 +76,25 @@ def _logaddexp(x: Any, y: Any) -> list[Any]:
 
 
 def _gelu(x: Any) -> list[Any]:
-    """Phi(x) + x phi(x)."""
+    """Phi(x) + x phi(x); for x <= -1, where both terms vanish, exp(-x^2/2) (M(-x) + x phi(0)).
+
+    M(t) = Phi(-t) exp(t^2/2) (`running.mills`), so nothing but the root at -0.75 cancels, and the
+    bound is relative to the result: about x^2 / 2 u from the argument of exp, beside
+    (M + t phi(0)) / (t phi(0) - M), 26 at -1 and t^2 far away, from the difference.  The sum in
+    front would leave 1 - erf uncertain by u, which is more than all of it below -5.5.
+    """
     half = constant(x, math.sqrt(0.5), lambda: (arb(1) / 2).sqrt())
     density = constant(x, 1 / math.sqrt(2 * math.pi), lambda: 1 / (2 * arb.pi()).sqrt())
-    return _limited(
-        x, lambda x: (1 + r.erf(x * half)) * 0.5 + x * (density * r.exp(-(x * x) * 0.5))
-    )
+
+    def slope(x: Any) -> Any:
+        far = real(x) <= -1
+        t = r.where(far, -x, np.ones(far.shape))
+        tail = r.exp(-(t * t) * 0.5) * (r.mills(t) - t * density)
+        middle = (1 + r.erf(x * half)) * 0.5 + x * (density * r.exp(-(x * x) * 0.5))
+        return r.where(far, tail, middle)
+
+    # A first derivative is one kernel, which stores its result alone.
+    return _limited(x, slope if isinstance(x, Dual) else lambda x: r.chained(lambda: slope(x)))
 
 
 def gelu_tanh_partial(x: Any) -> list[Any]:

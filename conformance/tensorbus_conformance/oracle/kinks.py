@@ -40,8 +40,11 @@ class Kink:
     names: tuple[str, ...] = ()
 
 
-POINTS = (0.0, -0.0, 1.0, -1.0, 0.5, -0.5, 2.0, -2.0, 3.0, -3.0, 20.0, 21.0, INF, -INF)
-"""Ends of domains, kinks, thresholds and ties of the elementwise functions, and both infinities."""
+POINTS = (
+    *(0.0, -0.0, 1.0, -1.0, 0.5, -0.5, 2.0, -2.0, 3.0, -3.0, 8.5, -8.5, 20.0, -20.0, 21.0),
+    *(INF, -INF),
+)
+"""Ends of domains, kinks, thresholds, tails and ties of the elementwise functions, infinities."""
 
 TIES = np.array([[3.0, 1.0, 3.0, 3.0], [0.0, -0.0, 0.0, -1.0], [2.0, 2.0, 2.0, 2.0]])
 ZEROS = np.array(
@@ -144,7 +147,10 @@ CALLS: dict[str, tuple[Kink, ...]] = {
     "softplus": (Kink((np.array([5.0, 5.5, 0.0, -9.0]),), {"beta": 2.0, "threshold": 10.0}),),
     "elu": (Kink((np.array([0.0, -0.0, -INF, INF]),), {"alpha": 1.5}),),
     "leaky_relu": (Kink((np.array([0.0, -0.0, -1.0, 1.0]),), {"negative_slope": 0.25}),),
-    "gelu": (Kink((np.array(POINTS[:-2]),), {"approximate": "tanh"}),),
+    "gelu": (
+        Kink((np.array(POINTS[:-2]),), {"approximate": "tanh"}),
+        Kink((np.linspace(-14.5, -0.5, 57),), {}, "the tail"),
+    ),
 }
 
 

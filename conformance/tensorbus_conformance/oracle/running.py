@@ -296,7 +296,13 @@ def constant(like: Any, value: float, exact: Callable[[], Any] | None = None) ->
 
 def _elementary(name: str, slope: Callable[[Any, Any], Any]) -> Callable[[Any], Any]:
     """The elementary function for every kind of argument; `slope` is f' from x and f(x)."""
-    plain, of_ball = TRANSCENDENTAL[name][0], TRANSCENDENTAL[name][1]
+    return _of_numbers(TRANSCENDENTAL[name][0], TRANSCENDENTAL[name][1], slope)
+
+
+def _of_numbers(
+    plain: Elementary, of_ball: Elementary, slope: Callable[[Any, Any], Any]
+) -> Elementary:
+    """The function that `plain` is for float64 arrays and `of_ball` for a ball."""
 
     def function(x: Any) -> Any:
         if isinstance(x, Dual):
@@ -348,6 +354,26 @@ erf: Elementary = _elementary(
     "erf",
     lambda x, y: constant(x, 2 / math.sqrt(math.pi), lambda: 2 / arb.pi().sqrt()) * exp(-(x * x)),
 )
+
+
+def _mills_ball(t: Any) -> Any:
+    return (t / arb(2).sqrt()).erfc() * (t * t / 2).exp() / 2
+
+
+def _mills64(t: Array) -> F64:
+    """By balls, as float64 has no function without cancellation for it."""
+    values, places = np.unique(t, return_inverse=True)
+    found = [float(ball.accurate(_mills_ball, float(v), bits=60).mid()) for v in values]
+    return np.array(found, np.float64)[places].reshape(t.shape)
+
+
+mills: Elementary = _of_numbers(
+    _mills64,
+    _mills_ball,
+    lambda t, y: t * y - constant(t, 1 / math.sqrt(2 * math.pi), lambda: 1 / (2 * arb.pi()).sqrt()),
+)
+"""Phi(-t) exp(t^2 / 2), the normal distribution's tail beside its density, for t >= 0."""
+
 sigmoid: Elementary = _elementary("sigmoid", lambda x, y: y * (1 - y))
 softplus: Elementary = _elementary("softplus", lambda x, y: sigmoid(x))
 
