@@ -153,9 +153,10 @@ def _power(x1: Any, x2: Any) -> Reference:
 def _modular(base: NDArray[np.uint64], exponent: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """base ** exponent modulo 2^64, whose low bits are the powers modulo less; by squaring."""
     result = np.ones(base.shape, np.uint64)
-    while exponent.any():
-        result = np.where(exponent & np.uint64(1), result * base, result)
-        base, exponent = base * base, exponent >> np.uint64(1)
+    with np.errstate(over="ignore"):  # of scalars; arrays wrap in silence
+        while exponent.any():
+            result = np.where(exponent & np.uint64(1), result * base, result)
+            base, exponent = base * base, exponent >> np.uint64(1)
     return result
 
 
