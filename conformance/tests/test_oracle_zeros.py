@@ -131,3 +131,21 @@ def test_an_underflow_on_the_way_is_seen_by_the_exact_reference() -> None:
     ref = REFERENCES["mish"].forward(x)
     assert not isinstance(ref, tuple)
     assert ref.value[0] == -21 * 2.0**-1074  # -21.27 by Arb, to the nearest
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int32", "uint64", "int64"])
+def test_integer_powers_wrap(dtype: str) -> None:
+    info = np.iinfo(dtype)
+    values = [*range(8), int(info.min), int(info.max), int(info.max) - 1]
+    values += [-1, -2, -3] if info.min else []
+    bits = info.bits
+    pairs = [(x, y) for x in values for y in values]
+    ref = REFERENCES["pow"].forward(*(np.array(v, dtype) for v in zip(*pairs, strict=True)))
+    assert not isinstance(ref, tuple)
+    for (x, y), got in zip(pairs, ref.value.tolist(), strict=True):
+        if y < 0:
+            wanted = {1: 1, -1: -1 if y % 2 else 1}.get(x, 0)
+        else:
+            wanted = pow(x, y, 1 << bits)
+            wanted -= (1 << bits) * (info.min < 0 and wanted >> (bits - 1))
+        assert got == wanted

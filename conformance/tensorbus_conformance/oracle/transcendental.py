@@ -143,18 +143,21 @@ def _power(x1: Any, x2: Any) -> Reference:
     a, b = promoted(x1, x2)
     if format_of(a.dtype) is not None:
         return reference_of("pow", a, b)
-    bits = 8 * a.dtype.itemsize
-    result = np.zeros(a.shape, a.dtype)
-    for i in range(a.size):
-        base, exponent = int(a.flat[i]), int(b.flat[i])
-        if exponent < 0:
-            wrapped = base if base == 1 or (base == -1 and exponent % 2) else int(base == -1)
-        else:
-            wrapped = pow(base, exponent, 1 << bits)
-        if a.dtype.kind == "i" and wrapped >= 1 << (bits - 1):
-            wrapped -= 1 << bits
-        result.flat[i] = wrapped
+    negative = b < 0
+    power = _modular(a.astype(np.uint64), np.where(negative, 0, b).astype(np.uint64))
+    inverse = np.where(a == 1, 1, np.where(a + 1 == 0, np.where(b % 2 == 0, 1, -1), 0))
+    result = np.where(negative, inverse.astype(a.dtype), power.astype(a.dtype))
     return Reference(result, result.dtype)
+
+
+def _modular(base: NDArray[np.uint64], exponent: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """base ** exponent modulo 2^64, whose low bits are the powers modulo less; by squaring."""
+    result = np.ones(base.shape, np.uint64)
+    with np.errstate(over="ignore"):  # of scalars; arrays wrap in silence
+        while exponent.any():
+            result = np.where(exponent & np.uint64(1), result * base, result)
+            base, exponent = base * base, exponent >> np.uint64(1)
+    return result
 
 
 def _bind(name: str) -> Callable[..., Reference]:

@@ -250,10 +250,13 @@ _repeats: Samples = _each(1, _repeat, "none", *AXIS_FORMS)
 
 def repeat(sampler: Sampler) -> list[Case]:
     """One number of repeats or one for each element, zero among them; nothing left, too."""
-    return [
+    found = [
         replace(case, smooth=case.smooth and bool(np.any(case.args[1])))
         for case in _repeats(sampler)
     ]
+    if not any(case.args[0].size and np.any(case.args[1]) for case in found):
+        found.append(Case((sampler.array((3, 5)), 2), {"axis": 1}, "(3, 5) twice"))
+    return found
 
 
 def _tile(sampler: Sampler, shape: Shape, form: Any) -> Any:
