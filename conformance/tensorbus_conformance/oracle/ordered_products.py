@@ -64,6 +64,11 @@ def _matmul_calls(s: Sample) -> list[Call]:
     found = [of(5, 600, 9, "k of 600"), of(3, 257, 5, "k of 257")]
     if s.deep:
         found += [of(4, k, 66, f"k of {k}") for k in _SIZES]
+        # Beyond sixteen blocks, and sixteen times sixteen of them.
+        found += [
+            of(2, 17 * 256 + 9, 3, "more than 16 blocks"),
+            of(1, 257 * 256 + 5, 2, "257 blocks"),
+        ]
         a, b = _pairs(s, 3, 300, 4)
         found += [
             Call((a[0], np.ascontiguousarray(b.T)), {}, "vector and matrix"),

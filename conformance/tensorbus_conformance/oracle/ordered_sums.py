@@ -41,6 +41,9 @@ def _reduced(data: str) -> Callable[[Sample], list[Call]]:
             Call((make(7, 129),), {"axis": -1, "keepdims": True}, "rows of 129"),
             Call((make(40, 300),), {"axis": 1}, "rows of 300"),
         ]
+        # Sums start from -0: of nothing but -0 they are -0.
+        zeros = [np.full((2, n), -0.0, s.dtype) for n in (1, 3, 128, 300, 8193)]
+        found += [Call((z,), {"axis": 1}, f"rows of {z.shape[1]} times -0") for z in zeros]
         if not s.deep:
             return found
         found += [

@@ -47,6 +47,10 @@ def parts(session: Session) -> Outcome:
     checks.that(piece.device is device, "a part is not of its device")
     checks.that(piece.nbytes == 4500, f"a part of 4,500 bytes has {piece.nbytes}")
     checks.that(fetch(device, piece, 4500) == data[4096:8596], "a part has other contents")
+    outer = device.part(buffer, 4096, 2 * 4096 + 300)
+    inner = device.part(outer, 4096, 800)
+    checks.that(inner.nbytes == 800, f"a part of a part of 800 bytes has {inner.nbytes}")
+    checks.that(fetch(device, inner, 800) == data[8192:8992], "a part of a part has other contents")
     device.copy_in(piece, 3, memoryview(b"\x11" * 9))
     checks.that(
         fetch(device, buffer, 14, 4097) == data[4097:4099] + b"\x11" * 9 + data[4108:4111],

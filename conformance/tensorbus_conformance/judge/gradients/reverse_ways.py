@@ -298,7 +298,11 @@ def _uses(s: Subject) -> None:
         tensors[k] = tb.positive(leaves[k])
     results = s.call(tensors)
     s.same("operands that are results", s.grads(tensors, results, retain_graph=True), s.plain)
-    s.same("leaves behind them", s.grads(leaves, results), s.plain)
+    s.same("leaves behind them", s.grads(leaves, results, retain_graph=True), s.plain)
+    both = [t for k in s.moving for t in (tensors[k], leaves[k])]
+    mixed = tb.grad(results, both, s.placed(), allow_unused=True)
+    s.same("results and the leaves behind them", [None if g is None else host(g) for g in mixed],
+           [g for g in s.plain for _ in range(2)])  # fmt: skip
 
 
 @way

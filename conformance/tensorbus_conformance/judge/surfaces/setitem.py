@@ -81,6 +81,7 @@ def setitem(c: Checks) -> None:
         _write(c, key, x, array, kind)
         if c.dtype.is_float and (c.thorough or n % 16 == 0):
             _derivatives(c, key, array)
+    _masks(c)
     _views(c)
     _overlaps(c)
     _repeats(c)
@@ -158,6 +159,21 @@ def _derivatives(c: Checks, key: Key, array: Array) -> None:
     if pair is not None:
         moved = _stored(tangents[0].reshape(-1), places, tangents[1]).reshape(array.shape)
         c.same(f"tangent of x[key] = v, {key}", pair[1], moved)
+
+
+def _masks(c: Checks) -> None:
+    """Masks of one to three dimensions, a value of its own for each element that they name."""
+    for shape, covered in (((40,), 1), ((5, 7), 2), ((6, 4, 3), 3), ((6, 4, 3), 2), ((9, 5), 1)):
+        for layout in ("contiguous", "general", "transposed"):
+            array = distinct(shape, c.dtype, 5)
+            mask = c.rng.random(shape[:covered]) < 0.6
+            mask.reshape(-1)[[0, -1]] = True
+            value = distinct(array[mask].shape, c.dtype, 70)
+            x, want = c.put(array, layout), array.copy()
+            want[mask] = value
+            label = f"x[mask] = v, {shape} by a mask of {covered} dimensions, {layout}"
+            c.attempt(label, lambda x=x, m=mask, v=value: x.__setitem__(c.put(m), c.put(v)))
+            c.same(label, x, want)
 
 
 def _views(c: Checks) -> None:
