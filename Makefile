@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 EXTRAS := conformance,cpu,opencl
 
 .PHONY: conform test compile-check lint format clean pycuda simulate evidence mutation \
-	mutation-slice branches
+	mutation-slice branches seeds blind
 
 conform: $(VENV)/.run
 	$(BIN)/tensorbus conform --level smoke
@@ -56,6 +56,11 @@ mutation-slice: $(VENV)/.test
 		--ops add,where,sum,matmul,cumulative_sum,take --sample 20 --seed 1 --level smoke \
 		--least 0.25 --report reports
 
+# Many seeds on a device that is right: false alarms, and what comes within 2% of its bound.
+SEEDS ?= 200
+seeds: $(VENV)/.test
+	$(BIN)/python benchmarks/seeds.py --seeds $(SEEDS)
+
 # Branches on the way of a call that the judge takes.
 branches: $(VENV)/.test
 	$(BIN)/tensorbus conform --mutate --coverage --level standard --markdown docs/branches.md
@@ -78,3 +83,7 @@ $(VENV)/.test: pyproject.toml | $(BIN)/python
 
 clean:
 	rm -rf $(VENV) reports build dist
+
+# The faults that were thought up without sight of the samples, planted and judged again.
+blind: $(VENV)/.test
+	$(BIN)/python benchmarks/blind_faults.py --level smoke,standard
