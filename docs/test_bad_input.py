@@ -286,7 +286,7 @@ def test_python(tmp_path: Path) -> None:
 def test_plugins(row: dict[str, str], tmp_path: Path) -> None:
     (opens,) = words(row["plugin"])
     bad_plugins.install(tmp_path / "site", "bad", {"does": opens})
-    paths = os.pathsep.join([str(tmp_path / "site"), os.environ.get("PYTHONPATH", "")])
+    paths = os.pathsep.join(filter(None, [str(tmp_path / "site"), os.environ.get("PYTHONPATH")]))
     settings = ("TENSORBUS_SIMULATE=", f"PYTHONPATH={paths}")
     asked = ["conform", "--device", "bad,ref", "--ops", "bitwise_invert", "--timeout", "3"]
     target = tmp_path / "r.json"

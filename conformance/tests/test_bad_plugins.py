@@ -115,7 +115,7 @@ def judge(tmp_path: Path, plugin: str, devices: list[str], *more: str) -> Done:
         text=True,
         env={
             **os.environ,
-            "PYTHONPATH": os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")]),
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(site), os.environ.get("PYTHONPATH")])),
             "TENSORBUS_WORKER_MEMORY": "450",
         },
         timeout=300,

@@ -350,6 +350,7 @@ FAULTS: dict[str, tuple[str, str, type[Any], dict[str, Any]]] = {
     "record not made": ("queue", "events", Late, {"record": refuses}),
     "record gives nothing": ("queue", "events", Late, {"record": nothing}),
     "never done": ("queue", "events", Late, {"record": lambda self: Never()}),
+    "done too early": ("queue", "early", Late, {"record": lambda self: Done()}),
     "wait does nothing": ("queue", "waiting", Late, {"record": lambda self: Done()}),
     "pending buffers lost": ("queue", "pending", Late, {"launch": loose_launch}),
     "copies overtake": ("queue", "lateness", Late, {"copy_in": overtaking_in}),

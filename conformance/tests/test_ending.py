@@ -92,7 +92,7 @@ def test_workers_end_with_a_run_that_is_killed(tmp_path: Path) -> None:
     assert waited(lambda: not processes(mark), 10), "workers and what they started end too"
 
 
-@pytest.mark.parametrize("command", [COMMAND, ["tensorbus"]])
+@pytest.mark.parametrize("command", [COMMAND, [str(Path(sys.executable).parent / "tensorbus")]])
 def test_nothing_is_imported_from_the_current_directory(tmp_path: Path, command: list[str]) -> None:
     where = tmp_path / "here"
     where.mkdir()
@@ -135,5 +135,5 @@ def test_lists_do_not_end_with_a_plugin(tmp_path: Path) -> None:
 
 def environment(site: Path, mark: str) -> dict[str, str]:
     """With a folder of packages, and a text to find processes by."""
-    paths = os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])
+    paths = os.pathsep.join(filter(None, [str(site), os.environ.get("PYTHONPATH")]))
     return {**os.environ, "PYTHONPATH": paths, "TENSORBUS_TEST_MARK": mark}

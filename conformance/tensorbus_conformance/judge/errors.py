@@ -26,6 +26,7 @@ from .items import Outcome
 from .layouts import host, place
 from .session import Session, reference_device
 from .signature import Parameter, parameters
+from .surfaces.checks import bits_of
 
 __all__ = ["bad_calls", "check"]
 
@@ -279,7 +280,7 @@ def check(session: Session) -> Outcome:
             out = function.call(*bound.args, **bound.kwargs)
             results = [out] if isinstance(out, tb.Tensor) else list(out)
             undefined = function.name in ("empty", "empty_like")
-            return [(t.dtype, t.shape, b"" if undefined else host(t).tobytes()) for t in results]
+            return [(t.dtype, t.shape, b"" if undefined else bits_of(host(t))) for t in results]
 
         def state() -> str:
             if any(host(t).tobytes() != was for t, was in operands):
