@@ -224,5 +224,6 @@ def test_every_fault_is_described() -> None:
         assert fault.what
         assert fault.ops
         assert isinstance(fault, Fault)
-    assert base.plant("minus-zero-lost").hits == 0
+    # One that wraps devices: one of the registry would stay in this process.
+    assert base.plant("odd-tail-scan").hits == 0
     assert Planted().hits == 0
