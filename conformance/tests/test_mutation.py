@@ -203,7 +203,7 @@ def test_what_becomes_of_a_mutant(answers: list[dict[str, Any]], verdict: str) -
     queue = list(answers)
     mutant = draw([TREE.sources["dispatcher/tensorbus/_plan.py"]], 1, 1)[0][0]
     coverage = Coverage("smoke")
-    result = try_mutant(lambda request: queue.pop(0), mutant, [A, B], coverage, 0, 2)
+    result = try_mutant(lambda request: queue.pop(0), mutant, [[A, B], []], coverage, 0)
     assert result.verdict == verdict
     assert not queue
 
@@ -342,11 +342,11 @@ def test_a_mutant_is_judged_by_what_reaches_it(pool: Pool) -> None:
     mutant = next(
         m for m in mutants_of(source) if m.line == line and m.operator == "swapped operands"
     )
-    items = chooser.items(mutant, 4)
-    assert items
-    assert {n.split("/")[0] for n in items} == {"subtract"}
+    groups = chooser.items(mutant, 4, 2, 2)
+    assert groups[0]
+    assert {n.split("/")[0] for items in groups for n in items} == {"subtract"}
     found: list[Result] = []
-    pool.map([mutant], lambda ask, m: try_mutant(ask, m, items, coverage, 0, 4), found.append)
+    pool.map([mutant], lambda ask, m: try_mutant(ask, m, groups, coverage, 0), found.append)
     assert found[0].reached
     assert found[0].verdict == "caught"
 
@@ -372,6 +372,23 @@ def test_an_ended_command_leaves_no_process() -> None:
     pytest.fail("the zygote outlived the command")
 
 
+def test_parts_judge_what_survives_the_ops() -> None:
+    source = TREE.sources["dispatcher/tensorbus/_plan.py"]
+    mutant = draw([source], 1, 1)[0][0]
+    assert mutant.edit is not None
+    coverage = Coverage("smoke")
+    hits = np.zeros(layout(TREE).size, np.uint8)
+    hits[layout(TREE).base[source.module] + mutant.edit.unit] = 1
+    names = [*(f"op{k}" for k in range(20)), "surface.map", "driver.copy"]
+    every = [f"{n}/cpu/float32/portable" for n in names]
+    coverage.items = {n: Recorded(hits, 0.1, {}, []) for n in every}
+    groups = Chooser(TREE, layout(TREE), coverage).items(mutant, 2, 1, 4)
+    assert [len(g) for g in groups] == [2, 1, 4]
+    flat = [n for g in groups for n in g]
+    assert len(set(flat)) == 7
+    assert set(every[-2:]) <= set(flat)
+
+
 def test_recorded_texts_tell_helpers_apart() -> None:
     coverage = Coverage("smoke")
     none = np.zeros(1, np.uint8)
@@ -387,4 +404,4 @@ def test_recorded_texts_tell_helpers_apart() -> None:
         return found[m.edit.variant].text if m.edit and m.edit.variant < len(found) else ""
 
     mutant = next(m for m in mutants_of(source) if becomes(m) == "0x7fc1u")
-    assert Chooser(TREE, layout(TREE), coverage).items(mutant, 4) == [B]
+    assert Chooser(TREE, layout(TREE), coverage).items(mutant, 4, 2, 2) == [[B], [], []]

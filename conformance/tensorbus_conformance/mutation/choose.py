@@ -16,6 +16,8 @@ from .zygote import Layout
 
 __all__ = ["Chooser"]
 
+_PARTS = ("driver.", "primitive.", "scale.", "surface.")
+
 _SHORTEST = 6
 """Pieces of C shorter than this stand in too many kernels to tell them apart."""
 
@@ -37,11 +39,21 @@ class Chooser:
             size = int(item.hits.sum())
             self._cost[op] = min(size, self._cost.get(op, size))
 
-    def items(self, mutant: Mutant, count: int) -> list[str]:
-        """At most `count` items that reach a mutant; none if none does."""
+    def items(self, mutant: Mutant, first: int, more: int, rest: int) -> list[list[str]]:
+        """Items that reach a mutant, in the groups that judge it one after the other.
+
+        Ops of every kind come first; the parts that judge one layer alone (primitives, drivers,
+        large sizes, surfaces) begin the last group, as they see what no single op shows.
+        """
         device = "opencl" if mutant.path.startswith("opencl/") else "cpu"
         found = [n for n in self._reaching(mutant) if n.split("/")[1].startswith(device)]
-        return self._spread(found, count, mutant.ident)
+        early = self._spread(found, first + more, mutant.ident)
+        left = [n for n in found if n not in early]
+        parts = [n for n in left if n.startswith(_PARTS)]
+        parts.sort(key=lambda n: self._cost[n.split("/")[0]])
+        late = parts[: rest // 2]
+        late += self._spread([n for n in left if n not in late], rest - len(late), mutant.ident)
+        return [early[:first], early[first:], late]
 
     def _spread(self, names: Iterable[str], count: int, seed: str) -> list[str]:
         """Two ops that run little else, then others by lot; dtypes that differ."""

@@ -27,10 +27,10 @@ from .tree import Tree, TreeError
 from .verdict import Result, Score, scores, try_mutant
 from .zygote import layout
 
-__all__ = ["FIRST", "MORE", "mutate", "one"]
+__all__ = ["FIRST", "MORE", "REST", "mutate", "one"]
 
-FIRST, MORE = 4, 6
-"""Items that judge a mutant at first, and how many more judge one that survives these."""
+FIRST, MORE, REST = 4, 6, 30
+"""Items that judge a mutant at first, how many more judge one that lives, and again."""
 
 
 class _Lines:
@@ -145,8 +145,8 @@ def mutate(
             heard = _Lines(console)
 
             def work(ask: Any, mutant: Mutant) -> Result:
-                items = chooser.items(mutant, FIRST + MORE)
-                return try_mutant(ask, mutant, items, coverage, data_seed, FIRST)
+                groups = chooser.items(mutant, FIRST, MORE, REST)
+                return try_mutant(ask, mutant, groups, coverage, data_seed)
 
             def done(result: Result) -> None:
                 results.append(result)
@@ -249,11 +249,11 @@ def one(ident: str, level: str, ops: Sequence[str] | None = None, data_seed: int
     console.print(Text(f"+ {after}", "green"))
     with stoppable(), _bar(console) as bar, Pool(min(os.cpu_count() or 1, 2)) as pool:
         coverage = _recorded(tree, pool, level, _devices([mutant]), bar, ops)
-        items = Chooser(tree, layout(tree), coverage).items(mutant, FIRST + MORE)
+        groups = Chooser(tree, layout(tree), coverage).items(mutant, FIRST, MORE, REST)
         results: list[Result] = []
 
         def work(ask: Any, each: Mutant) -> Result:
-            return try_mutant(ask, each, items, coverage, data_seed, FIRST)
+            return try_mutant(ask, each, groups, coverage, data_seed)
 
         pool.map([mutant], work, results.append)
     (result,) = results
@@ -262,7 +262,7 @@ def one(ident: str, level: str, ops: Sequence[str] | None = None, data_seed: int
     if result.killer:
         console.print(Text(f"{result.killer}  {result.message}"))
     if not result.items:
-        console.print("no item reaches it" if not items else "it was not judged")
+        console.print("no item reaches it" if not any(groups) else "it was not judged")
     elif not result.reached:
         console.print("what changed was not evaluated")
     caught = result.verdict == "caught"

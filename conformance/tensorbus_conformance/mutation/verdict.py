@@ -72,15 +72,15 @@ class Result:
 def try_mutant(
     ask: Callable[[dict[str, Any]], dict[str, Any]],
     mutant: Mutant,
-    items: Sequence[str],
+    groups: Sequence[Sequence[str]],
     coverage: Coverage,
     seed: int,
-    first: int,
 ) -> Result:
-    """Judge a mutant: by the first few items, then, if it still lives, by the others."""
+    """Judge a mutant: by the first group of items, then, as long as it lives, by the next."""
     result = Result(mutant)
-    healthy = {t for n in items if n in coverage.items for t in coverage.items[n].texts}
-    for group in (items[:first], items[first:]):
+    known = [n for group in groups for n in group if n in coverage.items]
+    healthy = {t for n in known for t in coverage.items[n].texts}
+    for group in groups:
         todo = list(group)
         # With no item at all it is still seen whether the tree can be imported.
         while todo or not result.seconds:
