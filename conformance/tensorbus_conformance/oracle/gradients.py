@@ -413,7 +413,8 @@ def _movement_vjp(
                 array.dtype,
                 np.array([p[1] for p in pairs]).reshape(array.shape),
                 magnitude=np.array(extra, np.float64).reshape(array.shape),
-                stored=_stored_sums(groups, pairs, narrows).reshape(array.shape),
+                stored=_stored_sums(groups, pairs, narrows).reshape(array.shape)
+                + _stored_parts(op, arrays, options, cotangent),
                 stored_terms=1,
                 terms=max((len(t) for t in groups), default=1),
             )
@@ -427,6 +428,26 @@ def _stored_sums(groups: list[list[float]], pairs: list[Any], narrows: bool) -> 
         abs(p[0]) if len(t) > 1 or narrows else 0.0 for t, p in zip(groups, pairs, strict=True)
     ]
     return np.array(sizes, np.float64)
+
+
+def _stored_parts(
+    op: OpReference, arrays: list[Any], options: Options, cotangent: Any
+) -> F64 | float:
+    """What is rounded before the last sum, where an operand is broadcast and then indexed.
+
+    take_along_axis sums for every element of the operand as it was broadcast, and then over the
+    broadcast axes: with 16 bits each of the first sums is one rounded number.
+    """
+    if op.name != "take_along_axis" or not arrays[0].ndim:
+        return 0.0
+    x, axis = arrays[0], options.get("axis", -1) % arrays[0].ndim
+    full = list(np.shape(cotangent))
+    full[axis] = x.shape[axis]
+    if tuple(full) == x.shape:
+        return 0.0
+    wide = [np.broadcast_to(x, full), *arrays[1:]]
+    found = _movement_vjp(op, wide, options, cotangent)[0]
+    return 0.0 if found is None else np.asarray(unbroadcast(np.abs(found.value), x.shape))
 
 
 def _movement_jvp(op: OpReference, arrays: list[Any], options: Options, tangents: list[Any]) -> Any:
