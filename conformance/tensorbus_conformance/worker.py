@@ -55,7 +55,7 @@ def judge_item(
     names = request.get("properties") or properties(
         item.op, dt.by_name(item.dtype), item.variant, item.device, level
     )
-    if session.op in REFERENCES:
+    if session.op in REFERENCES or item.op.startswith("surface."):
         answer({"begin": names[0]})
         warm(session, names)
     for name in names:

@@ -9,6 +9,7 @@ A part registers itself when its module is imported; `load` imports all of them.
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -71,6 +72,7 @@ def part(made: Part) -> Part:
     return made
 
 
+@functools.cache
 def load() -> Mapping[str, Part]:
     """Import every module that registers parts; they are all in `PARTS` then."""
     for name in _MODULES:
