@@ -18,6 +18,9 @@ __all__ = ["Chooser"]
 
 _PARTS = ("driver.", "primitive.", "scale.", "surface.")
 
+_OTHERS = ("/interp.py", "/ref.py")
+"""Files in which ref computes, and with which the others are compared."""
+
 _SHORTEST = 6
 """Pieces of C shorter than this stand in too many kernels to tell them apart."""
 
@@ -45,8 +48,7 @@ class Chooser:
         Ops of every kind come first; the parts that judge one layer alone (primitives, drivers,
         large sizes, surfaces) begin the last group, as they see what no single op shows.
         """
-        device = "opencl" if mutant.path.startswith("opencl/") else "cpu"
-        found = [n for n in self._reaching(mutant) if n.split("/")[1].startswith(device)]
+        found = self._on_devices(mutant.path, self._reaching(mutant))
         early = self._spread(found, first + more, mutant.ident)
         left = [n for n in found if n not in early]
         parts = [n for n in left if n.startswith(_PARTS)]
@@ -54,6 +56,16 @@ class Chooser:
         late = parts[: rest // 2]
         late += self._spread([n for n in left if n not in late], rest - len(late), mutant.ident)
         return [early[:first], early[first:], late]
+
+    def _on_devices(self, path: str, names: list[str]) -> list[str]:
+        """Of items those on the device whose code changes; cpu's where it is every device's."""
+        for device in ("opencl", "cpu"):
+            here = [n for n in names if n.split("/")[1].startswith(device)]
+            if path.startswith(f"{device}/"):
+                return here
+            if device == "cpu" and here and not path.endswith(_OTHERS):
+                return here
+        return names
 
     def _spread(self, names: Iterable[str], count: int, seed: str) -> list[str]:
         """Two ops that run little else, then others by lot; dtypes that differ."""

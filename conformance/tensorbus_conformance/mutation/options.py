@@ -24,6 +24,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--coverage", action="store_true", help="with --mutate: count the branches that are taken"
     )
+    group.add_argument(
+        "--stale-coverage",
+        action="store_true",
+        help="choose items by what an earlier judge reached in the same sources (to try things)",
+    )
     group.add_argument("--mutant", metavar="ID", help="show one mutant and judge it")
     group.add_argument(
         "--least", metavar="SHARE", type=float, help="fail if less of the silent ones is caught"
@@ -62,7 +67,7 @@ def run(options: argparse.Namespace, usage: type[Exception]) -> int:
                 folder=options.report,
             )
         if options.mutant is not None:
-            return one(options.mutant, level, choose_ops(options.ops))
+            return one(options.mutant, level, choose_ops(options.ops), stale=options.stale_coverage)
         return mutate(
             list(options.mutate),
             sample,
@@ -74,6 +79,7 @@ def run(options: argparse.Namespace, usage: type[Exception]) -> int:
             folder=options.report,
             ops=choose_ops(options.ops),
             least=options.least or 0.0,
+            stale=options.stale_coverage,
         )
     except (TreeError, RegisterError, LookupError) as error:
         raise usage(str(error).strip("'\"")) from None

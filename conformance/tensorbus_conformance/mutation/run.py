@@ -60,9 +60,13 @@ def _bar(console: Console) -> Progress:
 
 
 def _devices(mutants: Sequence[Mutant]) -> list[str]:
-    found = [] if all(m.path.startswith("opencl/") for m in mutants) else ["cpu"]
-    if any(m.path.startswith("opencl/") for m in mutants):
+    """Where mutants are judged: opencl shares the backends' kernel texts, ref their interpreter."""
+    paths = {m.path for m in mutants}
+    found = [] if all(p.startswith("opencl/") for p in paths) else ["cpu"]
+    if any(p.startswith(("opencl/", "backends/")) for p in paths):
         found.append("opencl:0")
+    if any(p.endswith(("/interp.py", "/ref.py")) for p in paths):
+        found.append("ref")
     return found
 
 
@@ -73,6 +77,7 @@ def _recorded(
     devices: Sequence[str],
     bar: Progress,
     ops: Sequence[str] | None = None,
+    stale: bool = False,
 ) -> Coverage:
     task = bar.add_task("what reaches what", total=None, said="")
     heard = _Lines(bar.console)
@@ -81,7 +86,7 @@ def _recorded(
         bar.update(task, completed=count, total=of)
         heard.say(f"what reaches what: {count} of {of} items")
 
-    coverage = record(tree, pool, level, devices, progress, ops=ops)
+    coverage = record(tree, pool, level, devices, progress, ops=ops, stale=stale)
     bar.update(task, total=len(coverage.items), completed=len(coverage.items))
     return coverage
 
@@ -99,6 +104,7 @@ def mutate(
     ops: Sequence[str] | None = None,
     least: float = 0.0,
     data_seed: int = 0,
+    stale: bool = False,
 ) -> int:
     """Draw and judge.
 
@@ -114,6 +120,7 @@ def mutate(
         ops: Judge by these alone (a slice: what they do not reach counts as unreached).
         least: Share of silent mutants that has to be caught.
         data_seed: Of the judge's data.
+        stale: Choose items by what an earlier version of the judge reached.
 
     Returns:
         0 if a complete report is on disk and enough was caught, else 1.
@@ -138,7 +145,7 @@ def mutate(
     start = time.monotonic()
     with stoppable(), _bar(console) as bar, Pool(count) as pool:
         try:
-            coverage = _recorded(tree, pool, level, _devices(mutants), bar, ops)
+            coverage = _recorded(tree, pool, level, _devices(mutants), bar, ops, stale)
             chooser = Chooser(tree, layout(tree), coverage)
             start = time.monotonic()
             task = bar.add_task("mutants", total=len(mutants), said="")
@@ -150,6 +157,8 @@ def mutate(
 
             def done(result: Result) -> None:
                 results.append(result)
+                if result.verdict == "survived" and result.mutant.ident not in known:
+                    console.print(Text(f"survived  {result.mutant.ident}", "yellow"), soft_wrap=True)
                 table = scores(results)[-1]
                 said = f"{table.counts['caught']} caught, {table.counts['survived']} survived"
                 bar.update(task, advance=1, said=said)
@@ -238,7 +247,14 @@ def _show(console: Console, data: dict[str, Any], table: Sequence[Score]) -> Non
     )
 
 
-def one(ident: str, level: str, ops: Sequence[str] | None = None, data_seed: int = 0) -> int:
+def one(
+    ident: str,
+    level: str,
+    ops: Sequence[str] | None = None,
+    data_seed: int = 0,
+    *,
+    stale: bool = False,
+) -> int:
     """Show one mutant and judge it: 0 if it is caught, 1 if not; LookupError for no such one."""
     tree = Tree.here()
     mutant = named(tree, ident)
@@ -248,7 +264,7 @@ def one(ident: str, level: str, ops: Sequence[str] | None = None, data_seed: int
     console.print(Text(f"- {before}", "red"))
     console.print(Text(f"+ {after}", "green"))
     with stoppable(), _bar(console) as bar, Pool(min(os.cpu_count() or 1, 2)) as pool:
-        coverage = _recorded(tree, pool, level, _devices([mutant]), bar, ops)
+        coverage = _recorded(tree, pool, level, _devices([mutant]), bar, ops, stale)
         groups = Chooser(tree, layout(tree), coverage).items(mutant, FIRST, MORE, REST)
         results: list[Result] = []
 

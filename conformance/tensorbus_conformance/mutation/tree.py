@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -138,14 +138,21 @@ class Tree:
                 yield Source(path.relative_to(self.root).as_posix(), name, init, text)
 
     @cached_property
-    def digest(self) -> str:
-        """Of the mutated sources and of the judge, which decide what covers what."""
-        found = hashlib.sha256()
-        paths = [self.root / s.path for s in self._all()]
+    def sources_digest(self) -> str:
+        """Of the sources, which say where the bytes of each statement lie."""
         judge = self.root / "conformance" / "tensorbus_conformance"
-        for part in ("judge", "oracle"):
-            paths += sorted((judge / part).rglob("*.py"))
-        paths += [judge / "mutation" / name for name in ("operators.py", "probes.py")]
+        own = [judge / "mutation" / name for name in ("operators.py", "probes.py")]
+        return self._digest([*(self.root / s.path for s in self._all()), *own])
+
+    @cached_property
+    def digest(self) -> str:
+        """Of the sources and of the judge, which decide what covers what."""
+        judge = self.root / "conformance" / "tensorbus_conformance"
+        parts = [p for part in ("judge", "oracle") for p in sorted((judge / part).rglob("*.py"))]
+        return self.sources_digest[:8] + self._digest(parts)[:16]
+
+    def _digest(self, paths: Iterable[Path]) -> str:
+        found = hashlib.sha256()
         for path in paths:
             found.update(path.relative_to(self.root).as_posix().encode() + b"\0")
             found.update(path.read_bytes() + b"\0")
