@@ -32,7 +32,8 @@ class _Exporter:
             if options:
                 raise TypeError("unexpected keyword")
             return self.x.__dlpack__()
-        options.pop("dl_device", None)
+        if not isinstance(self.x, tb.Tensor):
+            options.pop("dl_device", None)
         return self.x.__dlpack__(**options)
 
     def __dlpack_device__(self) -> tuple[int, int]:
@@ -68,7 +69,9 @@ def _out(c: Checks, label: str, x: tb.Tensor, array: Array) -> None:
     """NumPy reads what we export; the same memory where the host reaches it."""
     if c.dtype is dt.bfloat16:  # NumPy has no such dtype: read back by us
         for version in _VERSIONS:
-            back = tb.from_dlpack(_Exporter(x, old=version is None), device=c.device)
+            # One of the old protocol cannot be asked for a copy on the host.
+            old = version is None and _shares(c)
+            back = tb.from_dlpack(_Exporter(x, old=old), device=c.device)
             c.same(f"back through DLPack, {label}, {version}", back, array)
         return
     if not _shares(c):
