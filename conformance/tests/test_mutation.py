@@ -244,11 +244,12 @@ def test_equivalents_beyond_the_cap_are_survivors(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('[[mutant]]\nid = "a"\nclass = "equivalent"\n', "must have id, class and why"),
+        ('[[mutant]]\nid = "a"\nclass = "equivalent"\n', "must have id, class, why"),
         ('[[mutant]]\nid = "a"\nclass = "equivalent"\nwhy = "same"\n', "no argument"),
         (f'[[mutant]]\nid = "a"\nclass = "dull"\nwhy = "{"w" * 40}"\n', "not 'dull'"),
         (f'[[mutant]]\nid = "a"\nclass = "speed"\nwhy = "{"w" * 40}"\n' * 2, "twice"),
         ("[mutant\n", "cannot be read"),
+        ("[[other]]\n", "and nothing else"),
     ],
 )
 def test_a_register_without_arguments_is_refused(text: str, said: str, tmp_path: Path) -> None:
@@ -261,6 +262,36 @@ def test_a_register_without_arguments_is_refused(text: str, said: str, tmp_path:
 def test_the_register_names_mutants_that_exist() -> None:
     for ident in register.load(register.path_of(TREE)):
         named(TREE, ident)
+
+
+REGION = """[[region]]
+path = "{path}"
+name = "{name}"
+class = "speed"
+why = "how much is kept decides what is made again, never what is computed"
+"""
+
+
+def test_a_region_of_the_register_holds_what_lies_in_it(tmp_path: Path) -> None:
+    path = tmp_path / "register.toml"
+    python, text = "dispatcher/tensorbus/_op.py", "cpu/tensorbus_cpu/runtime.c"
+    path.write_text(REGION.format(path=python, name="_KEPT_PLANS"))
+    found = register.regions(path)
+    register.check_regions(TREE, found)
+    mutants = mutants_of(TREE.sources[python])
+    held = register.inside(TREE, found, mutants)
+    lines = TREE.sources[python].text.splitlines()
+    assert {lines[m.line - 1][:11] for m in mutants if m.ident in held} == {"_KEPT_PLANS"}
+    path.write_text(REGION.format(path=text, name="work"))
+    c = mutants_of(TREE.sources[text])
+    assert 0 < len(register.inside(TREE, register.regions(path), c)) < len(c)
+    path.write_text(REGION.format(path=python, name="nowhere"))
+    with pytest.raises(register.RegisterError, match="no nowhere"):
+        register.check_regions(TREE, register.regions(path))
+
+
+def test_the_register_names_regions_that_exist() -> None:
+    register.check_regions(TREE, register.regions(register.path_of(TREE)))
 
 
 # -- processes --------------------------------------------------------------------------------

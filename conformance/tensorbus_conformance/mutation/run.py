@@ -132,7 +132,9 @@ def mutate(
     tree = Tree.here()
     sources = tree.chosen(paths)
     known = register.load(register.path_of(tree))
+    regions = register.regions(register.path_of(tree))
     _check_stale(tree, known)
+    register.check_regions(tree, regions)
     # 28 bits of the commit: a number that --seed takes.
     seed = seed or int(tree.commit[:7] or "0", 16)
     mutants, population = draw(sources, sample, seed)
@@ -158,7 +160,8 @@ def mutate(
             def done(result: Result) -> None:
                 results.append(result)
                 if result.verdict == "survived" and result.mutant.ident not in known:
-                    console.print(Text(f"survived  {result.mutant.ident}", "yellow"), soft_wrap=True)
+                    name = Text(f"survived  {result.mutant.ident}", "yellow")
+                    console.print(name, soft_wrap=True)
                 table = scores(results)[-1]
                 said = f"{table.counts['caught']} caught, {table.counts['survived']} survived"
                 bar.update(task, advance=1, said=said)
@@ -173,6 +176,8 @@ def mutate(
     order = {m.ident: k for k, m in enumerate(mutants)}
     results.sort(key=lambda r: order[r.mutant.ident])
     seconds = time.monotonic() - start
+    alive = [r.mutant for r in results if r.verdict == "survived"]
+    known = register.inside(tree, regions, alive) | known
     remarks = register.apply(known, results)
     table = scores(results)
     settings = {
