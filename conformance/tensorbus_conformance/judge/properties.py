@@ -22,7 +22,7 @@ from .data import all_patterns
 from .items import Outcome, due_ops, random_recipe
 from .session import Session, array_slots, flushed, flushed_calls, oracle_call
 
-__all__ = ["PROPERTIES", "portable_bound", "same_bits"]
+__all__ = ["PROPERTIES", "judge_of", "portable_bound", "same_bits"]
 
 Array = NDArray[Any]
 
@@ -55,7 +55,8 @@ def same_bits(a: Array, b: Array) -> Array:
     return np.asarray(equal | ((x != x) & (y != y)))
 
 
-def _judge(session: Session, case: Case, gradient: bool = False) -> Any:
+def judge_of(session: Session, case: Case, gradient: bool = False) -> Any:
+    """What compares a call's results with the oracle's, for the dtype and variant of the item."""
     reference = REFERENCES[session.op]
     make = reference.gradient_judge if gradient else reference.judge
     assert make is not None
@@ -123,7 +124,7 @@ def _judged(session: Session, sets: Sequence[Case], name: str) -> Outcome:
             outcome.state = "fail"
             outcome.message = f"{len(got)} results, expected {len(references)}"
             return outcome
-        judge = _judge(session, case)
+        judge = judge_of(session, case)
         for k, (g, r) in enumerate(zip(got, references, strict=True)):
             verdict = judge.check(g, r)
             if not verdict.ok and session.flushes:
@@ -257,7 +258,7 @@ def layouts(session: Session) -> Outcome:
                 pair = (flushed(g), flushed(w)) if session.flushes else (g, w)
                 _compare(outcome, case.label, *pair, "contiguous gives")
         else:
-            judge = _judge(session, case)
+            judge = judge_of(session, case)
             for g, r in zip(session.result(case), oracle_call(session.op, case), strict=True):
                 _merge(outcome, judge.check(g, r), case, array_slots(case))
     return outcome

@@ -105,7 +105,7 @@ def _call(session: Session, device: tb.Device, case: Case, turn: int) -> _Kept:
 
 def _look(session: Session, outcome: Outcome, one: _Kept, wanted: Sequence[Array]) -> None:
     """Compare the results, and the operands with what was put there."""
-    from .properties import _judge, _merge
+    from .properties import _merge, judge_of
 
     label = f"{one.case.label or 'call'}, turn {one.turn}"
     arrays = array_slots(one.case)
@@ -121,7 +121,7 @@ def _look(session: Session, outcome: Outcome, one: _Kept, wanted: Sequence[Array
     if session.op in ("empty", "empty_like"):
         return
     if not session.portable:
-        judge = _judge(session, one.case)
+        judge = judge_of(session, one.case)
         for g, r in zip(got, oracle_call(session.op, one.case), strict=True):
             _merge(outcome, judge.check(g, r), one.case, arrays)
         return
