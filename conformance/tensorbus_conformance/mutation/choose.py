@@ -49,6 +49,8 @@ class Chooser:
         large sizes, surfaces) begin the last group, as they see what no single op shows.
         """
         found = self._on_devices(mutant.path, self._reaching(mutant))
+        if mutant.stratum == "drivers":
+            return self._for_drivers(found, mutant.ident, first + more, rest)
         early = self._spread(found, first + more, mutant.ident)
         left = [n for n in found if n not in early]
         parts = [n for n in left if n.startswith(_PARTS)]
@@ -56,6 +58,20 @@ class Chooser:
         late = parts[: rest // 2]
         late += self._spread([n for n in left if n not in late], rest - len(late), mutant.ident)
         return [early[:first], early[first:], late]
+
+    def _for_drivers(self, found: list[str], seed: str, first: int, rest: int) -> list[list[str]]:
+        """Every duty of a driver that reaches the mutant, then surfaces, then others by lot.
+
+        Nearly every item opens a device, and hardly one looks at how that is done.
+        """
+        groups: list[list[str]] = []
+        for family in ("driver.", "surface."):
+            own = [n for n in found if n.startswith(family)]
+            own.sort(key=lambda n: (self._cost[n.split("/")[0]], n))
+            groups.append(own if family == "driver." else own[:first])
+        named = [n for group in groups for n in group]
+        left = [n for n in found if n not in named]
+        return [*groups, self._spread(left, max(0, rest - len(groups[1])), seed)]
 
     def _on_devices(self, path: str, names: list[str]) -> list[str]:
         """Of items those on the device whose code changes; cpu's where it is every device's."""
