@@ -7,7 +7,9 @@ duty is a part; its properties are judged before any primitive and any op.
 from __future__ import annotations
 
 from . import (  # noqa: F401  (each registers its parts)
+    calls,
     capabilities,
+    compiler,
     copies,
     discovery,
     errors,
@@ -15,6 +17,7 @@ from . import (  # noqa: F401  (each registers its parts)
     launches,
     memory,
     opening,
+    platforms,
     probing,
     processes,
     processor,

@@ -6,8 +6,10 @@ judge has that code loaded, as the judge has it, and may ask it anew.
 
 from __future__ import annotations
 
+import builtins
 import functools
 import importlib
+import io
 import json
 import os
 import select
@@ -18,7 +20,7 @@ import textwrap
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,7 @@ from ..items import Outcome
 from ..session import Session
 from .base import Checks
 
-__all__ = ["Folder", "GROUP", "Work", "afresh", "changed", "forked", "script"]
+__all__ = ["Folder", "GROUP", "Work", "afresh", "changed", "files", "forked", "script"]
 
 GROUP = "tensorbus.judge.backends"
 """Entry-point group of the plugins that the judge makes up."""
@@ -152,6 +154,29 @@ def script(path: Path, text: str) -> Path:
     path.write_text("#!/bin/sh\n" + textwrap.dedent(text))
     path.chmod(0o755)
     return path
+
+
+@contextmanager
+def files(texts: Mapping[str, str]) -> Iterator[None]:
+    """A system in which files below /proc and /sys are these and no other."""
+    real_open, real_read = builtins.open, Path.read_text
+
+    def opened(path: Any, *rest: Any, **options: Any) -> Any:
+        if str(path).startswith(("/proc/", "/sys/")):
+            if str(path) not in texts:
+                raise FileNotFoundError(2, "no such file", str(path))
+            return io.StringIO(texts[str(path)])
+        return real_open(path, *rest, **options)
+
+    def read(self: Path, *rest: Any, **options: Any) -> str:
+        if str(self).startswith(("/proc/", "/sys/")):
+            if str(self) not in texts:
+                raise FileNotFoundError(2, "no such file", str(self))
+            return texts[str(self)]
+        return real_read(self, *rest, **options)
+
+    with changed(builtins, open=opened), changed(Path, read_text=read):
+        yield
 
 
 class Folder:

@@ -41,7 +41,9 @@ def _note(text):
 _note("i")
 """
 
-_GOOD = _HEAD + """
+_GOOD = (
+    _HEAD
+    + """
 class Good:
     name, api_version = "NAME", 1
     def probe(self):
@@ -58,8 +60,11 @@ class Good:
         return RefDevice({x.index: x for x in self.probe()}[index])
 PLUGIN = Good()
 """
+)
 
-_PLAIN = _HEAD + """
+_PLAIN = (
+    _HEAD
+    + """
 class Plain:
     name, api_version = "NAME", VERSION
     def probe(self):
@@ -69,6 +74,7 @@ class Plain:
         OPEN
 PLUGIN = Plain()
 """
+)
 
 
 def plain(name: str, probe: str = "", open_: str = "", version: str = "1") -> str:
@@ -108,7 +114,7 @@ def _refused(
 
 @forked
 def names(checks: Checks, folder: Path, session: Session) -> None:
-    """Canonical names, aliases, numbers, beginnings of them, in any case, each mean their device."""
+    """Canonical names, aliases, numbers, beginnings of them, in any case, mean their device."""
     group = _Group(folder)
     group.good()
     group.add("one", plain("one"))
@@ -136,7 +142,8 @@ def names(checks: Checks, folder: Path, session: Session) -> None:
         "good:9": ("did you mean 'good:", "'good' has good:0, good:old:0, good:1"),
         "zzzzz": ("; there are auto, good, lost, one",), "": ("there are auto",),
         "good:": ("'good' has good:0",), "one:1": ("'one' has one",), "aut": ("'auto'?",),
-        "good:qqqqqqqqqqqqqqqqqq": ("; 'good' has",), "one:0:0": (), "0": (), "good:1:0": (), "good:3": (),
+        "good:qqqqqqqqqqqqqqqqqq": ("; 'good' has",), "one:0:0": (), "0": (),
+        "good:1:0": (), "good:3": (),
     }.items():  # fmt: skip
         error = _refused(checks, registry, name, UnknownDeviceError, repr(name), *words)
         checks.that(isinstance(error, ValueError), f"{name!r} is refused by no ValueError")
@@ -210,7 +217,7 @@ def lazy(checks: Checks, folder: Path, session: Session) -> None:
     registry.refresh()
     checks.that(registry.open("late").info.name == "late", "refresh does not find what came later")
     checks.that(registry.open("good:1") is first, "refresh closed an open device")
-    checks.that("i" == group.log(late)[:1], "a plugin that came later was not imported")
+    checks.that(group.log(late)[:1] == "i", "a plugin that came later was not imported")
     # A plugin that is announced otherwise is another one.
     moved = group.path / "tb_judge_1-1.0.dist-info" / "entry_points.txt"
     again = group.path / "tb_judge_9.py"
@@ -220,7 +227,9 @@ def lazy(checks: Checks, folder: Path, session: Session) -> None:
     moved.parent.touch()
     group.path.touch()
     registry.refresh()
-    checks.that(registry.open("good:1") is not first, "a plugin that has moved is still the old one")
+    checks.that(
+        registry.open("good:1") is not first, "a plugin that has moved is still the old one"
+    )
 
 
 @forked
@@ -341,8 +350,9 @@ def clashes(checks: Checks, folder: Path, session: Session) -> None:
         checks.that(x.available == there, f"{name} is {'absent' if there else 'available'}")
         checks.that(there or bool(x.cause and x.fix), f"{name} has no cause or no fix")
     for name, other in (("one", "two"), ("two", "one")):
-        x = lines.get(f"twin ({name} 1.0)")
-        if checks.that(x is not None, f"the clash of {name} is not listed") and x is not None:
+        clash = f"twin ({name} 1.0)"
+        if checks.that(clash in lines, f"the clash of {name} is not listed"):
+            x = lines[clash]
             said = f"'twin' is also announced by {other} 1.0" in x.cause
             checks.that(said and f"{name} 1.0" in x.fix, f"a clash says {x.cause}; {x.fix}")
             checks.that((x.plugin, x.index) == ("twin", 0), "a clash is of another plugin")

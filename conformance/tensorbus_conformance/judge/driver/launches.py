@@ -162,10 +162,10 @@ def prepared(session: Session) -> Outcome:
                 bool((numbers(device, target, n) == affine_result(x, 11, p)).all()),
                 f"prepared launch {k} is wrong",
             )
-    for groups, words in ((0, _meta(spec, n)), (-1, _meta(spec, n)), (1, b""), (1, bytes(8)),
+    for few, given in ((0, _meta(spec, n)), (-1, _meta(spec, n)), (1, b""), (1, bytes(8)),
                           (1, _meta(spec, n)[:-8]), (1, _meta(spec, n) + bytes(8))):  # fmt: skip
         if prepare is not None:
-            checks.raises(LaunchError, f"{len(words)} bytes, {groups} groups", prepare, groups, words)
+            checks.raises(LaunchError, f"{len(given)} bytes, {few} groups", prepare, few, given)
     return checks.outcome
 
 
@@ -173,7 +173,8 @@ def _meta(spec: Map, n: int, p: int = 0) -> bytes:
     return pack(spec.meta(n, [], [Strided.words(0, 1, [])] * 2, [p]))
 
 
-def _rows(spec: Map, length: int, rows: int, p: int) -> bytes:
+def row_meta(spec: Map, length: int, rows: int, p: int) -> bytes:
+    """Metadata of `base.affine` over rows of contiguous int32."""
     return pack(spec.meta(length, [rows], [Strided.words(0, 1, [length])] * 2, [p]))
 
 
@@ -199,7 +200,7 @@ def mixed(session: Session) -> Outcome:
     ):  # fmt: skip
         groups = groups if device.dialect is not None else rows
         device.copy_in(targets[t], 0, memoryview(clean.tobytes()))
-        device.launch(kernel, groups, [sources[s], targets[t]], _rows(spec, block, rows, p))
+        device.launch(kernel, groups, [sources[s], targets[t]], row_meta(spec, block, rows, p))
         want = affine_result(x + np.int32(s), 13, p)
         want[groups * block :] = -7
         got = numbers(device, targets[t], n)

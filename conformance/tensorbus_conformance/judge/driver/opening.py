@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pickle
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -64,6 +65,10 @@ def _found(*inexact: str) -> Mapping[str, bool]:
     return {n: n not in inexact for n in names}
 
 
+def _giving(value: Any) -> Callable[..., Any]:
+    return lambda *_: value
+
+
 def _raising(error: BaseException) -> Callable[..., Any]:
     def fail(*_: Any) -> Any:
         raise error
@@ -73,7 +78,7 @@ def _raising(error: BaseException) -> Callable[..., Any]:
 
 @forked
 def proofs(checks: Checks, folder: Path, session: Session) -> None:
-    """A device declares what was found out about it; one that adds or multiplies wrongly is none."""
+    """A device declares what was found out about it; one that adds wrongly is none."""
     for inexact, division, root, subnormals, ieee in (
         ((), "correct", "correct", "preserve", True),
         (("div f32",), "2.5", "correct", "preserve", False),
@@ -83,8 +88,8 @@ def proofs(checks: Checks, folder: Path, session: Session) -> None:
         (("mul_add f32", "fma f64"), "correct", "correct", "preserve", False),
     ):
         device = _device()
-        with changed(opening, run_check=lambda d, found=_found(*inexact): found):
-            got = checked("fake:0", lambda device=device: device, _TERMS)
+        with changed(opening, run_check=_giving(_found(*inexact))):
+            got = checked("fake:0", _giving(device), _TERMS)
         c = got.capabilities
         told = (c.division, c.square_root, c.subnormals, c.ieee)
         due = (division, root, subnormals, ieee)
@@ -95,7 +100,7 @@ def proofs(checks: Checks, folder: Path, session: Session) -> None:
         checks.that(c.dtypes == frozenset({"float32"}), "what it declares otherwise is lost")
     for wrong in (("add f32",), ("mul f64",), ("add f64", "mul f32", "div f32")):
         needed = [n for n in _found() if n in wrong and not n.startswith("div")]
-        with changed(opening, run_check=lambda d, found=_found(*wrong): found):
+        with changed(opening, run_check=_giving(_found(*wrong))):
             error = checks.raises(
                 DeviceUnavailableError, f"wrong {wrong}", checked, "fake:0", _device, _TERMS
             )
@@ -124,9 +129,9 @@ def failures(checks: Checks, folder: Path, session: Session) -> None:
         (DeviceUnavailableError("fake", "old", "update"), "old", "update"),
     ]  # fmt: skip
     for error, cause, fix in cases:
-        for make, check in ((_raising(error), _found), (_device, _raising(error))):
-            with changed(opening, run_check=lambda d, check=check: check()):
-                line = tried(_LINE, lambda make=make: checked("fake:0", make, _TERMS))
+        for make, check in ((_raising(error), _giving({})), (_device, _raising(error))):
+            with changed(opening, run_check=check):
+                line = tried(_LINE, functools.partial(checked, "fake:0", make, _TERMS))
             told = (line.available, line.cause, line.fix)
             checks.that(told == (False, cause, fix), f"{error!r} is told as {told}, due is {cause}")
             kept = (line.name, line.index, line.description, dict(line.details))
@@ -140,7 +145,9 @@ def failures(checks: Checks, folder: Path, session: Session) -> None:
     device = _device()
     with changed(opening, run_check=lambda d: _found("div f32")):
         line = tried(_LINE, lambda: checked("fake:0", lambda: device, _TERMS))
-    checks.that(line.available and line.details.get("inexact") == "div f32", f"it is told as {line}")
+    checks.that(
+        line.available and line.details.get("inexact") == "div f32", f"it is told as {line}"
+    )
     checks.that(device.emptied == 1, "a device that was only tried keeps memory")
 
 
@@ -189,6 +196,11 @@ def _compile_errors(checks: Checks) -> None:
     error = CompileError("rejected", "", source)
     checks.that(str(error) == "rejected", f"without a log it says {error}")
     checks.that((error.log, error.source) == ("", source), "log and source are lost")
+    full = CompileError("rejected", "log", "source")
+    checks.that(full.args == ("rejected",), f"its message is {full.args}")
+    back = pickle.loads(pickle.dumps(full))
+    told = (str(back), back.log, back.source)
+    checks.that(told == ("rejected\nlog", "log", "source"), f"after a pickle it is {told}")
     checks.that(error.numbered_source() == numbered, "the numbered source is wrong")
     for log, line in (
         ("k.c:4:12: error: what", 4), ("file(4): error: x", 4), ("k.c:1:1: error", 1),
@@ -206,21 +218,21 @@ def _compile_errors(checks: Checks) -> None:
         checks.that(got == "\n".join(["head", *shown]), f"of {count} lines of a log {got!r}")
 
 
+_NOTHING: Any = _giving(None)
+
+
 class _Least(Device):
     """A device with what is abstract only."""
 
     info = _LINE
 
-    def _none(self, *_: Any) -> Any:
-        raise NotImplementedError
-
-    allocate = copy_in = copy_out = copy = compile = launch = synchronize = _none
-    record = memory = empty_cache = _none
+    allocate = copy_in = copy_out = copy = compile = _NOTHING
+    launch = synchronize = record = memory = empty_cache = _NOTHING
 
 
 @forked
 def contract(checks: Checks, folder: Path, session: Session) -> None:
-    """Errors say what they know and survive a pickle; what nobody states has the written default."""
+    """Errors say what they know and survive a pickle; what nobody states has a default."""
     _compile_errors(checks)
     error = DeviceUnavailableError("x:1", "it is old", "buy another")
     due = "device 'x:1' is unavailable: it is old. To fix it: buy another"
@@ -249,7 +261,7 @@ def contract(checks: Checks, folder: Path, session: Session) -> None:
     checks.that(told_c == due_c, f"capabilities are by default {told_c}")
     x = DeviceInfo("a", "a", 0)
     told_x = (x.available, x.aliases, x.description, x.cause, x.fix, x.evidence, dict(x.details))
-    due_x = (True, (), "", "", "", Evidence.UNSTATED, {})
+    due_x: tuple[Any, ...] = (True, (), "", "", "", Evidence.UNSTATED, {})
     checks.that(told_x == due_x, f"a line is by default {told_x}")
     checks.that(MemoryFigures(1, 2, 3).total == 0, "an unknown total is not 0")
     checks.that(hash(x) == hash(DeviceInfo("a", "a", 0, details={"k": "v"})), "details are hashed")
