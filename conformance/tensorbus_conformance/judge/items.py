@@ -214,6 +214,8 @@ def items(
     for op in subjects():
         if ops is not None and op not in ops:
             continue
+        if op in parts.PARTS and not parts.PARTS[op].concerns(device):
+            continue
         for dtype in dtypes_of(op, level):
             found.append(Item(op, device, dtype.name, "portable"))
             if op in parts.PARTS:

@@ -46,6 +46,7 @@ class Part:
         smoke: Those at level smoke.
         lacking: From a device's capabilities to what it declares not to have; "" if nothing is
             missing.  A part whose need is declared missing is "unsupported", and counted.
+        plugins: The plugins on whose devices it is judged; none for every device.
     """
 
     name: str
@@ -53,11 +54,16 @@ class Part:
     dtypes: tuple[DType, ...]
     smoke: tuple[DType, ...]
     lacking: Callable[[Any], str] = field(default=_always)
+    plugins: tuple[str, ...] = ()
 
     @property
     def family(self) -> str:
         """What stands before the dot."""
         return self.name.split(".")[0]
+
+    def concerns(self, device: str) -> bool:
+        """Whether it is judged on a device, by its name."""
+        return not self.plugins or device.partition(":")[0] in self.plugins
 
 
 PARTS: dict[str, Part] = {}

@@ -49,6 +49,8 @@ class Chooser:
         large sizes, surfaces) begin the last group, as they see what no single op shows.
         """
         found = self._on_devices(mutant.path, self._reaching(mutant))
+        if mutant.stratum == "drivers":
+            return self._for_drivers(mutant.path, found, mutant.ident, first + more, rest)
         early = self._spread(found, first + more, mutant.ident)
         left = [n for n in found if n not in early]
         parts = [n for n in left if n.startswith(_PARTS)]
@@ -56,6 +58,24 @@ class Chooser:
         late = parts[: rest // 2]
         late += self._spread([n for n in left if n not in late], rest - len(late), mutant.ident)
         return [early[:first], early[first:], late]
+
+    def _for_drivers(
+        self, path: str, found: list[str], seed: str, first: int, rest: int
+    ) -> list[list[str]]:
+        """Every duty of a driver, those that reach the mutant first; surfaces; others by lot.
+
+        Nearly every item opens a device, and hardly one looks at how that is done.
+        """
+        # What a class or a default says at import shows in duties that only read it.
+        reached = set(found)
+        due = {n.split("/")[1] for n in found} or {"cpu", "opencl:0"}
+        own = [n for n in self.coverage.items if n.startswith("driver.")]
+        own = self._on_devices(path, [n for n in own if n.split("/")[1] in due])
+        own.sort(key=lambda n: (n not in reached, self._cost[n.split("/")[0]], n))
+        seen = [n for n in found if n.startswith("surface.")]
+        seen.sort(key=lambda n: (self._cost[n.split("/")[0]], n))
+        left = [n for n in found if n not in own and n not in seen[:first]]
+        return [own, seen[:first], self._spread(left, max(0, rest - len(seen[:first])), seed)]
 
     def _on_devices(self, path: str, names: list[str]) -> list[str]:
         """Of items those on the device whose code changes; cpu's where it is every device's."""

@@ -7,13 +7,20 @@ duty is a part; its properties are judged before any primitive and any op.
 from __future__ import annotations
 
 from . import (  # noqa: F401  (each registers its parts)
+    calls,
     capabilities,
+    compiler,
     copies,
+    discovery,
     errors,
     kernels,
     launches,
     memory,
+    opening,
+    platforms,
+    probing,
     processes,
+    processor,
     queue,
     scarcity,
     sharing,

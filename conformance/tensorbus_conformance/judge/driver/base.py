@@ -62,10 +62,11 @@ def duty(
     name: str,
     *properties: Callable[[Session], Outcome],
     lacking: Callable[[Any], str] = lambda capabilities: "",
+    plugins: tuple[str, ...] = (),
 ) -> Part:
     """Register ``driver.<name>``; its properties are called as the functions are."""
     made: Mapping[str, Callable[[Session], Outcome]] = {f.__name__: f for f in properties}
-    return part(Part(f"driver.{name}", made, (dt.float32,), (dt.float32,), lacking))
+    return part(Part(f"driver.{name}", made, (dt.float32,), (dt.float32,), lacking, plugins))
 
 
 def pattern(nbytes: int, seed: int) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 
 import numpy as np
+from tensorbus_backends.contract import BackendError
 
 from ..items import Outcome
 from ..session import Session
@@ -96,6 +97,12 @@ def hosts(session: Session) -> Outcome:
         checks.that(
             fetch(device, buffer, view.nbytes, 5) == view.tobytes(), f"copy_in of {name} is wrong"
         )
+    locked_target = bytes(33)
+    kinds = (BackendError, BufferError, TypeError, ValueError)
+    checks.raises(
+        kinds, "copy_out to read-only memory", device.copy_out, buffer, 0, memoryview(locked_target)
+    )
+    checks.that(not any(locked_target), "copy_out wrote to read-only memory")
     target = np.zeros((3, 5), np.float32)
     device.copy_in(buffer, 4, np.arange(15, dtype=np.float32).data)
     device.copy_out(buffer, 4, target.data)

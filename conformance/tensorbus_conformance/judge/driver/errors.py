@@ -58,6 +58,11 @@ class _Broken:
         raise LaunchError("the broken kernel of the driver part has no meaning")
 
 
+def broken_kernel() -> _Broken:
+    """A kernel that no compiler takes."""
+    return _Broken(words=affine(1).words)
+
+
 def _works(checks: Checks, device: Device, after: str) -> None:
     """The device still does its work."""
     x = integers(100, 8)
@@ -76,7 +81,7 @@ def compilation(session: Session) -> Outcome:
     A device without a dialect reads no text; it is asked only to go on.
     """
     checks, device = Checks("compilation"), session.guard.real
-    broken = _Broken(words=affine(1).words)
+    broken = broken_kernel()
     if device.dialect is not None:
         single = [] if session.level == "smoke" else [[broken]]
         for batch in (*single, [affine(42), broken, affine(43)]):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 from tensorbus_backends import dtypes as dt, ir
-from tensorbus_backends.contract import Compiled, Device
+from tensorbus_backends.contract import Compiled, Device, LaunchError
 from tensorbus_backends.kernels import Map, Operand
 from tensorbus_backends.kernels.base import Strided, pack
 
@@ -136,7 +136,10 @@ def _plain(device: Device, kernel: Compiled, groups: int, meta: bytes) -> Callab
 
 
 def prepared(session: Session) -> Outcome:
-    """``prepare``, where a kernel has it, launches as ``launch`` does, again and again."""
+    """``prepare``, where a kernel has it, launches as ``launch`` does, again and again.
+
+    Arguments that fit no launch fit no prepared one either.
+    """
     checks, device = Checks("prepared"), session.guard.real
     (kernel,) = device.compile([affine(11)])
     spec, n = affine(11), 1201
@@ -159,7 +162,51 @@ def prepared(session: Session) -> Outcome:
                 bool((numbers(device, target, n) == affine_result(x, 11, p)).all()),
                 f"prepared launch {k} is wrong",
             )
+    for few, given in ((0, _meta(spec, n)), (-1, _meta(spec, n)), (1, b""), (1, bytes(8)),
+                          (1, _meta(spec, n)[:-8]), (1, _meta(spec, n) + bytes(8))):  # fmt: skip
+        if prepare is not None:
+            checks.raises(LaunchError, f"{len(given)} bytes, {few} groups", prepare, few, given)
     return checks.outcome
 
 
-duty("launch", order, grids, arguments, prepared)
+def _meta(spec: Map, n: int, p: int = 0) -> bytes:
+    return pack(spec.meta(n, [], [Strided.words(0, 1, [])] * 2, [p]))
+
+
+def row_meta(spec: Map, length: int, rows: int, p: int) -> bytes:
+    """Metadata of `base.affine` over rows of contiguous int32."""
+    return pack(spec.meta(length, [rows], [Strided.words(0, 1, [length])] * 2, [p]))
+
+
+def mixed(session: Session) -> Outcome:
+    """Each launch of a kernel has its own groups, metadata and buffers, whatever came before.
+
+    Of five rows some groups are launched, then more, then fewer, with one metadata and with
+    several, to one buffer and to others; what other groups would have written stays as it is.
+    A device without a dialect has no groups that it could leave out.
+    """
+    checks, device = Checks("mixed"), session.guard.real
+    spec = affine(13)
+    (kernel,) = device.compile([spec])
+    block, rows = 64, 5  # a row is a group
+    n = rows * block
+    x = integers(n, 1)
+    sources = [filled(device, x), filled(device, x + 1)]
+    targets = [device.allocate(4 * n) for _ in range(2)]
+    clean = np.full(n, -7, np.int32)
+    for groups, p, s, t in (
+        (5, 0, 0, 0), (2, 0, 0, 0), (4, 0, 0, 0), (4, 9, 0, 0), (4, 9, 0, 1), (4, 9, 1, 1),
+        (4, 0, 1, 1), (1, 0, 1, 0), (5, 0, 1, 0), (5, 9, 1, 0), (1, 9, 1, 0), (3, 9, 1, 0),
+    ):  # fmt: skip
+        groups = groups if device.dialect is not None else rows
+        device.copy_in(targets[t], 0, memoryview(clean.tobytes()))
+        device.launch(kernel, groups, [sources[s], targets[t]], row_meta(spec, block, rows, p))
+        want = affine_result(x + np.int32(s), 13, p)
+        want[groups * block :] = -7
+        got = numbers(device, targets[t], n)
+        wrong = int((got != want).sum())
+        checks.that(not wrong, f"a launch of {groups} groups after others: {wrong} are wrong")
+    return checks.outcome
+
+
+duty("launch", order, grids, arguments, prepared, mixed)
