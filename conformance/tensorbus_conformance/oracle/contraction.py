@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from . import judges
 from .op import OpReference, as_float64, common_dtype
-from .sampling import matrix as products
+from .sampling import edges, matrix as products
 from .ulp import format_of, two_product
 from .verdict import Reference
 
@@ -178,7 +178,7 @@ def _tensordot(x1: Any, x2: Any, *, axes: Any = 2) -> Reference:
 _excused: dict[str, str]
 for _name, _forward, _samples, _degenerate, _excused in (
     ("matmul", _matmul, products.matmul, products.matmul_degenerate, {}),
-    ("vecdot", _vecdot, products.vecdot, None, {}),
+    ("vecdot", _vecdot, products.vecdot, edges.vecdot_degenerate, {}),
     (
         "tensordot",
         _tensordot,
