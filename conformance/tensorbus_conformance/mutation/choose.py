@@ -49,13 +49,30 @@ class Chooser:
         large sizes, surfaces) begin the last group, as they see what no single op shows.
         """
         found = self._on_devices(mutant.path, self._reaching(mutant))
-        early = self._spread(found, first + more, mutant.ident)
+        # What a file itself defines is the best judge of it, and may be lost among its users.
+        mine = self._own(mutant.path)
+        home = [n for n in found if n.split("/")[0] in mine]
+        early = self._spread(home, first + more // 2, mutant.ident)
+        others = [n for n in found if n not in early]
+        early += self._spread(others, first + more - len(early), mutant.ident)
         left = [n for n in found if n not in early]
         parts = [n for n in left if n.startswith(_PARTS)]
         parts.sort(key=lambda n: self._cost[n.split("/")[0]])
         late = parts[: rest // 2]
         late += self._spread([n for n in left if n not in late], rest - len(late), mutant.ident)
         return [early[:first], early[first:], late]
+
+    def _own(self, path: str) -> set[str]:
+        """Ops that a file makes public, by the names that it exports."""
+        if "tensorbus/" not in path or not path.endswith(".py"):
+            return set()
+        tree = ast.parse(self.tree.sources[path].text)
+        names: set[str] = set()
+        for node in tree.body:
+            if isinstance(node, ast.Assign) and "__all__" in _defined(node):
+                names |= {c.value for c in ast.walk(node.value) if isinstance(c, ast.Constant)}
+        short = {op: op.rsplit(".", 1)[-1] for op in self._cost if not op.startswith(_PARTS)}
+        return {op for op, name in short.items() if name in names}
 
     def _on_devices(self, path: str, names: list[str]) -> list[str]:
         """Of items those on the device whose code changes; cpu's where it is every device's."""

@@ -38,7 +38,7 @@ def direction(rng: np.random.Generator, like: Array) -> Array:
 
 
 CASES = {"smoke": 2, "standard": 12, "exhaustive": 20}
-"""Calls whose first derivatives are judged; those that differ most in their arguments come first."""
+"""Calls whose first derivatives are judged; those whose arguments differ most come first."""
 
 
 def gradient_cases(session: Session) -> list[Case]:
