@@ -154,7 +154,10 @@ def reshaped(ref: Reference, shape: tuple[int, ...]) -> Reference:
 def _vecdot(x1: Any, x2: Any, *, axis: int = -1) -> Reference:
     a, b = np.asarray(x1), np.asarray(x2)
     dtype = common_dtype(a, b)
-    a, b = np.broadcast_arrays(np.moveaxis(a, axis, -1), np.moveaxis(b, axis, -1))
+    # The axis is one of the broadcast shape, so it is counted from the end in each operand.
+    rank = max(a.ndim, b.ndim)
+    along = axis % rank - rank
+    a, b = np.broadcast_arrays(np.moveaxis(a, along, -1), np.moveaxis(b, along, -1))
     full = matmul_reference(a[..., None, :], b[..., :, None], dtype)
     return reshaped(full, a.shape[:-1])
 
