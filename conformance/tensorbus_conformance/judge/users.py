@@ -4,7 +4,8 @@ No fences, no `trace`, the device's own allocator, nothing synchronised in betwe
 kept or dropped in a seeded order, so that blocks come back from the pool with what they held, and
 every call is made three times: cold, warm, and warm after calls of other shapes.  The results are
 those of the fenced device, bit for bit; native kernels, which have a margin, are judged by the
-oracle.  At the end operands and kept results still hold what they held.
+oracle.  At the end operands and kept results still hold what they held.  Above smoke each option is
+then changed alone, on the same operands (see `variants`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy as np
 import tensorbus as tb
 from numpy.typing import NDArray
 
+from . import variants
 from .cases import Case
 from .items import Outcome
 from .layouts import host, place
@@ -68,6 +70,8 @@ def check(session: Session) -> Outcome:
     for k, one in kept:
         _look(session, outcome, one, wanted[k])
     del held
+    if session.level != "smoke" and session.op not in ("empty", "empty_like"):
+        variants.check(session, outcome)
     return outcome
 
 

@@ -51,7 +51,12 @@ class Chooser:
         found = self._on_devices(mutant.path, self._reaching(mutant))
         if mutant.stratum == "drivers":
             return self._for_drivers(mutant.path, found, mutant.ident, first + more, rest)
-        early = self._spread(found, first + more, mutant.ident)
+        # What a file itself defines is the best judge of it, and may be lost among its users.
+        mine = self._own(mutant.path)
+        home = [n for n in found if n.split("/")[0] in mine]
+        early = self._spread(home, first + more // 2, mutant.ident)
+        others = [n for n in found if n not in early]
+        early += self._spread(others, first + more - len(early), mutant.ident)
         left = [n for n in found if n not in early]
         parts = [n for n in left if n.startswith(_PARTS)]
         parts.sort(key=lambda n: self._cost[n.split("/")[0]])
@@ -76,6 +81,22 @@ class Chooser:
         seen.sort(key=lambda n: (self._cost[n.split("/")[0]], n))
         left = [n for n in found if n not in own and n not in seen[:first]]
         return [own, seen[:first], self._spread(left, max(0, rest - len(seen[:first])), seed)]
+
+    def _own(self, path: str) -> set[str]:
+        """Ops that a file makes public, by the names that it exports."""
+        if "tensorbus/" not in path or not path.endswith(".py"):
+            return set()
+        tree = ast.parse(self.tree.sources[path].text)
+        names: set[str] = set()
+        for node in tree.body:
+            if isinstance(node, ast.Assign) and "__all__" in _defined(node):
+                names |= {
+                    c.value
+                    for c in ast.walk(node.value)
+                    if isinstance(c, ast.Constant) and isinstance(c.value, str)
+                }
+        short = {op: op.rsplit(".", 1)[-1] for op in self._cost if not op.startswith(_PARTS)}
+        return {op for op, name in short.items() if name in names}
 
     def _on_devices(self, path: str, names: list[str]) -> list[str]:
         """Of items those on the device whose code changes; cpu's where it is every device's."""
