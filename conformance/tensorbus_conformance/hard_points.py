@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from .oracle import ball
 from .oracle.ulp import FLOAT64, Format
 
-__all__ = ["NAMES", "points"]
+__all__ = ["NAMES", "count", "draw", "points"]
 
 F64 = NDArray[np.float64]
 Region = Callable[[np.random.Generator, int, Format], F64]
@@ -76,9 +77,13 @@ def _subnormal(*, positive: bool = False) -> Region:
 
 
 def _multiples(step: Callable[[], Any], low: float, high: float) -> Region:
-    """Numbers of the format nearest to random multiples of a constant, and their neighbours."""
+    """Numbers of the format nearest to random multiples of a constant, and their neighbours.
+
+    An eighth of the points, as each is made alone.
+    """
 
     def draw(rng: np.random.Generator, n: int, fmt: Format) -> F64:
+        n = -(-n // 8)
         out = np.empty(n)
         # The multiplier gets as many bits as the result has, so that the product is a hard case.
         exponents = rng.uniform(low, high, n)
@@ -92,6 +97,35 @@ def _multiples(step: Callable[[], Any], low: float, high: float) -> Region:
         return np.asarray(out * rng.choice([-1.0, 1.0], n), np.float64)
 
     return draw
+
+
+@cache
+def _closest(p: int, emax: int) -> tuple[float, ...]:
+    """Numbers ``M 2**e``, M of p bits, closer to a multiple of pi/2 than all with a smaller M.
+
+    M is a denominator among the convergents of ``2**e 2/pi`` (Kahan's search; Muller, "Elementary
+    Functions", 3rd ed., section 11.3.2).
+    """
+    found = []
+    with ball.precision(emax + 400):
+        for e in range(1 - p, emax - p + 2):
+            mantissa, exponent = (arb(2) ** e / _half_pi()).mid().man_exp()
+            shift = int(exponent)
+            n, d = int(mantissa) << max(shift, 0), 1 << max(-shift, 0)
+            before, k = 1, 0
+            while d and k < 1 << p:
+                if k >= 1 << (p - 1):
+                    found.append(math.ldexp(k, e))
+                whole = n // d
+                before, k = k, whole * k + before
+                n, d = d, n - whole * d
+    return tuple(x for x in found if x > 1.5)
+
+
+def _near_half_pi(rng: np.random.Generator, n: int, fmt: Format) -> F64:
+    """The hardest arguments of a reduction by pi/2: always the same ones, however many."""
+    x = np.array(_closest(fmt.p, fmt.emax))
+    return np.asarray(x * rng.choice([-1.0, 1.0], x.size), np.float64)
 
 
 def _half_pi() -> Any:
@@ -112,6 +146,7 @@ _TRIG: tuple[Region, ...] = (
     _multiples(_half_pi, 0, 30),
     _multiples(_half_pi, 30, 300),
     _multiples(_half_pi, 300, 1022),
+    _near_half_pi,
 )
 _LOG: tuple[Region, ...] = (
     _bits(positive=True),
@@ -125,6 +160,7 @@ _EXP: tuple[Region, ...] = (
     _powers(-60, 3),
     _uniform(-746.0, 709.8),
     _uniform(-746.0, -708.0),
+    _uniform(-105.0, -87.0),  # subnormal in float32
     _multiples(lambda: _ln2() / 2, 0, 11),
     _around(_MAX_EXP, -_MAX_EXP, -745.13, 0.3466, last=-10),
 )
@@ -149,6 +185,7 @@ _ONE: dict[str, tuple[Region, ...]] = {
         _powers(-60, 3),
         _uniform(-1075.0, 1024.0),
         _uniform(-1075.0, -1021.0),
+        _uniform(-150.0, -125.0),  # subnormal in float32
         _around(1024.0, -1022.0, -1074.0, 0.5, last=-10),
     ),
     "expm1": (*_EXP, _uniform(-60.0, -30.0)),
@@ -336,6 +373,23 @@ def points(name: str, count: int, seed: int, fmt: Format = FLOAT64) -> tuple[NDA
             kept.append([a[fine] for a in drawn])
             total += int(fine.sum())
     return tuple(np.concatenate(column) for column in zip(*kept, strict=True))
+
+
+def count(name: str) -> int:
+    """How many regions a function has."""
+    return len(_ONE[name] if name in _ONE else _TWO[name])
+
+
+def draw(
+    name: str, region: int, size: int, seed: int, fmt: Format = FLOAT64
+) -> tuple[NDArray[Any], ...]:
+    """Nearly `size` independent points of one region, finite and not zero, as `points` gives."""
+    rng = np.random.default_rng([seed, NAMES.index(name), fmt.p, region])
+    make = _single(_ONE[name][region]) if name in _ONE else _TWO[name][region]
+    with np.errstate(all="ignore"):
+        drawn = [np.asarray(a).astype(fmt.dtype) for a in make(rng, size, fmt)]
+    fine = np.logical_and.reduce([np.isfinite(a) & (a != 0) for a in drawn])
+    return tuple(a[fine] for a in drawn)
 
 
 def _single(region: Region) -> Callable[..., tuple[F64, ...]]:

@@ -21,6 +21,7 @@ from tensorbus_backends.dtypes import DType
 
 from ..oracle import REFERENCES
 from ..oracle.random import RECIPES, Recipe
+from ..oracle.rounding import claims
 from . import parts
 from .cases import cases, is_unary, shape_cases, special_cases, takes
 from .signature import takes_scalars
@@ -165,6 +166,8 @@ def properties(op: str, dtype: DType, variant: str, device: str, level: str) -> 
         found.append("bits")
     if variant == "portable" and dtype.is_float and REFERENCES[name].order is not None:
         found.append("order")
+    if variant == "portable" and level != "smoke" and (name, dtype.name) in claims():
+        found.append("rounding")
     if REFERENCES[name].tensors[1] > 0:
         found += ["layouts", "inputs"]
     found.append("errors")

@@ -282,6 +282,13 @@ def order(session: Session) -> Outcome:
     return check(session)
 
 
+def rounding(session: Session) -> Outcome:
+    """Portable elementary functions are rounded rightly as often as is claimed."""
+    from .rounding import check
+
+    return check(session)
+
+
 def _called(session: Session) -> None:
     """Make a call if the item has made none, as when a cell runs alone."""
     from . import random
@@ -434,9 +441,9 @@ def kinks(session: Session) -> Outcome:
 PROPERTIES: dict[str, Callable[[Session], Outcome]] = {
     f.__name__: f
     for f in (
-        values, special, shapes, exhaustive16, bits, order, layouts, inputs, errors, gradient,
-        forward, second, kinks, autograd, promotion, scalars, users, aliasing, guards, determinism,
-        provenance,
+        values, special, shapes, exhaustive16, bits, order, rounding, layouts, inputs, errors,
+        gradient, forward, second, kinks, autograd, promotion, scalars, users, aliasing, guards,
+        determinism, provenance,
     )
 }  # fmt: skip
 
