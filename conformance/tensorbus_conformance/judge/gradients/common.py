@@ -15,7 +15,7 @@ from ...oracle import REFERENCES
 from ..cases import Case, gradient_cases as smooth_cases
 from ..items import Outcome
 from ..layouts import host, place
-from ..session import Session, oracle_arguments
+from ..session import Session, oracle_arguments, oracle_call
 
 __all__ = [
     "Pulled", "called", "direction", "fail", "floats", "gradient_cases", "judge_of",
@@ -47,7 +47,15 @@ def gradient_cases(session: Session) -> list[Case]:
     sets = [c for c in session.usable(sets) if stays_floating(c)]
     # What options and axes do to a rule is the same in every dtype; here they are all taken.
     least = session.level == "standard" and session.item.dtype != "float32"
-    return sets[: 5 if least else CASES[session.level]]
+    count = 5 if least else CASES[session.level]
+    # A product of no copies has no elements: at least one call has some.
+    full = next((c for c in sets if _has_elements(session, c)), None)
+    chosen = sets[:count]
+    return chosen if full is None or any(full is c for c in chosen) else [full, *chosen[1:]]
+
+
+def _has_elements(session: Session, case: Case) -> bool:
+    return any(np.size(r.value) for r in oracle_call(session.op, case))
 
 
 def stays_floating(case: Case) -> bool:
