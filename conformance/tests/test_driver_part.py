@@ -79,6 +79,8 @@ class Late(ref.RefDevice):
         spec, kept = kernel.spec, list(buffers)
         if len(kept) != spec.buffers or len(meta) != 8 * spec.words or groups < 1:
             raise LaunchError("the arguments do not fit")
+        for buffer in kept:
+            ref._array(buffer)
         self.later(lambda: ref.RefDevice.launch(self, kernel, groups, kept, meta))
 
     def synchronize(self) -> None:
@@ -402,6 +404,7 @@ FAULTS: dict[str, tuple[str, str, type[Any], dict[str, Any]]] = {
     "launch arguments shared": ("threads", "concurrency", Host, {"launch": shared_arguments}),
     "a wrong child": ("fork", "fork", Host, {"launch": fork_wrong}),
     "a hanging child": ("fork", "fork", Host, {"launch": fork_hangs}),
+    "another's buffers": ("errors", "foreign", Host, {"copy_in": nothing}),
     "a lock held in a child": ("fork", "busy", Host, {"compile": locked}),
     "prepared with stale metadata": ("launch", "prepared", Host, {"launch": stale_meta}),
     "groups with stale metadata": ("launch", "mixed", Host, {"launch": stale_meta}),

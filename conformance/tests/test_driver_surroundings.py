@@ -80,7 +80,9 @@ HERE: list[tuple[str, str, Any, str, Any]] = [
     ("processor", "limits", pool.CachingPool, "empty", nothing),
     ("compiler", "search", "toolchain", "_candidates", always([("clang",)])),
     ("compiler", "flags", "toolchain", "_working_flags", always(("-O1",))),
-    ("compiler", "proof", "plugin", "_run_check", always("")),
+    ("compiler", "proof", "plugin", "processor", always(SimpleNamespace(name="x", fma=True))),
+    ("compiler", "doubts", "plugin", "_run_check", always("")),
+    ("processor", "exhausted", "device.CpuDevice", "empty_cache", nothing),
 ]  # fmt: skip
 
 # Of opencl's duties: part, property, module of the plugin, name, what takes its place.
@@ -104,11 +106,13 @@ THERE: list[tuple[str, str, str, str, Any]] = [
 
 def planted(monkeypatch: pytest.MonkeyPatch, package: str, module: str, name: str, to: Any) -> None:
     """Put a fault into a plugin's module, and into it again whenever it is imported anew."""
-    monkeypatch.setattr(import_module(f"{package}.{module}"), name, to)
+    monkeypatch.setattr(f"{package}.{module}.{name}", to)
 
     def spoilt(again: str) -> Any:
         found = apart.afresh(again)
-        setattr(import_module(f"{again}.{module}"), name, to)
+        file, _, holder = module.partition(".")
+        target = import_module(f"{again}.{file}")
+        setattr(getattr(target, holder) if holder else target, name, to)
         return found
 
     for user in (platforms, processor, compiler):
@@ -119,7 +123,7 @@ def planted(monkeypatch: pytest.MonkeyPatch, package: str, module: str, name: st
 def test_a_fault_is_seen(
     monkeypatch: pytest.MonkeyPatch, part: str, name: str, where: Any, attribute: str, to: Any
 ) -> None:
-    level = "standard" if name == "proof" else "smoke"
+    level = "standard" if name == "doubts" else "smoke"
     assert judged("cpu", part, name, level).state == "pass"
     if isinstance(where, str):
         planted(monkeypatch, "tensorbus_cpu", where, attribute, to)
