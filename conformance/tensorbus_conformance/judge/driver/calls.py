@@ -43,7 +43,8 @@ def declared(checks: Checks, folder: Path, session: Session) -> None:
         {"extensions": "", "double_fp_config": 0, "single_fp_config": 0},
         {"extensions": "cl_khr_fp64 cl_khr_fp16", "double_fp_config": 2, "single_fp_config": 32},
         {"extensions": "cl_khr_global_int32_base_atomics x", "double_fp_config": 0},
-        {"max_work_group_size": 64}, {"local_mem_size": 99, "max_work_item_sizes": [200, 1, 1]},
+        {"double_fp_config": 0}, {"max_work_group_size": 64},
+        {"local_mem_size": 99, "max_work_item_sizes": [200, 1, 1]},
     ]  # fmt: skip
     for k, case in enumerate(cases):
         with opened(session, folder / f"d{k}", **case) as (device, _):
@@ -372,6 +373,10 @@ def programs(checks: Checks, folder: Path, session: Session) -> None:
                     checks.that("no statement" in error.log, f"the log is {error.log!r}")
                     checks.that("\0" not in error.log, "the log has zero bytes")
                     checks.that("this is no statement" in error.source, "the source is lost")
+            many = [affine(k) for k in range(200, 240)]
+            checks.that(len(device.compile(many)) == 40, "forty kernels are not compiled")
+            # Others than AMD's, Intel's and NVIDIA's serialise or crash.
+            checks.that(fake.together == 1, f"{fake.together} programs are built at a time")
             fake.fail["kernel"] = [-46]
             error = checks.raises(CompileError, "no such kernel", device.compile, [affine(94)])
             checks.that("cannot load it" in str(error), f"no such kernel says {error}")
