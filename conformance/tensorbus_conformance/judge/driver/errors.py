@@ -158,7 +158,9 @@ def launches(session: Session) -> Outcome:
         ("metadata too long", 1, both, meta + bytes(8)), ("no metadata", 1, both, b""),
         ("metadata of half a word", 1, both, meta[:-4]),
     ):  # fmt: skip
-        checks.raises(LaunchError, what, device.launch, kernel, groups, buffers, words)
+        error = checks.raises(LaunchError, what, device.launch, kernel, groups, buffers, words)
+        short = len(str(error)) <= 400 and "\n" not in str(error)
+        checks.that(short, f"{what}: what it says is long or on several lines")
     checks.that(not any(fetch(device, target, 4 * n)), "a refused launch wrote a result")
     _works(checks, device, "after a refused launch")
     return checks.outcome
