@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 import tensorbus as tb
-from tensorbus_backends import discovery, opening, pool, probing
+from tensorbus_backends import cache, discovery, opening, pool, probing
 from tensorbus_backends.contract import CompileError, DeviceInfo, LaunchError
 from tensorbus_conformance.judge import parts
-from tensorbus_conformance.judge.driver import apart, compiler, platforms, processor
+from tensorbus_conformance.judge.driver import apart, compiler, keeping, platforms, processor
 from tensorbus_conformance.judge.guard import Guarded
 from tensorbus_conformance.judge.items import Item, Outcome, items
 from tensorbus_conformance.judge.properties import judge
@@ -74,6 +74,10 @@ HERE: list[tuple[str, str, Any, str, Any]] = [
     ("opening", "failures", opening, "_problem", always(("cause", "fix"))),
     ("opening", "lines", opening, "unavailable", lambda line, cause, fix: line),
     ("opening", "contract", CompileError, "_excerpt", always([])),
+    ("keeping", "entries", cache.DiskCache, "_sound", lambda c, key, suffix: None),
+    ("keeping", "places", cache.DiskCache, "sweep", nothing),
+    ("keeping", "blocks", pool.CachingPool, "_collect", nothing),
+    ("keeping", "settings", keeping, "switch", always(False)),
     ("processor", "features", "processor", "_cpuinfo", always({})),
     ("processor", "threads", "processor", "_cores", always(2)),
     ("processor", "capacity", "processor", "memory_total", always(1 << 30)),
