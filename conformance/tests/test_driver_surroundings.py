@@ -165,7 +165,7 @@ def test_a_part_is_judged_where_it_belongs() -> None:
         for name in ("cpu", "ref", "opencl:1", "mychip:0")
     }
     for part, where in {
-        "discovery": {"cpu", "ref"}, "compiler": {"cpu"}, "calls": {"opencl:1"},
+        "discovery": {"cpu"}, "compiler": {"cpu"}, "calls": {"opencl:1"},
         "memory": {"cpu", "ref", "opencl:1", "mychip:0"},
     }.items():  # fmt: skip
         assert {d for d, ops in found.items() if f"driver.{part}" in ops} == where

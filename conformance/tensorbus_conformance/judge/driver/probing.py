@@ -374,4 +374,4 @@ def processes(checks: Checks, folder: Path, session: Session) -> None:
     checks.that(json.loads(probing.to_json([])) == [], "no lines are some")
 
 
-duty("probing", described, several, words, asked, endings, processes, plugins=("cpu", "ref"))
+duty("probing", described, several, words, asked, endings, processes, plugins=("cpu",))
