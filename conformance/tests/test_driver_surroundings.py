@@ -161,7 +161,7 @@ def test_every_duty_is_tried() -> None:
 def test_a_part_is_judged_where_it_belongs() -> None:
     device = tb.get_device("ref").backend
     found = {
-        name: {i.op for i in items(name, device.capabilities, {}, "smoke")}
+        name: {i.op for i in items(name, device.capabilities, {}, "standard")}
         for name in ("cpu", "ref", "opencl:1", "mychip:0")
     }
     for part, where in {

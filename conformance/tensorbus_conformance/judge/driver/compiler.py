@@ -322,4 +322,4 @@ def doubts(checks: Checks, folder: Path, session: Session) -> None:
         checks.that("set CC" in y.fix, f"{name}: {y.fix}")
 
 
-duty("compiler", search, flags, proof, doubts, plugins=("cpu",))
+duty("compiler", search, flags, proof, doubts, plugins=("cpu",), smoke=False)
