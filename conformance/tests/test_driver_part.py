@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -79,6 +80,8 @@ class Late(ref.RefDevice):
         spec, kept = kernel.spec, list(buffers)
         if len(kept) != spec.buffers or len(meta) != 8 * spec.words or groups < 1:
             raise LaunchError("the arguments do not fit")
+        for buffer in kept:
+            ref._array(buffer)
         self.later(lambda: ref.RefDevice.launch(self, kernel, groups, kept, meta))
 
     def synchronize(self) -> None:
@@ -340,6 +343,12 @@ def locked(self: Any, kernels: Sequence[Any]) -> list[Any]:
     return [ref._Interpreted(k) for k in kernels]
 
 
+def rounding(self: Any, kernel: Any, groups: int, buffers: Any, meta: bytes) -> None:
+    """Computes in whatever mode the caller has."""
+    with mock.patch.object(ref, "_rounds_to_nearest", return_value=True):
+        Host.launch(self, kernel, groups, buffers, meta)
+
+
 PARENT = os.getpid()
 
 
@@ -402,6 +411,8 @@ FAULTS: dict[str, tuple[str, str, type[Any], dict[str, Any]]] = {
     "launch arguments shared": ("threads", "concurrency", Host, {"launch": shared_arguments}),
     "a wrong child": ("fork", "fork", Host, {"launch": fork_wrong}),
     "a hanging child": ("fork", "fork", Host, {"launch": fork_hangs}),
+    "another's buffers": ("errors", "foreign", Host, {"copy_in": nothing}),
+    "the caller's rounding": ("launch", "modes", Host, {"launch": rounding}),
     "a lock held in a child": ("fork", "busy", Host, {"compile": locked}),
     "prepared with stale metadata": ("launch", "prepared", Host, {"launch": stale_meta}),
     "groups with stale metadata": ("launch", "mixed", Host, {"launch": stale_meta}),

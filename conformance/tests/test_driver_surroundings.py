@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 import tensorbus as tb
-from tensorbus_backends import discovery, opening, pool, probing
+from tensorbus_backends import cache, discovery, opening, pool, probing
 from tensorbus_backends.contract import CompileError, DeviceInfo, LaunchError
 from tensorbus_conformance.judge import parts
-from tensorbus_conformance.judge.driver import apart, compiler, platforms, processor
+from tensorbus_conformance.judge.driver import apart, compiler, keeping, platforms, processor
 from tensorbus_conformance.judge.guard import Guarded
 from tensorbus_conformance.judge.items import Item, Outcome, items
 from tensorbus_conformance.judge.properties import judge
@@ -74,13 +74,19 @@ HERE: list[tuple[str, str, Any, str, Any]] = [
     ("opening", "failures", opening, "_problem", always(("cause", "fix"))),
     ("opening", "lines", opening, "unavailable", lambda line, cause, fix: line),
     ("opening", "contract", CompileError, "_excerpt", always([])),
+    ("keeping", "entries", cache.DiskCache, "_sound", lambda c, key, suffix: None),
+    ("keeping", "places", cache.DiskCache, "sweep", nothing),
+    ("keeping", "blocks", pool.CachingPool, "_collect", nothing),
+    ("keeping", "settings", keeping, "switch", always(False)),
     ("processor", "features", "processor", "_cpuinfo", always({})),
     ("processor", "threads", "processor", "_cores", always(2)),
     ("processor", "capacity", "processor", "memory_total", always(1 << 30)),
     ("processor", "limits", pool.CachingPool, "empty", nothing),
     ("compiler", "search", "toolchain", "_candidates", always([("clang",)])),
     ("compiler", "flags", "toolchain", "_working_flags", always(("-O1",))),
-    ("compiler", "proof", "plugin", "_run_check", always("")),
+    ("compiler", "proof", "plugin", "processor", always(SimpleNamespace(name="x", fma=True))),
+    ("compiler", "doubts", "plugin", "_run_check", always("")),
+    ("processor", "exhausted", "device.CpuDevice", "empty_cache", nothing),
 ]  # fmt: skip
 
 # Of opencl's duties: part, property, module of the plugin, name, what takes its place.
@@ -104,11 +110,13 @@ THERE: list[tuple[str, str, str, str, Any]] = [
 
 def planted(monkeypatch: pytest.MonkeyPatch, package: str, module: str, name: str, to: Any) -> None:
     """Put a fault into a plugin's module, and into it again whenever it is imported anew."""
-    monkeypatch.setattr(import_module(f"{package}.{module}"), name, to)
+    monkeypatch.setattr(f"{package}.{module}.{name}", to)
 
     def spoilt(again: str) -> Any:
         found = apart.afresh(again)
-        setattr(import_module(f"{again}.{module}"), name, to)
+        file, _, holder = module.partition(".")
+        target = import_module(f"{again}.{file}")
+        setattr(getattr(target, holder) if holder else target, name, to)
         return found
 
     for user in (platforms, processor, compiler):
@@ -119,7 +127,7 @@ def planted(monkeypatch: pytest.MonkeyPatch, package: str, module: str, name: st
 def test_a_fault_is_seen(
     monkeypatch: pytest.MonkeyPatch, part: str, name: str, where: Any, attribute: str, to: Any
 ) -> None:
-    level = "standard" if name == "proof" else "smoke"
+    level = "standard" if name == "doubts" else "smoke"
     assert judged("cpu", part, name, level).state == "pass"
     if isinstance(where, str):
         planted(monkeypatch, "tensorbus_cpu", where, attribute, to)
@@ -153,11 +161,11 @@ def test_every_duty_is_tried() -> None:
 def test_a_part_is_judged_where_it_belongs() -> None:
     device = tb.get_device("ref").backend
     found = {
-        name: {i.op for i in items(name, device.capabilities, {}, "smoke")}
+        name: {i.op for i in items(name, device.capabilities, {}, "standard")}
         for name in ("cpu", "ref", "opencl:1", "mychip:0")
     }
     for part, where in {
-        "discovery": {"cpu", "ref"}, "compiler": {"cpu"}, "calls": {"opencl:1"},
+        "discovery": {"cpu"}, "compiler": {"cpu"}, "calls": {"opencl:1"},
         "memory": {"cpu", "ref", "opencl:1", "mychip:0"},
     }.items():  # fmt: skip
         assert {d for d, ops in found.items() if f"driver.{part}" in ops} == where

@@ -420,6 +420,23 @@ def test_parts_judge_what_survives_the_ops() -> None:
     assert set(every[-2:]) <= set(flat)
 
 
+def test_duties_of_drivers_come_first_for_a_driver() -> None:
+    source = TREE.sources["backends/tensorbus_backends/discovery.py"]
+    mutant = draw([source], 1, 1)[0][0]
+    assert mutant.edit is not None
+    coverage = Coverage("smoke")
+    hits, none = (np.zeros(layout(TREE).size, np.uint8) for _ in range(2))
+    hits[layout(TREE).base[source.module] + mutant.edit.unit] = 1
+    names = [*(f"op{k}" for k in range(20)), "driver.copy", "driver.discovery", "surface.map"]
+    every = [f"{n}/{d}/float32/portable" for n in names for d in ("cpu", "opencl:0")]
+    coverage.items = {n: Recorded(none if "copy" in n else hits, 0.1, {}, []) for n in every}
+    duties, surfaces, others = Chooser(TREE, layout(TREE), coverage).items(mutant, 2, 1, 4)
+    assert duties == [f"driver.{n}/cpu/float32/portable" for n in ("discovery", "copy")]
+    assert surfaces == ["surface.map/cpu/float32/portable"]
+    assert len(others) == 3
+    assert all(n.startswith("op") for n in others)
+
+
 def test_recorded_texts_tell_helpers_apart() -> None:
     coverage = Coverage("smoke")
     none = np.zeros(1, np.uint8)

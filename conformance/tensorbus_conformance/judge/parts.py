@@ -43,7 +43,7 @@ class Part:
         properties: What is judged of it, by property name, in the order in which it runs.  They are
             called as an op's are: ``check(session) -> Outcome``.
         dtypes: Those that it is judged with, each an item of its own.
-        smoke: Those at level smoke.
+        smoke: Those at level smoke; none for a part that takes too long for it.
         lacking: From a device's capabilities to what it declares not to have; "" if nothing is
             missing.  A part whose need is declared missing is "unsupported", and counted.
         plugins: The plugins on whose devices it is judged; none for every device.

@@ -13,6 +13,7 @@ from . import (  # noqa: F401  (each registers its parts)
     copies,
     discovery,
     errors,
+    keeping,
     kernels,
     launches,
     memory,

@@ -132,7 +132,8 @@ def changed(target: Any, **values: Any) -> Iterator[None]:
                 del target[name]
             target.update(before)
         return
-    kept = {name: getattr(target, name) for name in values}
+    # As it stands there: a class gives a static method as a function.
+    kept = {name: vars(target).get(name, getattr(target, name)) for name in values}
     for name, value in values.items():
         setattr(target, name, value)
     try:

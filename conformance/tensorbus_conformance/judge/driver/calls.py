@@ -43,9 +43,11 @@ def declared(checks: Checks, folder: Path, session: Session) -> None:
         {"extensions": "", "double_fp_config": 0, "single_fp_config": 0},
         {"extensions": "cl_khr_fp64 cl_khr_fp16", "double_fp_config": 2, "single_fp_config": 32},
         {"extensions": "cl_khr_global_int32_base_atomics x", "double_fp_config": 0},
-        {"max_work_group_size": 64}, {"local_mem_size": 99, "max_work_item_sizes": [200, 1, 1]},
+        {"double_fp_config": 0}, {"max_work_group_size": 64},
+        {"local_mem_size": 99, "max_work_item_sizes": [200, 1, 1]},
     ]  # fmt: skip
-    for k, case in enumerate(cases):
+    smoke = session.level == "smoke"
+    for k, case in enumerate(cases[:2] if smoke else cases):
         with opened(session, folder / f"d{k}", **case) as (device, _):
             c, d = device.capabilities, fake_device("d", _GPU, **case)
             words = d.extensions.split()
@@ -63,12 +65,13 @@ def declared(checks: Checks, folder: Path, session: Session) -> None:
             checks.that(device.group == min(128, most), f"case {k} has groups of {device.group}")
             checks.that(device.memory().total == 1 << 20, "its memory has another size")
             checks.that(device.dialect.fp64 == fp64, f"case {k}: its dialect says otherwise")
-    for k, (platform, kind, group, due_case) in enumerate((
+    chosen: list[tuple[str, int, str | None, tuple[bool, int, int, int]]] = [
         ("Chips", _GPU, None, (False, 1024, 32, 128)), ("Chips", _GPU, "5", (False, 1024, 32, 5)),
         ("Chips", _CPU, None, (True, 4096, 64, 1)), ("Chips", _CPU, "5", (False, 4096, 64, 5)),
         ("Chips", _CPU, "1", (False, 4096, 64, 1)), ("Intel", _CPU, None, (True, 4096, 64, 1)),
         ("Intel", _GPU, None, (False, 1024, 32, 128)), ("pocl", _CPU, None, (True, 4096, 64, 1)),
-    )):  # fmt: skip
+    ]  # fmt: skip
+    for k, (platform, kind, group, due_case) in enumerate(chosen[1:6:4] if smoke else chosen):
         with opened(session, folder / f"g{k}", platform, kind, group) as (device, _):
             d = device.dialect
             got_case = (d.serial, d.block, d.columns, device.group)
@@ -372,6 +375,10 @@ def programs(checks: Checks, folder: Path, session: Session) -> None:
                     checks.that("no statement" in error.log, f"the log is {error.log!r}")
                     checks.that("\0" not in error.log, "the log has zero bytes")
                     checks.that("this is no statement" in error.source, "the source is lost")
+            many = [affine(k) for k in range(200, 240)]
+            checks.that(len(device.compile(many)) == 40, "forty kernels are not compiled")
+            # Others than AMD's, Intel's and NVIDIA's serialise or crash.
+            checks.that(fake.together == 1, f"{fake.together} programs are built at a time")
             fake.fail["kernel"] = [-46]
             error = checks.raises(CompileError, "no such kernel", device.compile, [affine(94)])
             checks.that("cannot load it" in str(error), f"no such kernel says {error}")
@@ -393,7 +400,8 @@ def groups(session: Session) -> Outcome:
     x = rng.normal(0, 1, (9, 700)).astype(np.float32)
     spec, values = affine(95), integers(640, 1)
     results = []
-    sizes = ("",) if session.level == "smoke" else ("", "1", "96")
+    smoke = session.level == "smoke"
+    sizes = ("",) if smoke else ("", "96")
     for size in sizes:
         with changed(os.environ, TENSORBUS_OPENCL_GROUP=size):
             other = plugin.open(device.info.index)
@@ -406,12 +414,11 @@ def groups(session: Session) -> Outcome:
                      [filled(other, values), target], row_meta(spec, 64, 10, 3))  # fmt: skip
         right = (numbers(other, target, 640) == affine_result(values, 95, 3)).all()
         checks.that(bool(right), f"with groups of {size or 'its own'} a map is wrong")
-        if session.level == "smoke":
+        if smoke:
             continue
         a = tb.asarray(x, device=tb.Device(other))
         with tb.reproducible():
-            made = (tb.sum(a), tb.sum(a, axis=0), tb.cumulative_sum(a, axis=1), tb.argmax(a),
-                    tb.matmul(a, tb.permute_dims(a, (1, 0))), tb.nn.softmax(a, axis=1))  # fmt: skip
+            made = (tb.sum(a), tb.cumulative_sum(a, axis=1), tb.argmax(a), tb.matmul(a, a.mT))
             results.append([r.numpy().tobytes() for r in made])
     for size, bits in zip(sizes, results, strict=False):
         checks.that(bits == results[0], f"groups of {size} give other bits")
@@ -419,4 +426,4 @@ def groups(session: Session) -> Outcome:
 
 
 duty("calls", declared, spelling, memory, copies, launches, waiting, programs, groups,
-     plugins=("opencl",))  # fmt: skip
+     plugins=("opencl",), smoke=False)  # fmt: skip

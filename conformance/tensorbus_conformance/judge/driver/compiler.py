@@ -260,45 +260,66 @@ def proof(checks: Checks, folder: Path, session: Session) -> None:
         for index in (1, -1):
             error = checks.raises(DeviceUnavailableError, f"cpu {index}", plugin.open, index)
             checks.that(f"'cpu:{index}'" in str(error), f"cpu {index} says {error}")
-        if session.level == "smoke":
-            return
-        wrong = (
-            ("rounds twice", "'-D__builtin_fmaf(a,b,c)=((a)*(b)+(c)*1.0000002f)'", True),
-            ("drops a product", "'-D__builtin_fmaf(a,b,c)=(c)'", True),
-            ("drops an addend", "'-D__builtin_fmaf(a,b,c)=((a)*(b))'", True),
-        )
-        for k, (what, option, absent) in enumerate(wrong):
-            bad = _wrapped(folder / f"bad{k}", real, option)
-            plugin, (y,) = _probe(session, CC=bad, TENSORBUS_CACHE=cache)
-            checks.that(y.available != absent, f"a compiler that {what} counts as available")
-            checks.that("a test kernel failed: element" in y.cause, f"{what}: {y.cause}")
-            checks.that("CC" in y.fix and cache in y.fix, f"{what}: the fix is {y.fix}")
-            checks.that((y.name, y.plugin, y.index) == ("cpu", "cpu", 0), f"{what}: {y}")
-            error = checks.raises(DeviceUnavailableError, what, plugin.open, 0)
-            checks.that(getattr(error, "cause", "") == y.cause, f"{what}: opening says {error}")
-        bad = str(script(folder / "late", f"""
-            for a in "$@"; do case "$a" in *kernels.c)
-                grep -q tb_configure "$a" && {{ echo "no runtime" >&2; echo 2 >&2; exit 1; }} ;;
-            esac; done
-            exec {real} "$@" -O0
-            """))  # fmt: skip
-        plugin, (y,) = _probe(session, CC=bad, TENSORBUS_CACHE=cache)
-        said = "the C runtime cannot be built: " in y.cause and "no runtime" in y.cause
-        checks.that(not y.available and said, f"a runtime that cannot be built: {y.cause}")
-        checks.that("set CC" in y.fix, f"a runtime that cannot be built: {y.fix}")
-        bad = str(script(folder / "last", f"""
-            for a in "$@"; do case "$a" in *kernels.c)
-                grep -q tb_check "$a" && {{ echo "no kernel" >&2; exit 1; }} ;;
-            esac; done
-            exec {real} "$@" -O0
-            """))  # fmt: skip
-        plugin, (y,) = _probe(session, CC=bad, TENSORBUS_CACHE=cache)
-        said = "a test kernel failed: " in y.cause and "no kernel" in y.cause
-        checks.that(not y.available and said, f"a kernel that cannot be built: {y.cause}")
-        plugin, (y,) = _probe(session, CC="/no/such/cc", TENSORBUS_CACHE=cache)
-        checks.that("$CC is '/no/such/cc'" in y.cause, f"a CC that is nowhere: {y.cause}")
-        error = checks.raises(DeviceUnavailableError, "no compiler", plugin.open, 0)
-        checks.that("'cpu'" in str(error), f"without a compiler opening says {error}")
 
 
-duty("compiler", search, flags, proof, plugins=("cpu",))
+def _spoilt(k: int) -> str:
+    """A compiler's option that makes the test kernel wrong in one element: -1 is a subnormal."""
+    value = f"{k}.0f" if k >= 0 else "0x1p-148f"
+    return f"-D__builtin_fmaf(a,b,c)=((a)=={value}?1e9f:__builtin_fma((a),(b),(c)))"
+
+
+_ROUNDED = "-D__builtin_fmaf(a,b,c)=((a)*(b)+(c)*1.0000002f)"
+_WRONG = (_ROUNDED, "-D__builtin_fmaf(a,b,c)=(c)", *map(_spoilt, (0, 7, 8, 31, 32, 38, -1)))
+
+
+@forked
+def doubts(checks: Checks, folder: Path, session: Session) -> None:
+    """A compiler that gets one element of a kernel wrong, or builds nothing, is not believed."""
+    real = shutil.which("gcc") or shutil.which("clang")
+    cache = str(folder / "cache")
+    plugin, (y,) = _probe(session, CC="/no/such/cc", TENSORBUS_CACHE=cache)
+    checks.that("$CC is '/no/such/cc'" in y.cause, f"a CC that is nowhere: {y.cause}")
+    error = checks.raises(DeviceUnavailableError, "no compiler", plugin.open, 0)
+    checks.that("'cpu'" in str(error), f"without a compiler opening says {error}")
+    if real is None or session.level == "smoke":
+        return
+    old = folder / "cache/tmp/left"
+    old.mkdir(parents=True)
+    os.utime(old, (10**9, 10**9))
+    moody = script(folder / "moody", f'exec {real} "$@" -O0 ${{EXTRA:+"$EXTRA"}}\n')
+    plugin, (y,) = _probe(session, CC=str(moody), TENSORBUS_CACHE=cache)
+    checks.that(y.available, f"a slow compiler is not believed: {y.cause}")
+    checks.that(not old.exists(), "what a process left behind long ago stays in the cache")
+    for built in list((folder / "cache").rglob("payload.so")):
+        if b"tb_check" in built.read_bytes():
+            shutil.rmtree(built.parent)
+    for k, option in enumerate(_WRONG):
+        # A library of a path that is loaded already would not be loaded again.
+        kept = shutil.copytree(cache, folder / f"cache{k}")
+        given = {"CC": str(moody), "TENSORBUS_CACHE": str(kept), "EXTRA": option}
+        plugin, (y,) = _probe(session, **given)
+        what = option[option.index("=") :]
+        checks.that(not y.available, f"a compiler whose fma is {what} is believed")
+        checks.that("a test kernel failed: element" in y.cause, f"{what}: {y.cause}")
+        checks.that("CC" in y.fix and str(kept) in y.fix, f"{what}: the fix is {y.fix}")
+        checks.that((y.name, y.plugin, y.index) == ("cpu", "cpu", 0), f"{what}: {y}")
+        error = checks.raises(DeviceUnavailableError, what, plugin.open, 0)
+        checks.that(getattr(error, "cause", "") == y.cause, f"{what}: opening says {error}")
+    for name, word, cause in (
+        ("late", "tb_configure", "the C runtime cannot be built: "),
+        ("last", "tb_check", "a test kernel failed: "),
+    ):
+        bad = script(folder / name, f"""
+            for a in "$@"; do case "$a" in *kernels.c)
+                grep -q {word} "$a" && {{ for k in 1 2 3 4 5; do echo "w$k" >&2; done; exit 1; }} ;;
+            esac; done
+            exec {real} "$@" -O0
+            """)  # fmt: skip
+        plugin, (y,) = _probe(session, CC=str(bad), TENSORBUS_CACHE=cache)
+        checks.that(not y.available and y.cause.startswith(cause), f"{name}: {y.cause}")
+        told = y.cause.split(" / ")
+        checks.that(told[1:] == ["w1", "w2"], f"of a long log {told} is told")
+        checks.that("set CC" in y.fix, f"{name}: {y.fix}")
+
+
+duty("compiler", search, flags, proof, doubts, plugins=("cpu",), smoke=False)

@@ -480,4 +480,4 @@ def _interrupted(registry: Registry) -> None:
 
 
 duty("discovery", names, listing, lazy, refusals, ranks, clashes, packages, children,
-     plugins=("cpu", "ref"))  # fmt: skip
+     plugins=("cpu",))  # fmt: skip

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import ctypes.util
+import platform
 from collections.abc import Callable
 
 import numpy as np
@@ -209,4 +212,56 @@ def mixed(session: Session) -> Outcome:
     return checks.outcome
 
 
-duty("launch", order, grids, arguments, prepared, mixed)
+def _fesetround() -> Callable[[int], int]:
+    """C's fesetround for this thread."""
+    name = ctypes.util.find_library("m")
+    function: Callable[[int], int] = ctypes.CDLL(name).fesetround
+    return function
+
+
+_MODES = {"x86_64": (0x400, 0x800, 0xC00), "AMD64": (0x100, 0x200, 0x300)}
+"""FE_DOWNWARD, FE_UPWARD, FE_TOWARDZERO by machine; all others have ARM's."""
+_ARM = (0x800000, 0x400000, 0xC00000)
+
+
+def modes(session: Session) -> Outcome:
+    """The caller's rounding mode changes no bit, and is as before; or the launch is refused."""
+    checks, device = Checks("modes"), session.guard.real
+    x = ir.input_(0, dt.float32)
+    third, tenth = ir.const(3.0, dt.float32), ir.const(float(np.float32(0.1)), dt.float32)
+    exprs = (x * tenth + third, x / third, x * x, ir.sqrt(x), ir.cast(x, dt.int32))
+    dtypes = (dt.float32,) * 4 + (dt.int32,)
+    outs = tuple(Operand(d) for d in dtypes)
+    spec, n = Map("driver_modes", (Operand(dt.float32),), outs, exprs), 4099
+    (kernel,) = device.compile([spec])
+    values = np.random.default_rng(session.seed).uniform(0.1, 100.0, n).astype(np.float32)
+    source = filled(device, values)
+    meta = pack(spec.meta(n, [], [Strided.words(0, 1, [])] * 6))
+
+    def results() -> list[bytes]:
+        targets = [device.allocate(4 * n) for _ in outs]
+        groups = spec.groups(device.dialect, n, 1)
+        device.launch(kernel, groups, [source, *targets], meta)
+        return [fetch(device, t, 4 * n) for t in targets]
+
+    want, set_mode = results(), _fesetround()
+    for mode in _MODES.get(platform.machine(), _ARM):
+        got: list[bytes] = []
+        try:
+            set_mode(mode)
+            got = results()
+        except LaunchError as error:
+            refused = str(error)
+        else:
+            refused = ""
+        finally:
+            set_mode(0)
+        if refused:
+            checks.that("round" in refused, f"with rounding mode {mode:#x} it says {refused}")
+            continue
+        wrong = [k for k, (g, w) in enumerate(zip(got, want, strict=True)) if g != w]
+        checks.that(not wrong, f"with the caller's rounding mode {mode:#x} results {wrong} differ")
+    return checks.outcome
+
+
+duty("launch", order, grids, arguments, prepared, mixed, modes)

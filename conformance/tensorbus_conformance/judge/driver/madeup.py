@@ -5,6 +5,7 @@ Buffers are bytes of the host, kernels note their arguments, and any call can be
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -47,6 +48,10 @@ class _Program:
 
     def _build(self, options: bytes, devices: Sequence[Any]) -> None:
         self.cl.say("build", options, len(devices), self.binary is not None)
+        self.cl.building += 1
+        self.cl.together = max(self.cl.together, self.cl.building)
+        time.sleep(0.002)
+        self.cl.building -= 1
         if "this is no statement" in self.source:
             raise cl_error(-11)
 
@@ -104,6 +109,7 @@ class OpenCL:
         self.released: list[int] = []
         self.launches: list[tuple[str, dict[int, Any], Any, Any]] = []
         self.metas, self.most, self.status, self.kernels = 0, 1 << 20, 0, 0
+        self.building = self.together = 0
         self.context = SimpleNamespace(devices=[])
 
     def say(self, name: str, *arguments: Any) -> None:

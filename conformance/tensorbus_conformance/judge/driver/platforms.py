@@ -510,4 +510,4 @@ def codes(checks: Checks, folder: Path, session: Session) -> None:
 
 
 duty("platforms", numbering, broken, lines, failures, absences, announced, codes,
-     plugins=("opencl",))  # fmt: skip
+     plugins=("opencl",), smoke=False)  # fmt: skip

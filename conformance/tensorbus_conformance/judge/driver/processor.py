@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import resource
 import subprocess
 import sys
 import warnings
@@ -16,6 +17,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from tensorbus_backends import dtypes as dt
 from tensorbus_backends.contract import (
     OutOfMemoryError,
 )
@@ -224,4 +226,46 @@ def limits(checks: Checks, folder: Path, session: Session) -> None:
     del second, third
 
 
-duty("processor", features, threads, capacity, limits, plugins=("cpu",))
+def _address_space() -> int:
+    with open("/proc/self/statm") as statm:
+        return int(statm.read().split()[0]) * resource.getpagesize()
+
+
+@forked
+def exhausted(checks: Checks, folder: Path, session: Session) -> None:
+    """What the system refuses is an error; what is given back the system has again."""
+    device, unit = session.guard.real, 1 << 20
+    c = device.capabilities
+    told = (c.max_group, c.host_accessible, c.fp64, c.subnormals, c.division, c.square_root, c.ieee)
+    due = (1, True, True, "preserve", "correct", "correct", True)
+    checks.that(told == due, f"a processor declares {told}")
+    checks.that(c.dtypes == frozenset(d.name for d in dt.ALL), f"its dtypes are {c.dtypes}")
+    # It is the stack of a thread: no less than the contract's default, no more than a stack.
+    shared = 32 << 10 <= c.local_memory <= 8 << 20
+    checks.that(shared, f"a group shares {c.local_memory:,} bytes")
+    without = device.info.details.get("blas", "").startswith("none")
+    checks.that(without == (not device.natives), f"its BLAS is {device.info.details.get('blas')}")
+    if not Path("/proc/self/statm").exists():
+        return
+    device.empty_cache()
+    before = _address_space()
+    held = [device.allocate(n * unit) for n in (1, 24, 40)]
+    checks.that(_address_space() - before >= 60 * unit, "blocks take no room")
+    del held
+    device.empty_cache()
+    left = _address_space() - before
+    checks.that(left < 8 * unit, f"{left:,} bytes of what was given back are still there")
+    room = _address_space() + 64 * unit
+    resource.setrlimit(resource.RLIMIT_AS, (room, room))
+    for nbytes in (256 * unit, 100 * unit):
+        error = checks.raises(OutOfMemoryError, f"{nbytes:,} bytes", device.allocate, nbytes)
+        checks.that("out of memory" in str(error), f"{nbytes:,} bytes say {error}")
+    x = integers(100, 1)
+    source, target = filled(device, x), device.allocate(400)
+    (kernel,) = device.compile([affine(81)])
+    launch_affine(device, kernel, source, target, 100, 2)
+    right = (numbers(device, target, 100) == affine_result(x, 81, 2)).all()
+    checks.that(bool(right), "it is of no use after the system refused memory")
+
+
+duty("processor", features, threads, capacity, limits, exhausted, plugins=("cpu",), smoke=False)
