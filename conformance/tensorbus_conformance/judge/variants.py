@@ -1,8 +1,8 @@
 """The same operands with another option: what was kept of one call may not serve another.
 
-Plans, launches and tables are kept by operands and options.  In one dtype of each op a call is made, then once more for
-each other value that one of its arguments takes in the op's sample, judged by the oracle, and then
-as it was: it has to give its bits again.
+Plans, launches and tables are kept by operands and options.  In one dtype of each op a call is
+made, then once more for each other value that one of its arguments takes in the op's sample, judged
+by the oracle, and then as it was: it has to give its bits again.
 """
 
 from __future__ import annotations
