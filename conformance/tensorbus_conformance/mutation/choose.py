@@ -70,7 +70,7 @@ class Chooser:
         names: set[str] = set()
         for node in tree.body:
             if isinstance(node, ast.Assign) and "__all__" in _defined(node):
-                names |= {c.value for c in ast.walk(node.value) if isinstance(c, ast.Constant)}
+                names |= {str(c.value) for c in ast.walk(node.value) if isinstance(c, ast.Constant)}
         short = {op: op.rsplit(".", 1)[-1] for op in self._cost if not op.startswith(_PARTS)}
         return {op for op, name in short.items() if name in names}
 

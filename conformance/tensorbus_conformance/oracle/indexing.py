@@ -290,20 +290,12 @@ _register(
         ((0, 3), (0,), 0), ((2, 3), (0, 4), -1), ((0, 3), (2,), 1), ((1, 1), (1, 1), 1),
     ),
 )  # fmt: skip
-for _name, _forward, _samples in (
-    ("take_along_axis", _take_along_axis, at.take_along_axis),
-    ("gather", _gather, at.gather),
-):
-    _register(
-        _name,
-        _forward,
-        2,
-        _samples,
-        degenerate=edges.indexed(
-            ((0,), (0,), 0), ((3,), (0,), 0), ((0, 3), (0, 3), 0), ((0, 3), (0, 3), 1),
-            ((3, 0), (2, 0), 0), ((1, 1), (1, 1), -1), ((2, 0, 3), (2, 0, 3), -1),
-        ),
-    )  # fmt: skip
+_ALONG = edges.indexed(
+    ((0,), (0,), 0), ((3,), (0,), 0), ((0, 3), (0, 3), 0), ((0, 3), (0, 3), 1),
+    ((3, 0), (2, 0), 0), ((1, 1), (1, 1), -1), ((2, 0, 3), (2, 0, 3), -1),
+)  # fmt: skip
+_register("take_along_axis", _take_along_axis, 2, at.take_along_axis, degenerate=_ALONG)
+_register("gather", _gather, 2, at.gather, degenerate=_ALONG)
 _register(
     "scatter",
     _scatter,

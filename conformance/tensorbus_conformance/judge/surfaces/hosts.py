@@ -335,7 +335,7 @@ def _unnamed(c: Checks, base: Array) -> None:
         "a list of tensors": [c.put(r) for r in base],
         "numbers and tensors": [[rows[0, 0], *(c.put(v) for v in base[0, 1:])]],
         "an exporter": _Exporter(rows),
-        "a memoryview": memoryview(np.ascontiguousarray(rows)),
+        "a memoryview": np.ascontiguousarray(rows).data,
     }
     for name, given in forms.items():
         due = rows[0] if name == "a list of scalars" else rows[:1] if "numbers" in name else rows
