@@ -5,6 +5,7 @@ from __future__ import annotations
 from . import (
     attributes as attributes,
     dlpack as dlpack,
+    dtypes as dtypes,
     getitem as getitem,
     hosts as hosts,
     inplace as inplace,

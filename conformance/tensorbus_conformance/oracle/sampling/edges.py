@@ -153,7 +153,8 @@ def cross_entropy_degenerate(sampler: Sampler) -> list[Case]:
         raw = np.full(shape, 0.25)
         given = (x, raw.astype(sampler.dtype))
         found += _each_reduction(sampler, given, f"{shape}, probabilities", axis=axis)
-        smooth = {"axis": axis, "label_smoothing": 0.5}
+        smooth: dict[str, Any] = {"axis": axis, "label_smoothing": 0.5}
+        found += _each_reduction(sampler, given, f"{shape}, smooth probabilities", **smooth)
         if shape[axis]:
             found += _each_reduction(sampler, (x, classes), f"{shape}, smooth", **smooth)
     return found
