@@ -21,6 +21,15 @@ _PARTS = ("driver.", "primitive.", "scale.", "surface.")
 _OTHERS = ("/interp.py", "/ref.py")
 """Files in which ref computes, and with which the others are compared."""
 
+_LAYERS = (
+    ("scale.", ("/kernels/base.py", "/map.py", "/matmul.py", "/reduce.py", "/rows.py", "/scan.py")),
+    ("primitive.", ("/clike.py", "/ir.py", "/interp.py", "/scalar.py", "/flushing.py")),
+    ("driver.", ("cpu/", "opencl/", "/pool.py", "/cache.py", "/units.py", "/check.py",
+                 "/contract.py", "/opening.py", "/probing.py", "/discovery.py", "/ref.py")),
+    ("surface.", ("dispatcher/",)),
+)  # fmt: skip
+"""Which parts judge a layer alone, and the beginnings and ends of its files' paths."""
+
 _SHORTEST = 6
 """Pieces of C shorter than this stand in too many kernels to tell them apart."""
 
@@ -51,11 +60,23 @@ class Chooser:
         found = self._on_devices(mutant.path, self._reaching(mutant))
         early = self._spread(found, first + more, mutant.ident)
         left = [n for n in found if n not in early]
-        parts = [n for n in left if n.startswith(_PARTS)]
-        parts.sort(key=lambda n: self._cost[n.split("/")[0]])
-        late = parts[: rest // 2]
+        late = self._parts([n for n in left if n.startswith(_PARTS)], mutant.path, rest // 2)
         late += self._spread([n for n in left if n not in late], rest - len(late), mutant.ident)
         return [early[:first], early[first:], late]
+
+    def _parts(self, names: list[str], path: str, count: int) -> list[str]:
+        """Parts, those of the file's own layer first; every part once before a second dtype."""
+        own = _family(path)
+        groups: dict[str, list[str]] = {}
+        for name in names:
+            groups.setdefault(name.split("/")[0], []).append(name)
+        order = sorted(groups, key=lambda op: (not op.startswith(own), self._cost[op]))
+        # Of the others no more than are left when every dtype of the own ones has had its turn.
+        found: list[str] = []
+        for chosen in ([o for o in order if o.startswith(own)], order):
+            while len(found) < count and any(groups[op] for op in chosen):
+                found += [groups[op].pop(0) for op in chosen if groups[op]]
+        return found[:count]
 
     def _on_devices(self, path: str, names: list[str]) -> list[str]:
         """Of items those on the device whose code changes; cpu's where it is every device's."""
@@ -111,6 +132,11 @@ class Chooser:
             found = [
                 n for n, item in self.coverage.items.items() if holding.intersection(item.texts)
             ]
+            # A line that other skeletons have too is this one's where its function ran.
+            place = self.where.base[source.module] + mutant.edit.unit
+            ran = set(self.coverage.covering([place]))
+            if own := [n for n in found if n in ran]:
+                return own
             if found:
                 return found
         place = self.where.base[source.module] + mutant.edit.unit
@@ -209,6 +235,14 @@ class Chooser:
                 entry = (self.where.base[name] + place.unit, made, outer)
                 found.setdefault(read, []).append(entry)
         return found
+
+
+def _family(path: str) -> str:
+    """The family of parts that judges the layer of a file."""
+    for family, ends in _LAYERS:
+        if any(path.startswith(e) if e.endswith("/") else path.endswith(e) for e in ends):
+            return family
+    return "driver." if path.endswith(".c") else "primitive."
 
 
 def _defined(node: ast.AST) -> set[str]:
