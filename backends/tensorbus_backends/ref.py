@@ -28,6 +28,11 @@ from .contract import (
 __all__ = ["PLUGIN", "RefDevice"]
 
 
+# Rounded up, the first sum is another; rounded down, the second; rounded to zero, the third.
+_ONES = np.asarray([1, -1, 1], np.float32)
+_LITTLE = np.asarray([2**-26, -(2**-26), -(2**-26)], np.float32)
+
+
 class RefBuffer(Buffer):
     """NumPy memory; `keep` is whatever else owns it."""
 
@@ -107,6 +112,11 @@ class RefDevice(Device):
                 "ref: this thread flushes subnormal numbers, so results would be wrong; another "
                 "library switched that on (torch.set_flush_denormal(False) switches it off)"
             )
+        if not _rounds_to_nearest():
+            raise LaunchError(
+                "ref: this thread does not round to nearest, so results would be wrong; another "
+                "library called fesetround (fesetround(FE_TONEAREST) takes it back)"
+            )
         spec = kernel.spec
         if len(buffers) != spec.buffers or len(meta) != 8 * spec.words or groups < 1:
             raise LaunchError(
@@ -169,6 +179,11 @@ def _flushes() -> bool:
     """Whether the processor flushes subnormals in this thread."""
     tiny = np.asarray([np.finfo(np.float32).tiny])
     return bool((tiny * np.float32(0.5))[0] == 0)
+
+
+def _rounds_to_nearest() -> bool:
+    """Whether this thread rounds to nearest: each other way gets one of these sums wrong."""
+    return bool((_ONES + _LITTLE == _ONES).all())
 
 
 class _RefPlugin:
