@@ -60,23 +60,24 @@ class Chooser:
         found = self._on_devices(mutant.path, self._reaching(mutant))
         early = self._spread(found, first + more, mutant.ident)
         left = [n for n in found if n not in early]
-        late = self._parts([n for n in left if n.startswith(_PARTS)], mutant.path, rest // 2)
+        late = self._parts([n for n in left if n.startswith(_PARTS)], mutant.path, 2 * rest // 3)
         late += self._spread([n for n in left if n not in late], rest - len(late), mutant.ident)
         return [early[:first], early[first:], late]
 
     def _parts(self, names: list[str], path: str, count: int) -> list[str]:
-        """Parts, those of the file's own layer first; every part once before a second dtype."""
+        """Parts, most of the file's own layer; every part once before a second dtype."""
         own = _family(path)
         groups: dict[str, list[str]] = {}
         for name in names:
             groups.setdefault(name.split("/")[0], []).append(name)
         order = sorted(groups, key=lambda op: (not op.startswith(own), self._cost[op]))
-        # Of the others no more than are left when every dtype of the own ones has had its turn.
         found: list[str] = []
-        for chosen in ([o for o in order if o.startswith(own)], order):
-            while len(found) < count and any(groups[op] for op in chosen):
-                found += [groups[op].pop(0) for op in chosen if groups[op]]
-        return found[:count]
+        for chosen, most in (([o for o in order if o.startswith(own)], count * 3 // 4),
+                             (sorted(order, key=lambda op: self._cost[op]), count)):  # fmt: skip
+            while len(found) < most and any(groups[op] for op in chosen):
+                for op in [o for o in chosen if groups[o]][: most - len(found)]:
+                    found.append(groups[op].pop(0))
+        return found
 
     def _on_devices(self, path: str, names: list[str]) -> list[str]:
         """Of items those on the device whose code changes; cpu's where it is every device's."""
@@ -84,7 +85,9 @@ class Chooser:
             here = [n for n in names if n.split("/")[1].startswith(device)]
             if path.startswith(f"{device}/"):
                 return here
-            if device == "cpu" and here and not path.endswith(_OTHERS):
+            # What few items of cpu run (one that opens every device, say) is another device's.
+            mainly = 4 * len(here) >= len(names)
+            if device == "cpu" and here and mainly and not path.endswith(_OTHERS):
                 return here
         return names
 
@@ -123,7 +126,13 @@ class Chooser:
         if mutant.edit is None:
             natives = [n for n in everything if n.endswith("/native")]
             # The C runtime serves every launch, its products native kernels alone.
-            return natives if natives and "gemm" in self._c_function(mutant) else everything
+            if natives and "gemm" in self._c_function(mutant):
+                # Products as users call them, too, and in a hostile environment.
+                return natives + [
+                    n for n in everything
+                    if n.startswith(("scale.matmul", "driver.environment", "nn.linear"))
+                ]  # fmt: skip
+            return everything
         source = self.tree.sources[mutant.path]
         if mutant.edit.text and source.path.endswith("dialect.py"):
             return everything

@@ -99,7 +99,8 @@ class Coverage:
         """Items that ran one of these bytes."""
         if not len(places) or not self.items:
             return []
-        ran = np.asarray(self._table[:, list(places)].any(axis=1))
+        inside = [p for p in places if p < self._table.shape[1]]
+        ran = np.asarray(self._table[:, inside].any(axis=1))
         return [name for name, hit in zip(self.items, ran, strict=True) if hit]
 
     @cached_property
