@@ -23,9 +23,11 @@ from .base import (
     launch_affine,
     numbers,
     pattern,
+    slow,
 )
 
 _WAIT_S = 30.0
+_SHARED = 70_001
 
 
 def concurrency(session: Session) -> Outcome:
@@ -82,7 +84,15 @@ def _child(device: Device) -> int:
         (kernel,) = device.compile([affine(61)])
         launch_affine(device, kernel, source, target, 64, 4)
         device.synchronize()
-        right = (numbers(device, target, 64) == affine_result(x, 61, 4)).all()
+        right = bool((numbers(device, target, 64) == affine_result(x, 61, 4)).all())
+        # So many groups that threads of the device's own would share them.
+        x = integers(_SHARED, 5)
+        source, target = filled(device, x), device.allocate(4 * _SHARED)
+        for p in range(4):
+            launch_affine(device, kernel, source, target, _SHARED, p)
+            right = right and bool(
+                (numbers(device, target, _SHARED) == affine_result(x, 61, p)).all()
+            )
         return 0 if right else 2
     except BackendError as error:
         return 1 if str(error) else 3
@@ -91,7 +101,10 @@ def _child(device: Device) -> int:
 
 
 def fork(session: Session) -> Outcome:
-    """A forked child works or raises the contract's error, in time; the parent goes on."""
+    """A forked child works or raises the contract's error, in time; the parent goes on.
+
+    It is forked when the device is at rest, then while another thread launches.
+    """
     checks, device = Checks("fork"), session.guard.real
     if not hasattr(os, "fork"):
         return Outcome("fork", "unsupported", "this platform has no fork")
@@ -99,6 +112,39 @@ def fork(session: Session) -> Outcome:
     kept = filled(device, data)
     (kernel,) = device.compile([affine(61)])
     device.synchronize()
+    _forked(checks, device)
+    stop, turns = threading.Event(), 2 if session.level == "smoke" else 6
+    heavy, _ = slow(device, 60)
+    source, scratch = filled(device, integers(_SHARED, 6)), device.allocate(4 * _SHARED)
+
+    def launching() -> None:
+        while not stop.is_set():
+            launch_affine(device, heavy, source, scratch, _SHARED)
+            device.synchronize()
+
+    thread = threading.Thread(target=launching, daemon=True)
+    thread.start()
+    try:
+        for k in range(turns):
+            time.sleep(0.001 * (1 + k))
+            _forked(checks, device)
+    finally:
+        stop.set()
+        thread.join(_WAIT_S)
+    checks.that(not thread.is_alive(), "a thread that launched while others forked hangs")
+    checks.that(fetch(device, kept, 4000) == data, "a fork changed a buffer of the parent")
+    x = integers(64, 9)
+    target = device.allocate(256)
+    launch_affine(device, kernel, filled(device, x), target, 64, 1)
+    checks.that(
+        bool((numbers(device, target, 64) == affine_result(x, 61, 1)).all()),
+        "the parent is of no use after a fork",
+    )
+    return checks.outcome
+
+
+def _forked(checks: Checks, device: Device) -> None:
+    """Fork a child that uses the device, and count how it ends."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         child = os.fork()
@@ -126,15 +172,6 @@ def fork(session: Session) -> Outcome:
         -signal.SIGALRM: f"hangs for {_WAIT_S:.0f} s",
     }
     checks.that(ended in (0, 1), f"a forked child {words.get(ended, f'ends with status {ended}')}")
-    checks.that(fetch(device, kept, 4000) == data, "a fork changed a buffer of the parent")
-    x = integers(64, 9)
-    target = device.allocate(256)
-    launch_affine(device, kernel, filled(device, x), target, 64, 1)
-    checks.that(
-        bool((numbers(device, target, 64) == affine_result(x, 61, 1)).all()),
-        "the parent is of no use after a fork",
-    )
-    return checks.outcome
 
 
 duty("threads", concurrency)
