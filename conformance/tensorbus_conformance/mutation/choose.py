@@ -65,19 +65,31 @@ class Chooser:
         return [early[:first], early[first:], late]
 
     def _parts(self, names: list[str], path: str, count: int) -> list[str]:
-        """Parts, most of the file's own layer; every part once before a second dtype."""
-        own = _family(path)
+        """Parts: those that run this file more than others, then those of its layer.
+
+        Every part comes once before a second dtype of it does.
+        """
+        own, module = _family(path), self.tree.sources[path].module
         groups: dict[str, list[str]] = {}
         for name in names:
             groups.setdefault(name.split("/")[0], []).append(name)
-        order = sorted(groups, key=lambda op: (not op.startswith(own), self._cost[op]))
+        share = {op: max(self._share(n, module) for n in groups[op]) for op in groups}
+        near = sorted(groups, key=lambda op: (-share[op], self._cost[op]))
+        layer = sorted(groups, key=lambda op: (not op.startswith(own), self._cost[op]))
         found: list[str] = []
-        for chosen, most in (([o for o in order if o.startswith(own)], count * 3 // 4),
-                             (sorted(order, key=lambda op: self._cost[op]), count)):  # fmt: skip
+        for chosen, most in ((near[: count // 4], count // 4), (layer, count)):
             while len(found) < most and any(groups[op] for op in chosen):
                 for op in [o for o in chosen if groups[o]][: most - len(found)]:
                     found.append(groups[op].pop(0))
         return found
+
+    def _share(self, name: str, module: str) -> float:
+        """How much of what an item runs lies in a module."""
+        if not module:
+            return 0.0
+        hits = self.coverage.items[name].hits
+        inside = hits[self.where.base[module] : self.where.arm_base[module]]
+        return float(inside.sum()) / max(int(hits.sum()), 1)
 
     def _on_devices(self, path: str, names: list[str]) -> list[str]:
         """Of items those on the device whose code changes; cpu's where it is every device's."""
