@@ -179,10 +179,10 @@ def leaks(session: Session) -> Outcome:
 
 
 def _mapped() -> int:
-    """Bytes of this process's address space, 0 where the system does not say."""
+    """Bytes that this process may write to, touched or not; 0 where the system does not say."""
     try:
         with open("/proc/self/statm", encoding="ascii") as figures:
-            return int(figures.read().split()[0]) * resource.getpagesize()
+            return int(figures.read().split()[5]) * resource.getpagesize()
     except OSError:
         return 0
 
