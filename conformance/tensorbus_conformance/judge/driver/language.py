@@ -112,6 +112,30 @@ def _operations(r: _Rules) -> None:
     r.due("index", ir.index, dt.int64)
 
 
+def _numbers(r: _Rules) -> None:
+    """A Python number beside an expression takes its dtype, and operands keep their places."""
+    for d, number in ((dt.int32, 3), (dt.uint8, 3), (dt.float32, 1.5), (dt.bool_, True)):
+        x, y = _inputs(d, d)
+        for op, (two, kinds) in _BINARY.items():
+            due = dt.bool_ if op in _COMPARE else d
+            due_or_none = due if d.kind in kinds else None
+            r.due(f"{op}({d}, {number})", lambda f=two, x=x, n=number: f(x, n), due_or_none)  # type: ignore[misc]
+            if d.kind not in kinds or op == "ne":
+                continue
+            places = (y, x) if op in ("gt", "ge") else (x, y)
+            r.checks.that(two(x, y).args == places, f"{op}(x, y) has its operands elsewhere")
+            held = two(x, number).args
+            at = 0 if op in ("gt", "ge") else 1
+            right = held[at] is ir.const(number, d) and held[1 - at] is x
+            r.checks.that(right, f"{op}(x, {number}) has other operands")
+    x = ir.input_(0, dt.float32)
+    one = ir.const(1.5, dt.float32)
+    for name, made in (("+", 1.5 + x), ("-", 1.5 - x), ("*", 1.5 * x), ("/", 1.5 / x)):
+        r.checks.that(made.args == (one, x), f"1.5 {name} x has other operands")
+    fused = ir.fma(x, 1.5, 1.5).args
+    r.checks.that(fused == (x, one, one), "fma with numbers has other operands")
+
+
 def _constants(r: _Rules) -> None:
     for d in (dt.bool_, *dt.INTEGER):
         low, high = (0, 1) if d is dt.bool_ else (d.min, d.max)
@@ -150,6 +174,7 @@ def rules(session: Session) -> Outcome:
     """Every primitive takes the dtypes that its rule says, gives that dtype, and no others."""
     r = _Rules()
     _operations(r)
+    _numbers(r)
     _constants(r)
     return r.checks.outcome
 
