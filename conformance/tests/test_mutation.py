@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import platform
 import subprocess
 import sys
 import time
@@ -288,6 +289,33 @@ def test_a_region_of_the_register_holds_what_lies_in_it(tmp_path: Path) -> None:
     path.write_text(REGION.format(path=python, name="nowhere"))
     with pytest.raises(register.RegisterError, match="no nowhere"):
         register.check_regions(TREE, register.regions(path))
+
+
+def test_regions_of_c_are_functions_of_one_line_or_more_and_macros(tmp_path: Path) -> None:
+    path, text = tmp_path / "register.toml", "cpu/tensorbus_cpu/runtime.c"
+    lines = TREE.sources[text].text.splitlines()
+    for name, first, last in (
+        ("relax", "static inline void relax", "_mm_pause"), ("share", "static int64_t share", "}"),
+        ("POLL_NS", "#define POLL_NS", "POLL_NS 30000.0"), ("POLL", "#define POLL(", "    }"),
+    ):  # fmt: skip
+        path.write_text(REGION.format(path=text, name=name))
+        (region,) = register.regions(path)
+        spans = register._lines(TREE.sources[text], region.name)
+        assert lines[spans[0].start - 1].startswith(first)
+        assert last in lines[spans[0].stop - 2]
+
+
+def test_what_the_preprocessor_drops_is_not_mutated() -> None:
+    text = "\n".join([
+        "int a = 1;", "#if defined(__x86_64__)", "int b = 1;", "#elif defined(__aarch64__)",
+        "int c = 1;", "#else", "int d = 1;", "#endif", "int e = 1;", "#ifdef NEVER", "int f = 1;",
+        "#endif", "int g = 1;",
+    ])  # fmt: skip
+    arm = platform.machine() in ("aarch64", "arm64")
+    assert ctext.compiled_lines(text) == {1, 5 if arm else 3, 9, 13}
+    source = TREE.sources["cpu/tensorbus_cpu/runtime.c"]
+    kept = ctext.compiled_lines(source.text)
+    assert {m.line for m in mutants_of(source)} <= kept
 
 
 def test_the_register_names_regions_that_exist() -> None:

@@ -7,14 +7,18 @@ duty is a part; its properties are judged before any primitive and any op.
 from __future__ import annotations
 
 from . import (  # noqa: F401  (each registers its parts)
+    arithmetic,
     calls,
     capabilities,
     compiler,
     copies,
     discovery,
+    elements,
+    environment,
     errors,
     keeping,
     kernels,
+    language,
     launches,
     memory,
     opening,
@@ -22,7 +26,9 @@ from . import (  # noqa: F401  (each registers its parts)
     probing,
     processes,
     processor,
+    products,
     queue,
     scarcity,
     sharing,
+    toolkit,
 )  # fmt: skip

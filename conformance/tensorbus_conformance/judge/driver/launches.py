@@ -88,7 +88,7 @@ def arguments(session: Session) -> Outcome:
     """One buffer to many, one buffer twice, offsets, and metadata that the caller forgets."""
     checks, device = Checks("arguments"), session.guard.real
     n = 333
-    for count in (0, 1, 2, 5, 9):
+    for count in (0, 1, 2, 5, 9, 20):
         xs = [ir.input_(k, dt.int32) for k in range(count)]
         expr = ir.cast(ir.index(), dt.int32)
         for k, x in enumerate(xs):

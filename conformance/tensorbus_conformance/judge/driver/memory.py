@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import resource
 
 import numpy as np
 from tensorbus_backends.contract import Buffer, Device, MemoryFigures, UnsupportedError
@@ -307,5 +308,41 @@ def leaks(session: Session) -> Outcome:
     return checks.outcome
 
 
+def _mapped() -> int:
+    """Bytes that this process may write to, touched or not; 0 where the system does not say."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as figures:
+            return int(figures.read().split()[5]) * resource.getpagesize()
+    except OSError:
+        return 0
+
+
+def space(session: Session) -> Outcome:
+    """Large blocks that were dropped, and released by empty_cache, leave the address space.
+
+    After a first turn, in which libraries set themselves up, a quarter of a block in the mean may
+    stay for each that was released.
+    """
+    checks, device = Checks("space"), session.guard.real
+    if not _mapped():
+        return Outcome("space", "unsupported", "this system does not tell its address space")
+    turns, sizes = 24, [(2 << 20) + 1, 3_000_000, (4 << 20) - 5, 5 << 20]
+    grown = []
+    for _ in range(3):  # what a library keeps for itself, it keeps once
+        before = _mapped()
+        for k in range(turns):
+            buffer = device.allocate(sizes[k % 4])
+            device.copy_in(buffer, sizes[k % 4] - 1, memoryview(b"x"))
+            device.synchronize()
+            del buffer
+            device.empty_cache()
+        grown.append(_mapped() - before)
+    most = turns * sum(sizes) // 16
+    checks.that(
+        min(grown) <= most, f"the address space grew by {min(grown):,} in {turns} large allocations"
+    )
+    return checks.outcome
+
+
 duty("allocate", sizes, ownership)
-duty("memory", figures, series, leaks)
+duty("memory", figures, series, leaks, space)

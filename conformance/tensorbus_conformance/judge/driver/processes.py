@@ -26,9 +26,11 @@ from .base import (
     launch_affine,
     numbers,
     pattern,
+    slow,
 )
 
 _WAIT_S = 30.0
+_SHARED = 70_001
 
 
 def concurrency(session: Session) -> Outcome:
@@ -85,7 +87,15 @@ def _child(device: Device, factor: int = 61) -> int:
         (kernel,) = device.compile([affine(factor)])
         launch_affine(device, kernel, source, target, 64, 4)
         device.synchronize()
-        right = (numbers(device, target, 64) == affine_result(x, factor, 4)).all()
+        right = bool((numbers(device, target, 64) == affine_result(x, factor, 4)).all())
+        # So many groups that threads of the device's own would share them.
+        x = integers(_SHARED, 5)
+        source, target = filled(device, x), device.allocate(4 * _SHARED)
+        for p in range(4):
+            launch_affine(device, kernel, source, target, _SHARED, p)
+            right = right and bool(
+                (numbers(device, target, _SHARED) == affine_result(x, factor, p)).all()
+            )
         return 0 if right else 2
     except BackendError as error:
         return 1 if str(error) else 3
@@ -94,7 +104,10 @@ def _child(device: Device, factor: int = 61) -> int:
 
 
 def fork(session: Session) -> Outcome:
-    """A forked child works or raises the contract's error, in time; the parent goes on."""
+    """A forked child works or raises the contract's error, in time; the parent goes on.
+
+    It is forked when the device is at rest, then while another thread launches.
+    """
     checks, device = Checks("fork"), session.guard.real
     if not hasattr(os, "fork"):
         return Outcome("fork", "unsupported", "this platform has no fork")
@@ -103,6 +116,25 @@ def fork(session: Session) -> Outcome:
     (kernel,) = device.compile([affine(61)])
     device.synchronize()
     _watched(checks, lambda: _child(device), "a forked child")
+    stop, turns = threading.Event(), 2 if session.level == "smoke" else 6
+    heavy, _ = slow(device, 60)
+    source, scratch = filled(device, integers(_SHARED, 6)), device.allocate(4 * _SHARED)
+
+    def launching() -> None:
+        while not stop.is_set():
+            launch_affine(device, heavy, source, scratch, _SHARED)
+            device.synchronize()
+
+    thread = threading.Thread(target=launching, daemon=True)
+    thread.start()
+    try:
+        for k in range(turns):
+            time.sleep(0.001 * (1 + k))
+            _watched(checks, lambda: _child(device), "a forked child")
+    finally:
+        stop.set()
+        thread.join(_WAIT_S)
+    checks.that(not thread.is_alive(), "a thread that launched while others forked hangs")
     checks.that(fetch(device, kept, 4000) == data, "a fork changed a buffer of the parent")
     x = integers(64, 9)
     target = device.allocate(256)
