@@ -209,6 +209,9 @@ def main() -> int:
     os.dup2(2, 1)
     sys.dont_write_bytecode = True
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # In groups of threads, as GPUs run it: runtimes for processors would take one thread and the
+    # texts of the style "loop", which cpu judges already.
+    os.environ.setdefault("TENSORBUS_OPENCL_GROUP", "32")
     for name in _SHARED:
         importlib.import_module(name)
     zygote = _Zygote(Tree.here(), out)
