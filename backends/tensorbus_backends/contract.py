@@ -326,7 +326,7 @@ class Device(ABC):
 
     @abstractmethod
     def launch(self, kernel: Compiled, groups: int, buffers: Sequence[Buffer], meta: bytes) -> None:
-        """Run groups 0 .. groups-1 of a kernel.
+        """Run groups 0 .. groups-1 of a kernel; the caller's rounding mode changes no result.
 
         Args:
             kernel: From `compile` of this device.
@@ -335,7 +335,8 @@ class Device(ABC):
             meta: ``8 * kernel.spec.words`` bytes of native-endian int64.
 
         Raises:
-            LaunchError: The arguments do not fit the kernel; nothing was launched.
+            LaunchError: The arguments do not fit the kernel, or it would compute wrongly in this
+                thread's rounding mode; nothing was launched.
         """
 
     @abstractmethod

@@ -50,10 +50,16 @@ MULHI(i32, i64, 32) MULHI(u32, u64, 32) MULHI(i64, __int128, 64) MULHI(u64, unsi
 """
 
 
+# A kernel runs in the thread of whoever waits, whose rounding mode is none of its business.
 RUN = """
+#include <fenv.h>
 int tb_run(void **b, const i64 *meta, const i64 *groups, i64 n, const i32 *orders, i64 size) {{
+    fenv_t caller;
+    fegetenv(&caller);
+    fesetenv(FE_DFL_ENV);
     tb_undefined = 0;
     for (i64 k = 0; k < n; ++k) {name}({buffers}, meta, groups[k], orders, (i32)size);
+    fesetenv(&caller);
     return tb_undefined;
 }}
 """
