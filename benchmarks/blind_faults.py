@@ -7,6 +7,7 @@ a catch only if it passes with the healthy sources.
 
     python benchmarks/blind_faults.py --level smoke,standard
     python benchmarks/blind_faults.py --only sum-identity,ceil-negative
+    python benchmarks/blind_faults.py --faults docs/blind-faults-second.toml
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
-FAULTS, RESULTS, TABLE = (DOCS / f"blind-faults.{end}" for end in ("toml", "json", "md"))
+FAULTS = DOCS / "blind-faults.toml"
 ROOMS = ("dispatcher", "backends", "cpu", "opencl", "cuda", "rocm", "metal")
 PLANTED = ("dispatcher", "backends", "cpu", "opencl")
 LEVELS = ("smoke", "standard")
@@ -332,17 +333,18 @@ def table(results: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write(results: dict[str, dict[str, Any]], order: Sequence[str]) -> None:
-    """Results into docs, in the order of the faults."""
+def write(results: dict[str, dict[str, Any]], order: Sequence[str], file: Path) -> None:
+    """Results beside the file of faults (.json and .md), in the order of the faults."""
     rows = [results[i] for i in order if i in results]
-    RESULTS.write_text(json.dumps({"results": rows}, indent=1) + "\n")
-    TABLE.write_text(table(rows))
+    file.with_suffix(".json").write_text(json.dumps({"results": rows}, indent=1) + "\n")
+    file.with_suffix(".md").write_text(table(rows))
 
 
 def main() -> int:
     """Command line; status 0 if every active fault that was judged at the last level is caught."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--level", default="smoke,standard", help="smoke, standard or both")
+    parser.add_argument("--faults", type=Path, default=FAULTS, help="another file of faults")
     parser.add_argument("--only", default="", help="ids or classes (default: all)")
     parser.add_argument("--survivors", action="store_true", help="only what no level caught so far")
     parser.add_argument("--active", action="store_true", help="only show that they are active")
@@ -352,11 +354,12 @@ def main() -> int:
     parser.add_argument("--timeout", type=float, default=300.0, help="seconds for one run")
     given = parser.parse_args()
     levels = [] if given.active else given.level.split(",")
-    faults = read_faults()
+    faults = read_faults(given.faults)
+    known_results = given.faults.with_suffix(".json")
     order = [f.id for f in faults]
     results: dict[str, dict[str, Any]] = {}
-    if RESULTS.exists() and (given.keep or given.survivors or given.only):
-        results = {r["id"]: r for r in json.loads(RESULTS.read_text())["results"]}
+    if known_results.exists() and (given.keep or given.survivors or given.only):
+        results = {r["id"]: r for r in json.loads(known_results.read_text())["results"]}
     if given.only:
         chosen = set(given.only.split(","))
         faults = [f for f in faults if f.id in chosen or f.kind in chosen]
@@ -385,7 +388,7 @@ def main() -> int:
                 known = {k: old[k] for k in LEVELS if same and k in old}
                 first = old.get("first") or {k: v["caught"] for k, v in known.items()}
                 results[fault.id] = {**known, **result, **({"first": first} if first else {})}
-                write(results, order)
+                write(results, order, given.faults)
                 marks = ", ".join(f"{lv}: {_mark(result, lv)}" for lv in levels)
                 print(f"{fault.id}: {result['healthy']} / {result['faulty']}; {marks}", flush=True)
 
