@@ -4,6 +4,8 @@
 #include <math.h>
 #include <string.h>
 
+#include <cfenv>
+
 namespace sim {
 
 namespace {
@@ -152,7 +154,13 @@ void encode(Product *self, SEL, CommandBuffer *commands, Matrix *a, Matrix *b, M
     Ref<Product> product(self);
     Ref<Matrix> x(a), y(b), z(c);
     commands->commands.push_back([product, x, y, z] {
-        return multiply(*product.get(), *x.get(), *y.get(), *z.get());
+        /* A device computes as it does, whatever the host's thread is set to. */
+        std::fenv_t mode;
+        std::fegetenv(&mode);
+        std::fesetenv(FE_DFL_ENV);
+        auto done = multiply(*product.get(), *x.get(), *y.get(), *z.get());
+        std::fesetenv(&mode);
+        return done;
     });
 }
 
