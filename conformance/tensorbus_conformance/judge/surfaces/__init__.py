@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from . import (
     attributes as attributes,
+    capsules as capsules,
     dlpack as dlpack,
     getitem as getitem,
     hosts as hosts,
