@@ -51,11 +51,27 @@ class Chooser:
         found = self._on_devices(mutant.path, self._reaching(mutant))
         early = self._spread(found, first + more, mutant.ident)
         left = [n for n in found if n not in early]
-        parts = [n for n in left if n.startswith(_PARTS)]
-        parts.sort(key=lambda n: self._cost[n.split("/")[0]])
-        late = parts[: rest // 2]
+        late = self._parts(mutant.path, [n for n in left if n.startswith(_PARTS)])[: rest // 2]
         late += self._spread([n for n in left if n not in late], rest - len(late), mutant.ident)
         return [early[:first], early[first:], late]
+
+    def _parts(self, path: str, names: list[str]) -> list[str]:
+        """Parts, the cheapest first and one dtype of each before a second.
+
+        What a user touches without an op is the dispatcher's alone: for its files surfaces lead.
+        """
+        known: dict[str, int] = {}
+        turn = {}
+        for name in names:
+            op = name.split("/")[0]
+            turn[name] = known[op] = known.get(op, -1) + 1
+        own = path.startswith("dispatcher/")
+
+        def key(name: str) -> tuple[int, bool, int]:
+            led = own and not name.startswith("surface.")
+            return turn[name], led, self._cost[name.split("/")[0]]
+
+        return sorted(names, key=key)
 
     def _on_devices(self, path: str, names: list[str]) -> list[str]:
         """Of items those on the device whose code changes; cpu's where it is every device's."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from . import (
     attributes as attributes,
     capsules as capsules,
+    devices as devices,
     dlpack as dlpack,
     getitem as getitem,
     hosts as hosts,

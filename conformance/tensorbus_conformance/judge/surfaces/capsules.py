@@ -41,12 +41,13 @@ def capsules(c: Checks) -> None:
     _exports(c, array)
     if not isinstance(c.device.backend, Guarded):
         _kept(c)
-    for kind in (_CUDA, _ROCM, _METAL):
+    for kind, stream in ((_CUDA, 77), (_CUDA, 0), (_ROCM, 0), (_ROCM, 55), (_METAL, 0)):
         # Another object: one that the host does not reach, over the same memory.
-        apart = tb.Device(Apart(c.session.guard.real, kind, 77 if kind == _CUDA else 0))
+        apart = tb.Device(Apart(c.session.guard.real, kind, stream))
         _device_out(c, apart, kind, array)
         if kind != _METAL:  # whose pointers are handles
-            _device_in(c, apart, kind, array)
+            # The default streams of the array API: 1 of CUDA, 0 of ROCm.
+            _device_in(c, apart, kind, array, stream or {_CUDA: 1, _ROCM: 0}[kind])
 
 
 # -- in -------------------------------------------------------------------------------------------
@@ -358,12 +359,11 @@ def _device_out(c: Checks, apart: tb.Device, kind: int, base: Array) -> None:
     c.same(f"{label}: afterwards", whole, base)
 
 
-def _device_in(c: Checks, apart: tb.Device, kind: int, base: Array) -> None:
+def _device_in(c: Checks, apart: tb.Device, kind: int, base: Array, stream: int) -> None:
     """Memory of a library that uses the same device."""
     backend = apart.backend
     assert isinstance(backend, Apart)
     index, label = apart.info.index, f"from kind {kind}"
-    stream = {_CUDA: 77, _ROCM: 0}[kind]
     calls: dict[str, tuple[Exporter, bool | None]] = {
         "new": (Exporter(base.copy(), c.dtype, place=(kind, index)), None),
         "old": (Exporter(base.copy(), c.dtype, old=True, place=(kind, index)), None),
