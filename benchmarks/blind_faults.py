@@ -295,7 +295,8 @@ def _mark(result: dict[str, Any], level: str) -> str:
     if found is None:
         return "(at smoke)" if _caught(result, level) else "-"
     if found["caught"]:
-        return str(found["property"])
+        late = result.get("first", {}).get(level) is False
+        return f"{found['property']}{' (later)' if late else ''}"
     return "timeout" if found["outcome"] == "timeout" else "**survived**"
 
 
@@ -309,14 +310,20 @@ def table(results: Sequence[dict[str, Any]]) -> str:
         "judged by `python benchmarks/blind_faults.py`; the .toml and .json have details.",
         "A word is the property that caught the fault; a cell counts only if it passes without it.",
         "What smoke caught may not have been asked again at standard; it counts there too.",
+        "*At first* is the figure of the blind trial: what survived it and is caught *later* is",
+        "caught by a judge whose makers have read the fault.",
         "",
-        "| class | active | smoke | standard |",
-        "|---|---|---|---|",
+        "| class | active | smoke | standard, at first | standard, later |",
+        "|---|---|---|---|---|",
     ]
     for kind in [*kinds, ""]:
         mine = [r for r in results if r["active"] and kind in (r["class"], "")]
-        row = [f"{sum(_caught(r, lv) for r in mine)}/{len(mine)}" for lv in LEVELS]
-        lines.append(f"| {kind or 'all'} | {len(mine)} | {row[0]} | {row[1]} |")
+        now = [sum(_caught(r, lv) for r in mine) for lv in LEVELS]
+        late = sum(
+            _caught(r, "standard") and r.get("first", {}).get("standard") is False for r in mine
+        )
+        row = " | ".join(f"{n}/{len(mine)}" for n in (now[0], now[1] - late, now[1]))
+        lines.append(f"| {kind or 'all'} | {len(mine)} | {row} |")
     lines += ["", "| class | fault | smoke | standard |", "|---|---|---|---|"]
     for r in results:
         what = (r["what"] + (f" ({r['note']})" if r["note"] else "")).replace("|", chr(92) + "|")
@@ -375,7 +382,9 @@ def main() -> int:
             result = try_one(fault, court, healthy, folder, levels, proof)
             with lock:
                 same = old.get("judge") == result["judge"]
-                results[fault.id] = {**{k: old[k] for k in LEVELS if same and k in old}, **result}
+                known = {k: old[k] for k in LEVELS if same and k in old}
+                first = old.get("first") or {k: v["caught"] for k, v in known.items()}
+                results[fault.id] = {**known, **result, **({"first": first} if first else {})}
                 write(results, order)
                 marks = ", ".join(f"{lv}: {_mark(result, lv)}" for lv in levels)
                 print(f"{fault.id}: {result['healthy']} / {result['faulty']}; {marks}", flush=True)

@@ -8,6 +8,7 @@ costs one line in the list of devices and nothing else.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import threading
 from collections.abc import Iterator, Sequence
@@ -40,6 +41,9 @@ OUR_PACKAGE = "tensorbus"
 # Plugins that load no driver: asking them in this process is safe, and fast.
 IN_PROCESS = {"cpu": "tensorbus_cpu:PLUGIN", "ref": "tensorbus_backends.ref:PLUGIN"}
 LISTING = ("cpu", "opencl", "cuda", "rocm", "metal")
+# Plugins, and kinds of devices under names that no plugin can have.
+_PREFERENCE = ("cuda", "rocm", "metal", "opencl gpu", "any accelerator", "cpu", "opencl",
+               "anything else", "ref")  # fmt: skip
 
 
 class _Source:
@@ -270,12 +274,12 @@ def priority(line: DeviceInfo) -> tuple[int, int, str]:
     or cpu.
     """
     accelerator = line.details.get("kind", "") in ("gpu", "accelerator")
-    ranks = {"cuda": 0, "rocm": 1, "metal": 2, "cpu": 5, "ref": 9}
-    if line.plugin == "opencl":
-        rank = 3 if accelerator else 6
-    else:
-        rank = ranks.get(line.plugin, 4 if accelerator else 7)
-    return rank, line.index, line.name
+    kind = line.plugin
+    if kind == "opencl" and accelerator:
+        kind = "opencl gpu"
+    elif kind not in _PREFERENCE:
+        kind = "any accelerator" if accelerator else "anything else"
+    return _PREFERENCE.index(kind), line.index, line.name
 
 
 def _match(text: str, lines: Sequence[DeviceInfo]) -> DeviceInfo | None:
@@ -300,10 +304,8 @@ def _announced(group: str) -> Iterator[Announcement]:
         # One broken package must not hide the others, so read them one by one.
         points = []
         for distribution in metadata.distributions():
-            try:
+            with contextlib.suppress(Exception):
                 points += [p for p in distribution.entry_points if p.group == group]
-            except Exception:
-                continue
     for point in points:
         package = ""
         if point.dist is not None:
@@ -321,8 +323,9 @@ def _sources(announced: Iterator[Announcement]) -> tuple[dict[str, _Source], lis
             lines.append(absent(one, cause, f"repair {one.who}"))
         elif one not in groups.setdefault(one.name, []):
             groups[one.name].append(one)
-    ranks = {name: rank for rank, name in enumerate(LISTING)}
-    order = sorted(groups, key=lambda n: (ranks.get(n, 99 if n == "ref" else 50), n))
+    listed = [n for n in LISTING if n in groups]
+    others = sorted(n for n in groups if n not in LISTING and n != "ref")
+    order = [*listed, *others, *(n for n in groups if n == "ref")]
     sources: dict[str, _Source] = {}
     for name in order:
         group = groups[name]
@@ -332,10 +335,10 @@ def _sources(announced: Iterator[Announcement]) -> tuple[dict[str, _Source], lis
             sources[name] = _Source(chosen)
         for rejected in group:
             if rejected is not chosen:
-                others = ", ".join(a.who for a in group if a is not rejected)
+                rivals = ", ".join(a.who for a in group if a is not rejected)
                 line = absent(
                     rejected,
-                    f"the plugin name {name!r} is also announced by {others}",
+                    f"the plugin name {name!r} is also announced by {rivals}",
                     f"uninstall {rejected.who}, or the other",
                 )
                 lines.append(replace(line, name=f"{name} ({rejected.who})"))

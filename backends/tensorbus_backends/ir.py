@@ -67,6 +67,7 @@ __all__ = [
     "table",
     "trunc",
     "validate",
+    "validate_leaves",
     "walk",
 ]
 
@@ -518,18 +519,38 @@ def validate(
     """
     for node in walk(*outputs):
         _check(node.op, node.dtype, node.args, node.attr)
+    validate_leaves(outputs, inputs, params, allow_index=allow_index)
+    free = loops_of(*outputs)
+    for out in outputs:
+        if free[id(out)]:
+            raise IRError(f"a value carried by repeat is used outside its loop: {out!r}")
+
+
+def validate_leaves(
+    outputs: Sequence[Expr],
+    inputs: Sequence[DType] = (),
+    params: Sequence[DType] = (),
+    *,
+    allow_index: bool = True,
+) -> bool:
+    """The part of `validate` that depends on operands and scalars; says whether `index` is used.
+
+    A buffer's elements and the words of scalars carry no dtype, so a kernel would take the bits of
+    one for those of another without a word.
+    """
+    indexed = False
+    for node in walk(*outputs):
         if node.op == "input":
             _leaf(node, inputs, node.attr, "input")
         elif node.op == "load":
             _leaf(node, inputs, node.attr[0], "load")
         elif node.op == "param":
             _leaf(node, params, node.attr, "param")
-        elif node.op == "index" and not allow_index:
-            raise IRError("index: this skeleton has no element index")
-    free = loops_of(*outputs)
-    for out in outputs:
-        if free[id(out)]:
-            raise IRError(f"a value carried by repeat is used outside its loop: {out!r}")
+        elif node.op == "index":
+            indexed = True
+    if indexed and not allow_index:
+        raise IRError("index: this skeleton has no element index")
+    return indexed
 
 
 def _leaf(node: Expr, available: Sequence[DType], slot: int, what: str) -> None:

@@ -222,6 +222,9 @@ class Child:
         timeout_s: When to give up for the first time, counted from now.
     """
 
+    _failure: str
+    """Why no process could be started, where there is none."""
+
     def __init__(self, plugin: Announcement, timeout_s: float) -> None:
         self.plugin, self.timeout_s = plugin, timeout_s
         self._tries = 0
@@ -235,7 +238,6 @@ class Child:
         self._out = tempfile.TemporaryFile()  # noqa: SIM115
         self._err = tempfile.TemporaryFile()  # noqa: SIM115
         self._process: subprocess.Popen[bytes] | None = None
-        self._failure = ""
         command = [sys.executable, "-P", "-X", "faulthandler", "-m", f"{__package__}.probe_child"]
         # It ends itself if whoever asks is killed before it has answered.
         command += [plugin.name, plugin.value, plugin.package, str(seconds + _GRACE_S)]
@@ -266,7 +268,7 @@ class Child:
         if self._process is None:
             return [absent(self.plugin, self._failure, "let Python start processes")]
         try:
-            code = self._process.wait(max(0.0, self._deadline - time.monotonic()))
+            code = self._process.wait(self._deadline - time.monotonic())
         except subprocess.TimeoutExpired:
             self._ask_where()
             if self._tries == 1:

@@ -107,6 +107,11 @@ class RefDevice(Device):
                 "ref: this thread flushes subnormal numbers, so results would be wrong; another "
                 "library switched that on (torch.set_flush_denormal(False) switches it off)"
             )
+        if not _rounds_to_nearest():
+            raise LaunchError(
+                "ref: this thread does not round to nearest, so results would be wrong; another "
+                "library changed that (C's fesetround(FE_TONEAREST) switches back)"
+            )
         spec = kernel.spec
         if len(buffers) != spec.buffers or len(meta) != 8 * spec.words or groups < 1:
             raise LaunchError(
@@ -169,6 +174,12 @@ def _flushes() -> bool:
     """Whether the processor flushes subnormals in this thread."""
     tiny = np.asarray([np.finfo(np.float32).tiny])
     return bool((tiny * np.float32(0.5))[0] == 0)
+
+
+def _rounds_to_nearest() -> bool:
+    """Whether the processor rounds to nearest in this thread."""
+    little = np.asarray([2.0**-60, -(2.0**-60)])
+    return bool((1.0 + little == 1.0).all() and (little - 1.0 == -1.0).all())
 
 
 class _RefPlugin:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import ctypes.util
 import platform
 import shutil
 import subprocess
@@ -12,8 +13,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tensorbus_backends import dtypes as dt, flushing, interp, ir
-from tensorbus_backends.kernels import Matmul
+from tensorbus_backends import dtypes as dt, flushing, interp, ir, ref
+from tensorbus_backends.contract import LaunchError
+from tensorbus_backends.kernels import Map, Matmul, Operand
+from tensorbus_backends.kernels.base import Strided, pack
 
 CC = shutil.which("gcc") or shutil.which("clang")
 TINY = np.float32(1e-40)
@@ -157,3 +160,25 @@ def test_the_processor_agrees(processor: Callable[[str, list[Any]], Any], text: 
     with flushing.flushing("after"):
         got = value(OPS[text], *arrays)
     assert same(got, processor(text, arrays))
+
+
+FE_MODES = {"x86_64": (0x400, 0x800, 0xC00), "aarch64": (0x800000, 0x400000, 0xC00000)}
+
+
+@pytest.mark.skipif(platform.machine() not in FE_MODES, reason="its rounding modes are not known")
+@pytest.mark.parametrize("which", range(3))
+def test_ref_does_not_speak_where_rounding_is_changed(which: int) -> None:
+    device = ref.PLUGIN.open(0)
+    spec = Map("t_add", (Operand(dt.float32),) * 2, (Operand(dt.float32),), (X + Y,))
+    (kernel,) = device.compile([spec])
+    buffers = [device.allocate(64) for _ in range(3)]
+    meta = pack(spec.meta(16, [], [Strided.words(0, 1, [])] * 3))
+    fesetround = ctypes.CDLL(ctypes.util.find_library("m")).fesetround
+    device.launch(kernel, 1, buffers, meta)
+    fesetround(FE_MODES[platform.machine()][which])
+    try:
+        with pytest.raises(LaunchError, match="does not round to nearest"):
+            device.launch(kernel, 1, buffers, meta)
+    finally:
+        fesetround(0)
+    device.launch(kernel, 1, buffers, meta)

@@ -35,6 +35,12 @@ LOSSES = 3
 """Losses or timeouts of a device, or ops that it crashed in, with no cell passed in between, after
 which it is given up."""
 
+_RETIRED = 0.25
+"""Share of the memory limit from which on a worker, of all workers, takes no further item.
+
+Drivers keep every program that they compiled: a new worker begins with none.
+"""
+
 CRASHES = 6
 """Crashes in one op, with no cell passed in between, after which the device is spared that op."""
 
@@ -196,6 +202,9 @@ def run_items(
                 worker = worker or stock.take(isolation(device))
                 if not _serve(worker, job, order, note, halt, hit, losses):
                     worker.kill()
+                    worker = None
+                elif worker.held() > order.memory * _RETIRED / count:
+                    worker.stop()
                     worker = None
         if worker is not None:
             worker.kill() if halt.is_set() else worker.stop()

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
+import time
 from collections.abc import Iterator
 
 __all__ = ["stopping"]
 
+_ECHO_S = 1.0
 _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
@@ -16,13 +18,19 @@ _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 def stopping() -> Iterator[threading.Event]:
     """An event that Ctrl-C, SIGTERM and SIGHUP set inside the block.
 
-    A second Ctrl-C interrupts at once.  Outside of the main thread, where signals cannot be
-    handled, nothing sets the event.
+    A second Ctrl-C interrupts at once, unless it is the first one's echo: ``timeout -s INT`` sends
+    its signal to the process and then to its group.  Outside of the main thread, where signals
+    cannot be handled, nothing sets the event.
     """
     stop = threading.Event()
+    first = 0.0
 
     def told(number: int, frame: object) -> None:
-        if stop.is_set() and number == signal.SIGINT:
+        nonlocal first
+        now = time.monotonic()
+        if not stop.is_set():
+            first = now
+        elif number == signal.SIGINT and now - first > _ECHO_S:
             raise KeyboardInterrupt
         stop.set()
 

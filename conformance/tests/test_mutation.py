@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import platform
 import subprocess
 import sys
 import time
@@ -290,6 +291,33 @@ def test_a_region_of_the_register_holds_what_lies_in_it(tmp_path: Path) -> None:
         register.check_regions(TREE, register.regions(path))
 
 
+def test_regions_of_c_are_functions_of_one_line_or_more_and_macros(tmp_path: Path) -> None:
+    path, text = tmp_path / "register.toml", "cpu/tensorbus_cpu/runtime.c"
+    lines = TREE.sources[text].text.splitlines()
+    for name, first, last in (
+        ("relax", "static inline void relax", "_mm_pause"), ("share", "static int64_t share", "}"),
+        ("POLL_NS", "#define POLL_NS", "POLL_NS 30000.0"), ("POLL", "#define POLL(", "    }"),
+    ):  # fmt: skip
+        path.write_text(REGION.format(path=text, name=name))
+        (region,) = register.regions(path)
+        spans = register._lines(TREE.sources[text], region.name)
+        assert lines[spans[0].start - 1].startswith(first)
+        assert last in lines[spans[0].stop - 2]
+
+
+def test_what_the_preprocessor_drops_is_not_mutated() -> None:
+    text = "\n".join([
+        "int a = 1;", "#if defined(__x86_64__)", "int b = 1;", "#elif defined(__aarch64__)",
+        "int c = 1;", "#else", "int d = 1;", "#endif", "int e = 1;", "#ifdef NEVER", "int f = 1;",
+        "#endif", "int g = 1;",
+    ])  # fmt: skip
+    arm = platform.machine() in ("aarch64", "arm64")
+    assert ctext.compiled_lines(text) == {1, 5 if arm else 3, 9, 13}
+    source = TREE.sources["cpu/tensorbus_cpu/runtime.c"]
+    kept = ctext.compiled_lines(source.text)
+    assert {m.line for m in mutants_of(source)} <= kept
+
+
 def test_the_register_names_regions_that_exist() -> None:
     register.check_regions(TREE, register.regions(register.path_of(TREE)))
 
@@ -418,6 +446,23 @@ def test_parts_judge_what_survives_the_ops() -> None:
     flat = [n for g in groups for n in g]
     assert len(set(flat)) == 7
     assert set(every[-2:]) <= set(flat)
+
+
+def test_duties_of_drivers_come_first_for_a_driver() -> None:
+    source = TREE.sources["backends/tensorbus_backends/discovery.py"]
+    mutant = draw([source], 1, 1)[0][0]
+    assert mutant.edit is not None
+    coverage = Coverage("smoke")
+    hits, none = (np.zeros(layout(TREE).size, np.uint8) for _ in range(2))
+    hits[layout(TREE).base[source.module] + mutant.edit.unit] = 1
+    names = [*(f"op{k}" for k in range(20)), "driver.copy", "driver.discovery", "surface.map"]
+    every = [f"{n}/{d}/float32/portable" for n in names for d in ("cpu", "opencl:0")]
+    coverage.items = {n: Recorded(none if "copy" in n else hits, 0.1, {}, []) for n in every}
+    duties, surfaces, others = Chooser(TREE, layout(TREE), coverage).items(mutant, 2, 1, 4)
+    assert duties == [f"driver.{n}/cpu/float32/portable" for n in ("discovery", "copy")]
+    assert surfaces == ["surface.map/cpu/float32/portable"]
+    assert len(others) == 3
+    assert all(n.startswith("op") for n in others)
 
 
 def test_recorded_texts_tell_helpers_apart() -> None:

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-from tensorbus_conformance import writing
+from tensorbus_conformance import runner, writing
 from tensorbus_conformance.faults import FAULTS, Fault, Planted, base
 from tensorbus_conformance.judge.items import STATES, Item, Outcome
+from tensorbus_conformance.process import Stock
 from tensorbus_conformance.report import columns, load, markdown, op_table
 from tensorbus_conformance.runner import Cell, Run, run_items
 
@@ -227,3 +228,16 @@ def test_every_fault_is_described() -> None:
     # One that wraps devices: one of the registry would stay in this process.
     assert base.plant("odd-tail-scan").hits == 0
     assert Planted().hits == 0
+
+
+def test_a_worker_that_holds_much_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    items = [Item.parse(f"{op}/ref/int32/portable") for op in ("add", "abs", "negative")]
+    taken: list[str] = []
+    take = Stock.take
+    monkeypatch.setattr(Stock, "take", lambda s, group: taken.append(group) or take(s, group))
+    for share, count in ((1.0, 1), (0.0, 3)):
+        monkeypatch.setattr(runner, "_RETIRED", share)
+        taken.clear()
+        run = run_items(items, "smoke", 0, workers=1, only=["guards"])
+        assert run.ok
+        assert len(taken) == count

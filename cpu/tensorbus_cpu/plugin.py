@@ -48,10 +48,10 @@ class _Check:
             clike.Argument("x0", dt.float32),
             clike.Argument("y0", dt.float32, written=True),
         ]
-        return clike.assemble(dialect, self.name, arguments, 3, body, offsets=[0, 1])
+        return clike.assemble(dialect, self.name, arguments, self.words, body, offsets=[0, 1])
 
     def local_bytes(self, dialect: Dialect) -> int:
-        return 0
+        raise NotImplementedError("the cpu device does not ask")
 
     def interpret(self, arrays: Sequence[Any], meta: Any, groups: int) -> None:
         raise NotImplementedError("this kernel only checks the cpu device")

@@ -42,6 +42,9 @@ Launch = Callable[..., None]
 
 _HEAD = Struct("=qQqf4x")
 
+# MOST of fastcall.c: kernels of more buffers go through cffi.
+_FAST_MOST = 16
+
 
 def _interface(cache: DiskCache) -> Any:
     """The cffi interface; parsing C declarations takes 70 ms, so the parsed form is kept."""
@@ -125,7 +128,7 @@ class Runtime:
         """
         # The layout of `prepared` in fastcall.c, and of tb_job from the second word on.
         job = bytearray(_HEAD.pack(buffers, function, groups, 0.0) + meta)
-        if self._fast is not None:
+        if self._fast is not None and buffers <= _FAST_MOST:
             return self._fast(job)
         ffi, run, pack = self.ffi, self.lib.tb_run_job, Struct(f"={buffers}Q").pack
         held = ffi.from_buffer(job)

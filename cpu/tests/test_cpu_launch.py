@@ -6,7 +6,10 @@ import threading
 
 import numpy as np
 import pytest
+from tensorbus_backends import dtypes as dt, ir
 from tensorbus_backends.contract import BackendError, CompileError, LaunchError
+from tensorbus_backends.kernels import Map, Operand
+from tensorbus_backends.kernels.base import Strided, pack
 from tensorbus_backends.units import program_text
 from tensorbus_cpu.dialect import C
 
@@ -193,3 +196,19 @@ def test_memory_of_another_library_is_used_in_place(device, hand_kernel, get):
     event = device.record()
     event.wait()
     assert event.done()
+
+
+@pytest.mark.parametrize("count", [15, 16, 17, 40])
+def test_kernels_of_many_buffers(device, put, get, count):
+    xs = [ir.input_(k, dt.int32) for k in range(count)]
+    total = xs[0]
+    for k, x in enumerate(xs[1:], 2):
+        total = total + x * ir.const(k, dt.int32)
+    spec = Map("t_many", (Operand(dt.int32),) * count, (Operand(dt.int32),), (total,))
+    (kernel,) = device.compile([spec])
+    data = np.random.default_rng(count).integers(-1000, 1000, (count, 300), np.int32)
+    buffers = [put(device, row) for row in data] + [device.allocate(1200)]
+    meta = pack(spec.meta(300, [], [Strided.words(0, 1, [])] * len(buffers)))
+    device.launch(kernel, spec.groups(device.dialect, 300, 1), buffers, meta)
+    want = (data * np.arange(1, count + 1, dtype=np.int32)[:, None]).sum(0, dtype=np.int32)
+    np.testing.assert_array_equal(get(device, buffers[-1], np.int32, 300), want)

@@ -13,7 +13,7 @@ from typing import Any
 from tensorbus_backends import ir
 from tensorbus_backends.contract import Buffer
 from tensorbus_backends.dtypes import DType
-from tensorbus_backends.ir import Expr, walk
+from tensorbus_backends.ir import Expr
 from tensorbus_backends.kernels import Kernel, Map, Operand, Strided, pack
 from tensorbus_backends.kernels.base import bits_of
 
@@ -164,11 +164,13 @@ def map_launch(
     Returns:
         A launch whose buffers are the inputs, then the outputs.
     """
+    given = [i if isinstance(i, DType) else i[0] for i in inputs]
+    indexed = ir.validate_leaves(exprs, given, [d for d, _ in params])
     strided = [
         None if isinstance(i, DType) else broadcast_strides(i[1], i[2], shape) for i in inputs
     ]
     walked = [s for s in strided if s is not None] + [st for _, st in outputs]
-    if not any(node.op == "index" for node in walk(*exprs)):
+    if not indexed:
         order = _memory_order(shape, [st for _, st in outputs])
         shape = tuple(shape[k] for k in order)
         walked = [tuple(s[k] for k in order) for s in walked]
@@ -181,7 +183,7 @@ def map_launch(
     operands: list[Operand] = []
     words: list[list[int]] = []
     steps = iter(walked)
-    dtypes = [i if isinstance(i, DType) else i[0] for i in inputs] + [d for d, _ in outputs]
+    dtypes = given + [d for d, _ in outputs]
     for k, dtype in enumerate(dtypes):
         if k < len(inputs) and strided[k] is None:
             operands.append(Operand(dtype, "-"))

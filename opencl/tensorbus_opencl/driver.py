@@ -156,8 +156,6 @@ class OpenCLDriver(GridDriver):
 
     def _local_size(self, kernel: Any) -> int:
         """Work-items in a group of one kernel; results do not depend on it."""
-        if self._group == 1:
-            return 1
         query = cl.kernel_work_group_info.WORK_GROUP_SIZE
         return min(self._group, int(kernel.get_work_group_info(query, self._device)))
 

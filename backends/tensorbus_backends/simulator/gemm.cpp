@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include <algorithm>
+#include <cfenv>
 #include <vector>
 
 namespace {
@@ -170,10 +171,15 @@ tbs_status tbs_gemm_run(int device, const tbs_gemm_job *job) {
         tbs_device_fail(device, TBS_ILLEGAL_ADDRESS);
         return fail(TBS_ILLEGAL_ADDRESS, "a matrix product reaches out of its block");
     }
+    /* A device computes as it does, whatever the host's thread is set to. */
+    std::fenv_t mode;
+    std::fegetenv(&mode);
+    std::fesetenv(FE_DFL_ENV);
     for (int64_t which = 0; which < batch; ++which) {
         if (job->d_type == TBS_F64) product<double>(*job, which);
         else product<float>(*job, which);
     }
+    std::fesetenv(&mode);
     return TBS_OK;
 }
 

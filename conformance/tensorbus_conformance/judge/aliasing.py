@@ -21,7 +21,7 @@ from ..oracle import REFERENCES
 from .cases import Case
 from .items import Outcome
 from .layouts import host
-from .session import Session, array_slots, split
+from .session import Session, array_slots, oracle_call, split
 from .surfaces.checks import bits_of, memory_of
 
 __all__ = ["check"]
@@ -34,7 +34,9 @@ def check(session: Session) -> Outcome:
     """See the module."""
     outcome = Outcome("aliasing", unit="bits")
     count = 1 if session.level == "smoke" else 3
-    for case in _chosen(session.op, session.cases())[:count]:
+    for number, case in enumerate(_chosen(session.op, session.cases())):
+        if number >= count and outcome.decided:
+            break
         tensors, _ = session.tensors(case)
         _fresh(session, outcome, case, tensors, session.call(case, tensors))
         for label, views in _shared(session, case):
@@ -55,7 +57,7 @@ def _chosen(op: str, sets: Sequence[Case]) -> list[Case]:
         forms = [(a.dtype, a.shape) for a in arrays]
         size = sum(a.size for a in arrays)
         poor = case.options.get("copy") is False
-        poor = poor or not any(a.ndim and a.shape[0] > 1 for a in arrays)
+        poor = poor or not any(a.size > 1 for a in arrays)
         return size == 0, poor, len(set(forms)) - len(forms), -len(forms), size
 
     return sorted((c for c in sets if c.options.get("copy") is not False or not view), key=rank)
@@ -128,9 +130,10 @@ def _shared(session: Session, case: Case) -> Iterator[tuple[str, Views]]:
                 )
         if len(members) > 1:
             yield from _neighbours(session, arrays, tensors, members)
-    if strided and arrays and arrays[0].ndim and arrays[0].shape[0] > 1:
-        still = (0, *contiguous_strides(arrays[0].shape)[1:])
-        wide = view(tensors[0], arrays[0].shape, 0, still)
+    if strided and arrays and arrays[0].size > 1:
+        axis = int(np.argmax(arrays[0].shape))
+        steps = contiguous_strides(arrays[0].shape)
+        wide = view(tensors[0], arrays[0].shape, 0, (*steps[:axis], 0, *steps[axis + 1 :]))
         yield "a step of 0", [wide, *tensors[1:]]
 
 
@@ -169,22 +172,28 @@ def _compare(session: Session, outcome: Outcome, case: Case, label: str, views: 
     _fresh(session, outcome, case, views, results)
     if session.op in ("empty", "empty_like"):
         return
-    for k, (r, w) in enumerate(zip(results, wanted, strict=True)):
-        have, want = host(r), host(w)
-        outcome.decided += max(want.size, 1)
-        same = have.shape == want.shape and have.dtype == want.dtype
-        if not same or not _agrees(session, have, want):
-            _fail(outcome, case, f"{label}: result {k} is not that on separate copies")
+    have, want = [host(r) for r in results], [host(w) for w in wanted]
+    outcome.decided += sum(max(w.size, 1) for w in want)
+    alike = [h.shape == w.shape and h.dtype == w.dtype for h, w in zip(have, want, strict=True)]
+    right = _agree(session, plain, have, want) if all(alike) else alike
+    for k in (k for k, fine in enumerate(right) if not fine):
+        _fail(outcome, case, f"{label}: result {k} is not that on separate copies")
 
 
-def _agrees(session: Session, have: Array, want: Array) -> bool:
+def _agree(
+    session: Session, plain: Case, results: Sequence[Array], wanted: Sequence[Array]
+) -> list[bool]:
+    """Which results are right.
+
+    Portable kernels give the bits that they give on copies.  A library may choose another kernel
+    for another layout: each of its results is judged by the oracle, with the bound of `values`.
+    """
     if session.portable:
-        return bits_of(have) == bits_of(want)
-    # A library may choose another kernel for another layout: compared as its results allow.
-    return np.allclose(
-        have.astype(np.float64), want.astype(np.float64), rtol=2.0**-6, atol=2.0**-6,
-        equal_nan=True,
-    )  # fmt: skip
+        return [bits_of(h) == bits_of(w) for h, w in zip(results, wanted, strict=True)]
+    from .properties import judge_of
+
+    judge, references = judge_of(session, plain), oracle_call(session.op, plain)
+    return [judge.check(h, r).ok for h, r in zip(results, references, strict=True)]
 
 
 def _outcome(session: Session, case: Case, tensors: Views) -> tuple[Views, str]:

@@ -107,10 +107,18 @@ def cases(op: str, dtype: DType, level: str, seed: int) -> Sequence[Case]:
 _LARGEST = {"smoke": 1200, "standard": 6000, "exhaustive": 6000}
 """Elements of the operands of a call whose gradients are judged."""
 
+_DRAWS = {"smoke": 3, "standard": 12, "exhaustive": 24}
+"""Small samples from which those calls are chosen."""
+
 
 @lru_cache(maxsize=64)
 def gradient_cases(op: str, dtype: DType, level: str, seed: int) -> Sequence[Case]:
-    """Calls at whose data the op is differentiable, drawn until there are two with elements."""
+    """Calls at whose data the op is differentiable, those with most that is new first.
+
+    Derivatives have rules and kernels of their own, which see the options, axes, ranks and shapes
+    of operands again; so among the samples drawn each call is chosen that takes one of these as no
+    earlier call does, up to all that occur.
+    """
     found: list[Case] = []
     samples = REFERENCES[op].samples
     for again in range(20):
@@ -119,9 +127,55 @@ def gradient_cases(op: str, dtype: DType, level: str, seed: int) -> Sequence[Cas
             sizes = [a.size for a in array_slots(case)]
             if case.smooth and sizes and min(sizes) > 0 and sum(sizes) <= _LARGEST[level]:
                 found.append(case)
-        if len(found) >= (2 if level == "smoke" else 6):
+        if again + 1 >= _DRAWS[level] and len(found) >= (2 if level == "smoke" else 6):
             break
+    return _most_new(found)
+
+
+def _most_new(sets: Sequence[Case]) -> list[Case]:
+    """The cases in an order in which each next one brings most that no earlier one had."""
+    left = [(traits(c), c) for c in sets]
+    chosen: list[Case] = []
+    while left:
+        known: set[Any] = set()
+        while left:
+            gains = [len(t - known) for t, _ in left]
+            best = max(range(len(left)), key=gains.__getitem__)
+            if not gains[best]:
+                break
+            known |= left[best][0]
+            chosen.append(left.pop(best)[1])
+    return chosen
+
+
+def traits(case: Case) -> set[Any]:
+    """What a rule can depend on, argument by argument: values of options, forms, ranks."""
+    found: set[Any] = set()
+    arrays = array_slots(case)
+    rank = max((a.ndim for a in arrays), default=0)
+    given = [*enumerate(case.args), *case.options.items()]
+    for name, value in given:
+        found.add((name, _form(value, rank)))
+        if isinstance(value, np.ndarray):
+            found.add((name, "rank", min(value.ndim, 3)))
+            found.add((name, "dtype", value.dtype.name))
+    found.add(("given", tuple(name for name, _ in given)))
+    shapes = [a.shape for a in arrays]
+    found |= {("ones", k) for k, s in enumerate(shapes) if 1 in s}
+    found |= {("like the first", k, s == shapes[0]) for k, s in enumerate(shapes) if k}
     return found
+
+
+def _form(value: Any, rank: int) -> Any:
+    """An argument's value, as far as code asks: an axis by its end, a shape by its length."""
+    if isinstance(value, np.ndarray):
+        return "array"
+    if isinstance(value, list | tuple):
+        return (type(value).__name__, len(value), any(isinstance(v, int) and v < 0 for v in value))
+    if isinstance(value, int) and not isinstance(value, bool):
+        ends = {0: "first", -1: "-1", rank - 1: "last", -rank: "-rank", 1: "one"}
+        return ends.get(value, "negative" if value < 0 else "positive")
+    return repr(value)
 
 
 @lru_cache(maxsize=64)

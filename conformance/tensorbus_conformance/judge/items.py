@@ -194,15 +194,21 @@ def properties(op: str, dtype: DType, variant: str, device: str, level: str) -> 
 
 
 def _accepts(native: Native, op: str, dtype: DType) -> bool:
-    """Whether a native kernel takes the plainest case of a dtype, by its own word."""
+    """Whether a native kernel takes one of a dtype's cases, by its own word.
+
+    Which case comes first differs from dtype to dtype, and the first one may be empty.
+    """
     name = oracle_name(op)
     if name is None:
         return False
-    arrays = [np.zeros(a.shape, dtype.numpy) for a in cases(name, dtype, "smoke", 0)[0].args]
-    out = np.matmul(*arrays) if name in ("matmul", "vecdot") else arrays[0]
-    shapes = tuple(a.shape for a in (*arrays, out))
-    strides = tuple(tuple(s // dtype.itemsize for s in a.strides) for a in (*arrays, out))
-    return native.when(NativeCase(op, (dtype,) * len(shapes), shapes, strides))
+    for case in cases(name, dtype, "smoke", 0):
+        arrays = [np.zeros(a.shape, dtype.numpy) for a in case.args]
+        out = np.matmul(*arrays) if name in ("matmul", "vecdot") else arrays[0]
+        shapes = tuple(a.shape for a in (*arrays, out))
+        strides = tuple(tuple(s // dtype.itemsize for s in a.strides) for a in (*arrays, out))
+        if native.when(NativeCase(op, (dtype,) * len(shapes), shapes, strides)):
+            return True
+    return False
 
 
 def items(
@@ -216,6 +222,8 @@ def items(
     found = []
     for op in subjects():
         if ops is not None and op not in ops:
+            continue
+        if op in parts.PARTS and not parts.PARTS[op].concerns(device):
             continue
         for dtype in dtypes_of(op, level):
             found.append(Item(op, device, dtype.name, "portable"))

@@ -43,9 +43,10 @@ class Part:
         properties: What is judged of it, by property name, in the order in which it runs.  They are
             called as an op's are: ``check(session) -> Outcome``.
         dtypes: Those that it is judged with, each an item of its own.
-        smoke: Those at level smoke.
+        smoke: Those at level smoke; none for a part that takes too long for it.
         lacking: From a device's capabilities to what it declares not to have; "" if nothing is
             missing.  A part whose need is declared missing is "unsupported", and counted.
+        plugins: The plugins on whose devices it is judged; none for every device.
     """
 
     name: str
@@ -53,11 +54,16 @@ class Part:
     dtypes: tuple[DType, ...]
     smoke: tuple[DType, ...]
     lacking: Callable[[Any], str] = field(default=_always)
+    plugins: tuple[str, ...] = ()
 
     @property
     def family(self) -> str:
         """What stands before the dot."""
         return self.name.split(".")[0]
+
+    def concerns(self, device: str) -> bool:
+        """Whether it is judged on a device, by its name."""
+        return not self.plugins or device.partition(":")[0] in self.plugins
 
 
 PARTS: dict[str, Part] = {}

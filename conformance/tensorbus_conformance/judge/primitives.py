@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
-from tensorbus_backends import dtypes as dt, ir
+from tensorbus_backends import dtypes as dt, flushing, ir
 from tensorbus_backends.contract import Compiled, CompileError, Device
 from tensorbus_backends.dtypes import DType
 from tensorbus_backends.kernels.base import Strided, pack
@@ -261,9 +261,37 @@ def bits(session: Session) -> Outcome:
         readings = good
     if session.flushes:
         session.tininess = tuple(t for t in readings if t is not None)
+    if device.info.plugin == "ref" and dtype.is_float:
+        _speaking(session, outcome, kernel, made, raw, key)
     if session.level == "exhaustive" and dtype.bits == 16 and op in _PAIRED:
         _all_pairs(session, outcome, op, kernel, made)
     return outcome
+
+
+def _speaking(
+    session: Session,
+    outcome: Outcome,
+    kernel: Compiled,
+    made: Trial,
+    raw: Sequence[Array],
+    key: tuple[str, DType, frozenset[str]],
+) -> None:
+    """The interpreter inside `flushing`: what it says for devices that flush subnormals."""
+    device = session.guard.real
+    for tiny in flushing.TININESS[: 1 if session.level == "smoke" else None]:
+        with flushing.flushing(tiny):
+            got, _ = launch(device, kernel, made, raw, len(raw[0]))
+        for k, (result, g) in enumerate(zip(made.results, got, strict=True)):
+            want = _wanted(*key, session.level, session.seed, k, tiny)
+            outcome.decided += g.size
+            wrong = np.flatnonzero(~_agree(session, made.op, result, g, want))
+            if wrong.size and outcome.state == "pass":
+                at = int(wrong[0])
+                outcome.state, outcome.witness = "fail", _operands(made, raw, at)
+                outcome.message = (
+                    f"{result.label}, flushing, tiny {tiny}: {wrong.size} of {g.size} are wrong; "
+                    f"got {_shown(g, at, result)}, defined {_shown(want, at, result)}"
+                )
 
 
 def _shown(x: Array, at: int, result: Result) -> str:

@@ -88,9 +88,9 @@ def small(session: Session) -> Case | None:
 
 def judge_of(session: Session, dtype: DType) -> Judge:
     """The judge of results computed from operands of `dtype`, by value."""
-    from .properties import portable_bound
+    from .properties import claimed_bound
 
-    ulps = portable_bound(session.op, dtype) if session.portable else None
+    ulps = claimed_bound(session.op, dtype, session.device) if session.portable else None
     return REFERENCES[session.op].judge(
         dtype.numpy, {}, ulps, statistics=False, subnormals=not session.flushes
     )

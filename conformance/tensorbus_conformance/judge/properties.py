@@ -22,7 +22,7 @@ from .data import all_patterns
 from .items import Outcome, due_ops, random_recipe
 from .session import Session, array_slots, flushed, flushed_calls, oracle_call
 
-__all__ = ["PROPERTIES", "portable_bound", "same_bits"]
+__all__ = ["PROPERTIES", "claimed_bound", "judge_of", "portable_bound", "same_bits"]
 
 Array = NDArray[Any]
 
@@ -43,6 +43,19 @@ def portable_bound(op: str, dtype: dt.DType) -> float:
     return table.get(op, max(table.values()))
 
 
+def claimed_bound(op: str, dtype: dt.DType, device: tb.Device) -> float:
+    """Ulps that a portable result may be off: half of one for what IEEE 754 rounds correctly.
+
+    A device may declare a division or square root with a greater error.
+    """
+    if REFERENCES[op].family != "rounded":
+        return portable_bound(op, dtype)
+    declared = device.capabilities
+    roots = {"divide": declared.division, "reciprocal": declared.division}
+    said = {**roots, "sqrt": declared.square_root}.get(op, "correct")
+    return 0.5 if said == "correct" else float(said)
+
+
 def same_bits(a: Array, b: Array) -> Array:
     """Element by element: equal bits, or both NaN."""
     if a.dtype != b.dtype or a.shape != b.shape:
@@ -55,11 +68,10 @@ def same_bits(a: Array, b: Array) -> Array:
     return np.asarray(equal | ((x != x) & (y != y)))
 
 
-def _judge(session: Session, case: Case, gradient: bool = False) -> Any:
-    reference = REFERENCES[session.op]
-    make = reference.gradient_judge if gradient else reference.judge
-    assert make is not None
-    ulps = portable_bound(session.op, session.dtype) if session.portable else None
+def judge_of(session: Session, case: Case) -> Any:
+    """What compares a call's results with the oracle's, for the dtype and variant of the item."""
+    make = REFERENCES[session.op].judge
+    ulps = claimed_bound(session.op, session.dtype, session.device) if session.portable else None
     options = {
         k: v.numpy if isinstance(v, dt.DType) else v
         for k, v in case.options.items()
@@ -123,7 +135,7 @@ def _judged(session: Session, sets: Sequence[Case], name: str) -> Outcome:
             outcome.state = "fail"
             outcome.message = f"{len(got)} results, expected {len(references)}"
             return outcome
-        judge = _judge(session, case)
+        judge = judge_of(session, case)
         for k, (g, r) in enumerate(zip(got, references, strict=True)):
             verdict = judge.check(g, r)
             if not verdict.ok and session.flushes:
@@ -257,7 +269,7 @@ def layouts(session: Session) -> Outcome:
                 pair = (flushed(g), flushed(w)) if session.flushes else (g, w)
                 _compare(outcome, case.label, *pair, "contiguous gives")
         else:
-            judge = _judge(session, case)
+            judge = judge_of(session, case)
             for g, r in zip(session.result(case), oracle_call(session.op, case), strict=True):
                 _merge(outcome, judge.check(g, r), case, array_slots(case))
     return outcome

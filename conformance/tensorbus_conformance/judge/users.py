@@ -4,7 +4,8 @@ No fences, no `trace`, the device's own allocator, nothing synchronised in betwe
 kept or dropped in a seeded order, so that blocks come back from the pool with what they held, and
 every call is made three times: cold, warm, and warm after calls of other shapes.  The results are
 those of the fenced device, bit for bit; native kernels, which have a margin, are judged by the
-oracle.  At the end operands and kept results still hold what they held.
+oracle.  At the end operands and kept results still hold what they held.  Above smoke each option is
+then changed alone, on the same operands (see `variants`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy as np
 import tensorbus as tb
 from numpy.typing import NDArray
 
+from . import variants
 from .cases import Case
 from .items import Outcome
 from .layouts import host, place
@@ -68,6 +70,8 @@ def check(session: Session) -> Outcome:
     for k, one in kept:
         _look(session, outcome, one, wanted[k])
     del held
+    if session.level != "smoke" and session.op not in ("empty", "empty_like"):
+        variants.check(session, outcome)
     return outcome
 
 
@@ -105,7 +109,7 @@ def _call(session: Session, device: tb.Device, case: Case, turn: int) -> _Kept:
 
 def _look(session: Session, outcome: Outcome, one: _Kept, wanted: Sequence[Array]) -> None:
     """Compare the results, and the operands with what was put there."""
-    from .properties import _judge, _merge
+    from .properties import _merge, judge_of
 
     label = f"{one.case.label or 'call'}, turn {one.turn}"
     arrays = array_slots(one.case)
@@ -121,7 +125,7 @@ def _look(session: Session, outcome: Outcome, one: _Kept, wanted: Sequence[Array
     if session.op in ("empty", "empty_like"):
         return
     if not session.portable:
-        judge = _judge(session, one.case)
+        judge = judge_of(session, one.case)
         for g, r in zip(got, oracle_call(session.op, one.case), strict=True):
             _merge(outcome, judge.check(g, r), one.case, arrays)
         return

@@ -11,6 +11,7 @@ import base64
 import contextlib
 import ctypes
 import json
+import mmap
 import os
 import resource
 import sys
@@ -56,7 +57,8 @@ class _Work:
     def __init__(self, request: Mapping[str, Any], tree: Tree, out: int) -> None:
         self.request, self.tree, self.out = request, tree, out
         self.byte = ctypes.c_char(b"\0")
-        self.hits = bytearray(1)
+        # Shared with the processes that the judge forks.
+        self.hits = mmap.mmap(-1, 1)
 
     def answer(self, **message: Any) -> None:
         data = (json.dumps(message) + "\n").encode()
@@ -103,7 +105,7 @@ class _Work:
         own = dict(codes)
         record = request["kind"] == "record"
         if record:
-            self.hits = bytearray(size)
+            self.hits = mmap.mmap(-1, size)
         elif request.get("mutant"):
             self.mutate(Mutant.of(request["mutant"]), own)
         hook = Hook(own, self.hits, shared, keep=record)
@@ -181,14 +183,14 @@ class _Work:
         return wrong
 
 
-def _packed(hits: bytearray) -> str:
+def _packed(hits: bytearray | mmap.mmap) -> str:
     return base64.b85encode(zlib.compress(bytes(hits), 1)).decode()
 
 
 class _Marks:
     """Whose the statements are that run at import: the functions registered by what ran them."""
 
-    def __init__(self, hits: bytearray) -> None:
+    def __init__(self, hits: mmap.mmap) -> None:
         self.hits, self.total = hits, bytearray(len(hits))
         self.found: list[tuple[list[str], list[int]]] = []
         self._known: set[str] = set()

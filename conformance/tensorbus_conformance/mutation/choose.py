@@ -21,6 +21,15 @@ _PARTS = ("driver.", "primitive.", "scale.", "surface.")
 _OTHERS = ("/interp.py", "/ref.py")
 """Files in which ref computes, and with which the others are compared."""
 
+_LAYERS = (
+    ("scale.", ("/kernels/base.py", "/map.py", "/matmul.py", "/reduce.py", "/rows.py", "/scan.py")),
+    ("primitive.", ("/clike.py", "/ir.py", "/interp.py", "/scalar.py", "/flushing.py")),
+    ("driver.", ("cpu/", "opencl/", "/pool.py", "/cache.py", "/units.py", "/check.py",
+                 "/contract.py", "/opening.py", "/probing.py", "/discovery.py", "/ref.py")),
+    ("surface.", ("dispatcher/",)),
+)  # fmt: skip
+"""Which parts judge a layer alone, and the beginnings and ends of its files' paths."""
+
 _SHORTEST = 6
 """Pieces of C shorter than this stand in too many kernels to tell them apart."""
 
@@ -49,29 +58,79 @@ class Chooser:
         large sizes, surfaces) begin the last group, as they see what no single op shows.
         """
         found = self._on_devices(mutant.path, self._reaching(mutant))
-        early = self._spread(found, first + more, mutant.ident)
+        if mutant.stratum == "drivers":
+            return self._for_drivers(mutant.path, found, mutant.ident, first + more, rest)
+        # What a file itself defines is the best judge of it, and may be lost among its users.
+        mine = self._own(mutant.path)
+        home = [n for n in found if n.split("/")[0] in mine]
+        early = self._spread(home, first + more // 2, mutant.ident)
+        others = [n for n in found if n not in early]
+        early += self._spread(others, first + more - len(early), mutant.ident)
         left = [n for n in found if n not in early]
-        late = self._parts(mutant.path, [n for n in left if n.startswith(_PARTS)])[: rest // 2]
+        late = self._parts([n for n in left if n.startswith(_PARTS)], mutant.path, 2 * rest // 3)
         late += self._spread([n for n in left if n not in late], rest - len(late), mutant.ident)
         return [early[:first], early[first:], late]
 
-    def _parts(self, path: str, names: list[str]) -> list[str]:
-        """Parts, the cheapest first and one dtype of each before a second.
+    def _for_drivers(
+        self, path: str, found: list[str], seed: str, first: int, rest: int
+    ) -> list[list[str]]:
+        """Every duty of a driver, those that reach the mutant first; surfaces; others by lot.
 
-        What a user touches without an op is the dispatcher's alone: for its files surfaces lead.
+        Nearly every item opens a device, and hardly one looks at how that is done.
         """
-        known: dict[str, int] = {}
-        turn = {}
+        # What a class or a default says at import shows in duties that only read it.
+        reached = set(found)
+        due = {n.split("/")[1] for n in found} or {"cpu", "opencl:0"}
+        own = [n for n in self.coverage.items if n.startswith("driver.")]
+        own = self._on_devices(path, [n for n in own if n.split("/")[1] in due])
+        own.sort(key=lambda n: (n not in reached, self._cost[n.split("/")[0]], n))
+        seen = [n for n in found if n.startswith("surface.")]
+        seen.sort(key=lambda n: (self._cost[n.split("/")[0]], n))
+        left = [n for n in found if n not in own and n not in seen[:first]]
+        return [own, seen[:first], self._spread(left, max(0, rest - len(seen[:first])), seed)]
+
+    def _own(self, path: str) -> set[str]:
+        """Ops that a file makes public, by the names that it exports."""
+        if "tensorbus/" not in path or not path.endswith(".py"):
+            return set()
+        tree = ast.parse(self.tree.sources[path].text)
+        names: set[str] = set()
+        for node in tree.body:
+            if isinstance(node, ast.Assign) and "__all__" in _defined(node):
+                names |= {
+                    c.value
+                    for c in ast.walk(node.value)
+                    if isinstance(c, ast.Constant) and isinstance(c.value, str)
+                }
+        short = {op: op.rsplit(".", 1)[-1] for op in self._cost if not op.startswith(_PARTS)}
+        return {op for op, name in short.items() if name in names}
+
+    def _parts(self, names: list[str], path: str, count: int) -> list[str]:
+        """Parts: those that run this file more than others, then those of its layer.
+
+        Every part comes once before a second dtype of it does.
+        """
+        own, module = _family(path), self.tree.sources[path].module
+        groups: dict[str, list[str]] = {}
         for name in names:
-            op = name.split("/")[0]
-            turn[name] = known[op] = known.get(op, -1) + 1
-        own = path.startswith("dispatcher/")
+            groups.setdefault(name.split("/")[0], []).append(name)
+        share = {op: max(self._share(n, module) for n in groups[op]) for op in groups}
+        near = sorted(groups, key=lambda op: (-share[op], self._cost[op]))
+        layer = sorted(groups, key=lambda op: (not op.startswith(own), self._cost[op]))
+        found: list[str] = []
+        for chosen, most in ((near[: count // 4], count // 4), (layer, count)):
+            while len(found) < most and any(groups[op] for op in chosen):
+                for op in [o for o in chosen if groups[o]][: most - len(found)]:
+                    found.append(groups[op].pop(0))
+        return found
 
-        def key(name: str) -> tuple[int, bool, int]:
-            led = own and not name.startswith("surface.")
-            return turn[name], led, self._cost[name.split("/")[0]]
-
-        return sorted(names, key=key)
+    def _share(self, name: str, module: str) -> float:
+        """How much of what an item runs lies in a module."""
+        if not module:
+            return 0.0
+        hits = self.coverage.items[name].hits
+        inside = hits[self.where.base[module] : self.where.arm_base[module]]
+        return float(inside.sum()) / max(int(hits.sum()), 1)
 
     def _on_devices(self, path: str, names: list[str]) -> list[str]:
         """Of items those on the device whose code changes; cpu's where it is every device's."""
@@ -79,7 +138,9 @@ class Chooser:
             here = [n for n in names if n.split("/")[1].startswith(device)]
             if path.startswith(f"{device}/"):
                 return here
-            if device == "cpu" and here and not path.endswith(_OTHERS):
+            # What few items of cpu run (one that opens every device, say) is another device's.
+            mainly = 4 * len(here) >= len(names)
+            if device == "cpu" and here and mainly and not path.endswith(_OTHERS):
                 return here
         return names
 
@@ -118,7 +179,13 @@ class Chooser:
         if mutant.edit is None:
             natives = [n for n in everything if n.endswith("/native")]
             # The C runtime serves every launch, its products native kernels alone.
-            return natives if natives and "gemm" in self._c_function(mutant) else everything
+            if natives and "gemm" in self._c_function(mutant):
+                # Products as users call them, too, and in a hostile environment.
+                return natives + [
+                    n for n in everything
+                    if n.startswith(("scale.matmul", "driver.environment", "nn.linear"))
+                ]  # fmt: skip
+            return everything
         source = self.tree.sources[mutant.path]
         if mutant.edit.text and source.path.endswith("dialect.py"):
             return everything
@@ -127,6 +194,11 @@ class Chooser:
             found = [
                 n for n, item in self.coverage.items.items() if holding.intersection(item.texts)
             ]
+            # A line that other skeletons have too is this one's where its function ran.
+            place = self.where.base[source.module] + mutant.edit.unit
+            ran = set(self.coverage.covering([place]))
+            if own := [n for n in found if n in ran]:
+                return own
             if found:
                 return found
         place = self.where.base[source.module] + mutant.edit.unit
@@ -225,6 +297,14 @@ class Chooser:
                 entry = (self.where.base[name] + place.unit, made, outer)
                 found.setdefault(read, []).append(entry)
         return found
+
+
+def _family(path: str) -> str:
+    """The family of parts that judges the layer of a file."""
+    for family, ends in _LAYERS:
+        if any(path.startswith(e) if e.endswith("/") else path.endswith(e) for e in ends):
+            return family
+    return "driver." if path.endswith(".c") else "primitive."
 
 
 def _defined(node: ast.AST) -> set[str]:

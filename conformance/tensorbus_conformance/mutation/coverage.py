@@ -31,7 +31,7 @@ __all__ = ["Coverage", "Recorded", "chosen_items", "limits", "record"]
 
 _PER_OP = 4
 _OTHER_EVERY = 4
-"""Of a second device one op in so many is enough: what it adds to cpu is its driver."""
+"""Of a second device one op in so many is enough: it adds its driver and its own skeletons."""
 _FIRST = ("float32", "int32", "bool", "float16", "float64", "uint8", "int64")
 
 _EMPTY_CACHE = 8
@@ -99,7 +99,8 @@ class Coverage:
         """Items that ran one of these bytes."""
         if not len(places) or not self.items:
             return []
-        ran = np.asarray(self._table[:, list(places)].any(axis=1))
+        inside = [p for p in places if p < self._table.shape[1]]
+        ran = np.asarray(self._table[:, inside].any(axis=1))
         return [name for name, hit in zip(self.items, ran, strict=True) if hit]
 
     @cached_property
@@ -119,13 +120,16 @@ def chosen_items(names: Sequence[str]) -> list[str]:
     found = []
     for (key, _), group in groups.items():
         digest = hashlib.sha256(key.encode()).digest()
-        if not key.endswith("/cpu") and digest[0] % _OTHER_EVERY and not key.startswith("driver."):
+        other = not key.endswith("/cpu")
+        if other and digest[0] % _OTHER_EVERY and not key.startswith(("driver.", "scale.")):
             continue
         first = sorted(group, key=lambda n: _order(n.split("/")[2]))[:1]
         first += [n for n in group if n.split("/")[2] == "float64" and n not in first]
         rest = [n for n in group if n not in first]
         rest.sort(key=lambda n: hashlib.sha256(f"{key}{n}".encode()).digest())
-        found += [*first, *rest[: _PER_OP - len(first)]]
+        # Its skeletons are all tried once; what dtypes add to them is seen on cpu.
+        most = 1 if other and key.startswith("scale.") else _PER_OP
+        found += [*first, *rest[: _PER_OP - len(first)]][:most]
     return found
 
 

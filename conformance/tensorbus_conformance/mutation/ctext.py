@@ -7,11 +7,13 @@ longer compiles is told apart when it is tried.  It reads whole files and pieces
 
 from __future__ import annotations
 
+import platform
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-__all__ = ["CEdit", "changes", "file_edits", "looks_like_c", "probe_position"]
+__all__ = ["CEdit", "changes", "compiled_lines", "file_edits", "looks_like_c", "probe_position"]
 
 _TOKEN = re.compile(
     r"""
@@ -45,7 +47,8 @@ _DECLARES = {
     "int", "char", "void", "double", "float", "size_t", "int64_t", "uint64_t", "struct", "typedef",
     "return", "for", "while", "if", "else", "enum", "extern", "case", "break", "continue", "u",
     "INLINE", "CONSTANT", "LOCAL", "pthread_t", "pthread_attr_t", "sigset_t", "unsigned", "API",
-    "fp_mode", "union",
+    "fp_mode", "union", "object", "method", "prepared", "thread_pool", "tb_job", "tb_gemm_job",
+    "kernel_fn",
 }  # fmt: skip
 
 
@@ -210,6 +213,32 @@ def file_edits(text: str) -> list[CEdit]:
 def changes(text: str) -> list[tuple[str, str]]:
     """Operator and changed text, for each change of a piece of C."""
     return [(e.operator, text[: e.start] + e.text + text[e.end :]) for e in file_edits(text)]
+
+
+def compiled_lines(text: str) -> set[int]:
+    """Lines of a C file, from 1, that this machine's preprocessor keeps.
+
+    It knows ``#if defined(NAME)``, ``#ifdef NAME``, ``#elif defined(NAME)`` and ``#else``; what is
+    for another processor is never compiled here, so changes there cannot be judged here.
+    """
+    known = {"__x86_64__"} if platform.machine() in ("x86_64", "AMD64") else {"__aarch64__"}
+    if sys.platform == "linux":
+        known |= {"MADV_HUGEPAGE", "__linux__"}
+    found: set[int] = set()
+    kept: list[tuple[bool, bool]] = []  # for each open condition: now kept, some part was kept
+    for number, line in enumerate(text.splitlines(), 1):
+        if match := re.match(r"#\s*(if|ifdef|elif)\s+(?:defined\((\w+)\)|(\w+))", line):
+            taken = kept.pop()[1] if match[1] == "elif" else False
+            holds = (match[2] or match[3]) in known and not taken
+            kept.append((holds, holds or taken))
+        elif re.match(r"#\s*else", line):
+            taken = kept.pop()[1]
+            kept.append((not taken, True))
+        elif re.match(r"#\s*endif", line):
+            kept.pop()
+        elif all(now for now, _ in kept):
+            found.add(number)
+    return found
 
 
 def probe_position(text: str, at: int) -> int | None:

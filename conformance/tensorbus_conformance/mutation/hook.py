@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import importlib.abc
 import importlib.machinery
+import mmap
 import pathlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -50,7 +51,7 @@ class Hook(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """
 
     codes: Mapping[str, Code]
-    hits: bytearray
+    hits: bytearray | mmap.mmap
     shared: Path | None = None
     keep: bool = False
     mark: Callable[[str, int], None] | None = None

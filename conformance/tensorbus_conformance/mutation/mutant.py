@@ -60,7 +60,7 @@ def is_coefficients(path: str) -> bool:
 
 
 def mutants_of(source: Source) -> list[Mutant]:
-    """All mutants of a file, in the order of its text."""
+    """All mutants of a file, in the order of its text; of C what this machine compiles."""
     lines = source.text.splitlines()
     found: list[Mutant] = []
     count: dict[tuple[str, str], int] = {}
@@ -83,9 +83,11 @@ def mutants_of(source: Source) -> list[Mutant]:
         ):
             make(edit.line, edit.operator, edit=edit)
     else:
+        compiled = ctext.compiled_lines(source.text)
         for c in ctext.file_edits(source.text):
             line = source.text.count("\n", 0, c.start) + 1
-            make(line, f"C {c.operator}", cut=(c.start, c.end, c.text))
+            if line in compiled:
+                make(line, f"C {c.operator}", cut=(c.start, c.end, c.text))
     return found
 
 

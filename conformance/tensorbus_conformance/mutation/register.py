@@ -150,12 +150,18 @@ def _lines(source: Source, name: str) -> list[range]:
 
 
 def _c_lines(lines: Sequence[str], name: str) -> list[range]:
-    """A C function: from the line with its name in the first column's declaration to its brace."""
+    """A C function, from the line of its name in the first column to its brace; or a macro."""
     found = []
     for k, text in enumerate(lines):
-        if text[:1].isalpha() and f"{name}(" in text.replace(" (", "(") and ";" not in text:
-            end = next((n for n in range(k, len(lines)) if lines[n].startswith("}")), k)
+        head = text.split("{")[0]
+        if text.startswith((f"#define {name} ", f"#define {name}(")):
+            end = k
+            while lines[end].endswith("\\"):
+                end += 1
             found.append(range(k + 1, end + 2))
+        elif text[:1].isalpha() and f" {name}(" in f" {head}".replace("*", " ") and ";" not in head:
+            end = next((n for n in range(k, len(lines)) if lines[n].startswith("}")), k)
+            found.append(range(k + 1, (k if text.endswith("}") else end) + 2))
     return found
 
 

@@ -24,13 +24,16 @@ from .document import document, markdown
 from .mutant import Mutant, before_after, draw, named
 from .pool import Pool, PoolError, stoppable
 from .tree import Tree, TreeError
-from .verdict import Result, Score, scores, try_mutant
+from .verdict import Result, Score, cold, scores, try_mutant
 from .zygote import layout
 
-__all__ = ["FIRST", "MORE", "REST", "mutate", "one"]
+__all__ = ["COLD", "FIRST", "MORE", "REST", "mutate", "one"]
 
 FIRST, MORE, REST = 4, 6, 30
 """Items that judge a mutant at first, how many more judge one that lives, and again."""
+
+COLD = 8
+"""The last number where every item has to compile its kernels again."""
 
 
 class _Lines:
@@ -154,7 +157,7 @@ def mutate(
             heard = _Lines(console)
 
             def work(ask: Any, mutant: Mutant) -> Result:
-                groups = chooser.items(mutant, FIRST, MORE, REST)
+                groups = chooser.items(mutant, FIRST, MORE, COLD if cold(mutant.path) else REST)
                 return try_mutant(ask, mutant, groups, coverage, data_seed)
 
             def done(result: Result) -> None:

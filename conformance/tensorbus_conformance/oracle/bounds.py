@@ -10,7 +10,7 @@ any order of summation is allowed.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -102,7 +102,8 @@ class ExactJudge(Judge):
 
     A remainder or a floored quotient that the dtype cannot hold is correctly rounded, which is
     also a function of the inputs alone; 16-bit dtypes compute in float32, so the rounding by way
-    of float32 is accepted beside the direct one.
+    of float32 is accepted beside the direct one, unless `twice` is False: a conversion computes
+    nothing, and the element itself is rounded.
 
     On a device that flushes subnormals (`subnormals` False) a number below float32's least normal
     one and the zero of its sign are one value, and a result counts as below if the exact one is,
@@ -111,6 +112,7 @@ class ExactJudge(Judge):
 
     zero_signs: bool = True
     subnormals: bool = True
+    twice: bool = field(default=True, kw_only=True)
 
     def check(self, got: Array, ref: Reference) -> Verdict:
         problem = shape_problem(got, ref, "mismatches")
@@ -119,7 +121,8 @@ class ExactJudge(Judge):
         others = [replace(ref, value=other, low=None) for other in ref.alternatives]
         passed = np.zeros(ref.shape, bool)
         for candidate in (ref, *others):
-            for wanted in (candidate.rounded(), *_through_float32(candidate)):
+            through = _through_float32(candidate) if self.twice else []
+            for wanted in (candidate.rounded(), *through):
                 passed |= self._equal(got, wanted)
             if not self.subnormals and ref.format is not None:
                 passed |= _tiny(candidate) & self._equal(got, np.copysign(0.0, candidate.value))

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from . import judges
 from .op import OpReference, as_float64, common_dtype
-from .sampling import matrix as products
+from .sampling import edges, matrix as products
 from .ulp import format_of, two_product
 from .verdict import Reference
 
@@ -154,7 +154,10 @@ def reshaped(ref: Reference, shape: tuple[int, ...]) -> Reference:
 def _vecdot(x1: Any, x2: Any, *, axis: int = -1) -> Reference:
     a, b = np.asarray(x1), np.asarray(x2)
     dtype = common_dtype(a, b)
-    a, b = np.broadcast_arrays(np.moveaxis(a, axis, -1), np.moveaxis(b, axis, -1))
+    # The axis is one of the broadcast shape, so it is counted from the end in each operand.
+    rank = max(a.ndim, b.ndim)
+    along = axis % rank - rank
+    a, b = np.broadcast_arrays(np.moveaxis(a, along, -1), np.moveaxis(b, along, -1))
     full = matmul_reference(a[..., None, :], b[..., :, None], dtype)
     return reshaped(full, a.shape[:-1])
 
@@ -178,7 +181,7 @@ def _tensordot(x1: Any, x2: Any, *, axes: Any = 2) -> Reference:
 _excused: dict[str, str]
 for _name, _forward, _samples, _degenerate, _excused in (
     ("matmul", _matmul, products.matmul, products.matmul_degenerate, {}),
-    ("vecdot", _vecdot, products.vecdot, None, {}),
+    ("vecdot", _vecdot, products.vecdot, edges.vecdot_degenerate, {}),
     (
         "tensordot",
         _tensordot,

@@ -482,6 +482,6 @@ def _astype(x: Any, *, dtype: Any, copy: bool = True) -> Reference:
 
 
 OPS["astype"] = OpReference(
-    "astype", "rounded", _astype, judges.rounded, (1, 1), "bif", samples=moving.astype
+    "astype", "rounded", _astype, judges.converted, (1, 1), "bif", samples=moving.astype
 )
 OPS["real"] = replace(OPS["real"], view=True)

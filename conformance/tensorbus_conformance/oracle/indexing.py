@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from . import judges
 from .contraction import exact_sum
 from .op import JudgeOf, OpReference, as_float64, common_dtype
-from .sampling import Samples, indexing as at, reductions as along
+from .sampling import Samples, edges, indexing as at, reductions as along
 from .sampling.sampler import AXIS_FORMS
 from .ulp import format_of
 from .verdict import Reference
@@ -262,14 +262,64 @@ for _name, _forward in (("sort", _sort), ("argsort", _argsort)):
         special=along.special_rows,
         degenerate=along.degenerate(axis=-1, scalar=False),
     )
-_register("where", _where, 3, at.where)
-_register("nonzero", _nonzero, 1, at.nonzero)
-_register("searchsorted", _searchsorted, 2, at.searchsorted, "if")
-_register("take", _take, 2, at.take)
-_register("take_along_axis", _take_along_axis, 2, at.take_along_axis)
-_register("gather", _gather, 2, at.gather)
-_register("scatter", _scatter, 3, at.scatter)
-_register("index_add", _index_add, 3, at.index_add, "if", judges.accumulation(), "accumulation")
+_register("where", _where, 3, at.where, degenerate=edges.where_degenerate)
+_register(
+    "nonzero",
+    _nonzero,
+    1,
+    at.nonzero,
+    special=edges.nonzero_special,
+    degenerate=edges.nonzero_degenerate,
+)
+_register(
+    "searchsorted",
+    _searchsorted,
+    2,
+    at.searchsorted,
+    "if",
+    special=edges.searchsorted_special,
+    degenerate=edges.searchsorted_degenerate,
+)
+_register(
+    "take",
+    _take,
+    2,
+    at.take,
+    degenerate=edges.indexed(
+        ((0,), (0,), None), ((1,), (), None), ((3, 0), (2,), 0), ((3, 0), (2, 2), -2),
+        ((0, 3), (0,), 0), ((2, 3), (0, 4), -1), ((0, 3), (2,), 1), ((1, 1), (1, 1), 1),
+    ),
+)  # fmt: skip
+_ALONG = edges.indexed(
+    ((0,), (0,), 0), ((3,), (0,), 0), ((0, 3), (0, 3), 0), ((0, 3), (0, 3), 1),
+    ((3, 0), (2, 0), 0), ((1, 1), (1, 1), -1), ((2, 0, 3), (2, 0, 3), -1),
+)  # fmt: skip
+_register("take_along_axis", _take_along_axis, 2, at.take_along_axis, degenerate=_ALONG)
+_register("gather", _gather, 2, at.gather, degenerate=_ALONG)
+_register(
+    "scatter",
+    _scatter,
+    3,
+    at.scatter,
+    degenerate=edges.indexed(
+        ((0,), (0,), (0,), 0), ((3,), (0,), (0,), 0), ((2, 0), (2, 0), (2, 0), 0),
+        ((1,), (1,), (), 0), ((2, 3), (0, 3), (0, 3), 0), ((2, 3), (2, 0), (), -1),
+        ((1, 1), (1, 1), (1, 1), -2),
+    ),
+)  # fmt: skip
+_register(
+    "index_add",
+    _index_add,
+    3,
+    at.index_add,
+    "if",
+    judges.accumulation(),
+    "accumulation",
+    degenerate=edges.indexed(
+        ((0,), (0,), (0,), 0), ((3, 0), (2,), (2, 0), 0), ((1,), (1,), (1,), 0),
+        ((2, 3), (0,), (0, 3), 0), ((2, 3), (0,), (2, 0), -1), ((0, 3), (2,), (0, 2), 1),
+    ),
+)  # fmt: skip
 _register("isin", _isin, 2, None, "if", offered=False)
 for _which in ("all", "counts", "inverse", "values"):
     _register(f"unique_{_which}", _unique(_which), 1, None, offered=False)

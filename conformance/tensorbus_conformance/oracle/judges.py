@@ -21,6 +21,7 @@ from .verdict import Judge
 __all__ = [
     "accumulation",
     "coefficient",
+    "converted",
     "exact",
     "product",
     "rounded",
@@ -58,6 +59,18 @@ def rounded(
 ) -> Judge:
     """Class 2; `portable_bound` is a device's declared ulps, None or 0.5 for exact rounding."""
     return RoundedJudge(True, subnormals, max(portable_bound or 0.5, 0.5))
+
+
+def converted(
+    dtype: Any,
+    options: Options = None,
+    portable_bound: float | None = None,
+    *,
+    statistics: bool = True,
+    subnormals: bool = True,
+) -> Judge:
+    """Class 2 of conversions, which round once."""
+    return RoundedJudge(True, subnormals, twice=False)
 
 
 def ulps(name: str, absolute: bool = False) -> JudgeOf:

@@ -21,7 +21,7 @@ from .contraction import matmul_reference, reshaped
 from .op import OpReference, Range, as_float64, common_dtype
 from .reductions import sum_rows
 from .running import constant
-from .sampling import Samples, indexing as at, matrix as products, reductions as along
+from .sampling import Samples, edges, indexing as at, matrix as products, reductions as along
 from .sampling.creation import norm
 from .sampling.sampler import AXIS_FORMS
 from .ulp import FLOAT64, format_of, two_product, two_sum
@@ -175,7 +175,8 @@ def _log_softmax(x: Any, *, axis: int = -1) -> Reference:
     moved = np.moveaxis(array, axis, -1)
     wide = as_float64(moved).reshape(math.prod(moved.shape[:-1]), moved.shape[-1])
     if not wide.size:
-        return Reference(as_float64(array), array.dtype, magnitude=as_float64(array))
+        none = as_float64(array)
+        return Reference(none, array.dtype, none, none, none, none)
     precise = array.dtype == np.float64
     hi, lo, gap, spread, logs = _softmax_parts(wide, precise)
     with np.errstate(all="ignore"):
@@ -252,6 +253,8 @@ def _layer_norm(
     axes = _axes(axis, array.ndim)
     weight, bias = (_spread(v, axes, array.ndim) for v in (weight, bias))
     count = math.prod(array.shape[a] for a in axes)
+    if not array.size:
+        return Reference(as_float64(array), array.dtype)
     ref = running.reference(
         lambda a, w, b: layer_norm(a, w, b, axes, eps), [array, weight, bias], array.dtype
     )
@@ -325,6 +328,8 @@ def _rms_norm(
     weight = _spread(weight, axes, array.ndim)
     small = default_eps(array.dtype) if eps is None else eps
     count = math.prod(array.shape[a] for a in axes)
+    if not array.size:
+        return Reference(as_float64(array), array.dtype)
     ref = running.reference(lambda a, w: rms_norm(a, w, axes, small), [array, weight], array.dtype)
     with np.errstate(all="ignore"):
         square = np.square(as_float64(array)).mean(axis=axes, keepdims=True)
@@ -344,6 +349,8 @@ _register(
     norm(("weight", "bias"), (None, 1e-5, 0.0, 0.5, -1e-3)),
     (1, 3),
     _NORM,
+    special=edges.norm_special,
+    degenerate=edges.norm_degenerate,
     excused=_NO_AXES,
 )
 _register(
@@ -354,6 +361,8 @@ _register(
     norm(("weight",), (None, 1e-5, 0.0, 0.5, -1e-3)),
     (1, 2),
     _NORM[:2],
+    special=edges.norm_special,
+    degenerate=edges.norm_degenerate,
     excused=_NO_AXES,
 )
 
@@ -365,7 +374,10 @@ def reduced(x: Any, reduction: str) -> Any:
     if reduction == "none":
         return x
     total = running.summed(x)
-    return total if reduction == "sum" else total / max(math.prod(x.shape), 1)
+    if reduction == "sum":
+        return total
+    count = math.prod(getattr(x, "shape", ()))
+    return total / count if count else total * math.nan
 
 
 def _mse_loss(input: Any, target: Any, *, reduction: str = "mean") -> Reference:
@@ -413,6 +425,9 @@ def _cross_entropy(
         rest = rest - np.where(t == 0, 0.0, t * logs.low)
         total = size.sum(axis=along)
         doubt = np.where(t == 0, 0.0, np.abs(t) * logs.slack).sum(axis=along)
+    given = np.asarray(target)
+    if given.dtype.kind in "iu":  # a class that does not exist gives NaN
+        high = np.where(np.expand_dims((given < 0) | (given >= classes), along), np.nan, high)
     terms = np.concatenate([np.moveaxis(high, along, -1), np.moveaxis(rest, along, -1)], axis=-1)
     count = max(total.size, 1)
     denominator = 1.0
@@ -422,7 +437,7 @@ def _cross_entropy(
         e = np.asarray((e.sum() + 2 * (count + 1) * total.sum()) / denominator)
         q, total = np.asarray(q.sum() / denominator), total.sum() / denominator
         doubt = doubt.sum() / denominator
-    hi, lo = sum_rows(terms.reshape(-1, terms.shape[-1]))
+    hi, lo = sum_rows(terms.reshape(math.prod(terms.shape[:-1]), terms.shape[-1]))
     value, low = _over(hi, lo, denominator)
     # Smoothed targets and their weights are rounded to float64 themselves.
     slack = np.where(np.isfinite(total), 4 * 2.0**-53 * total + doubt, 0.0)
@@ -458,12 +473,12 @@ def target_weights(
         items = np.expand_dims(target, along)
         keep = items != ignore_index
         hot = (np.arange(classes).reshape(shape) == items).astype(np.float64)
-        smooth = hot * (1 - smoothing) + smoothing / classes
+        smooth = hot * (1 - smoothing) + smoothing / max(classes, 1)
         t = smooth * w.reshape(shape) * keep
         per_item = (hot * w.reshape(shape) * keep).sum(axis=along)
         return t, per_item
     probabilities = as_float64(target)
-    t = (probabilities * (1 - smoothing) + smoothing / classes) * w.reshape(shape)
+    t = (probabilities * (1 - smoothing) + smoothing / max(classes, 1)) * w.reshape(shape)
     return t, np.ones(t.sum(axis=along).shape)
 
 
@@ -471,7 +486,7 @@ def _linear(input: Any, weight: Any, bias: Any = None) -> Reference:
     """input @ weight^T + bias: class 4 with one term more for the bias."""
     a, b = np.asarray(input), np.asarray(weight)
     dtype = common_dtype(a, b)
-    rows_of = a.reshape(-1, a.shape[-1]) if a.ndim else a.reshape(1, 1)
+    rows_of = a.reshape(math.prod(a.shape[:-1]), a.shape[-1]) if a.ndim else a.reshape(1, 1)
     ref = matmul_reference(rows_of, b.T if b.ndim == 2 else b[:, None], dtype)
     shape = a.shape[:-1] + ((b.shape[0],) if b.ndim == 2 else ())
     if bias is None:
@@ -511,7 +526,16 @@ def _dropout(x: Any, mask: Any, *, p: float = 0.5) -> Reference:
     return running.reference(formula, [array], array.dtype)
 
 
-_register("mse_loss", "coefficient", _mse_loss, judges.coefficient(), products.mse_loss, (2, 2))
+_register(
+    "mse_loss",
+    "coefficient",
+    _mse_loss,
+    judges.coefficient(),
+    products.mse_loss,
+    (2, 2),
+    special=edges.mse_special,
+    degenerate=edges.mse_degenerate,
+)
 _register(
     "cross_entropy",
     "coefficient",
@@ -519,6 +543,8 @@ _register(
     judges.coefficient(3.0),
     at.cross_entropy,
     (2, 3),
+    special=edges.cross_entropy_special,
+    degenerate=edges.cross_entropy_degenerate,
     excused={"label_smoothing: negative": "smoothing outside [0, 1] is a ValueError, see errors"},
 )
 _register(
@@ -529,8 +555,21 @@ _register(
     products.linear,
     (2, 3),
     ((-1.0, 1.0),),
+    degenerate=edges.linear_degenerate,
 )
-_register("embedding", "exact", _embedding, judges.exact, at.embedding, (2, 2), kinds="bif")
+_register(
+    "embedding",
+    "exact",
+    _embedding,
+    judges.exact,
+    at.embedding,
+    (2, 2),
+    kinds="bif",
+    degenerate=edges.indexed(
+        ((), (1, 3), None), ((0,), (0, 3), None), ((2,), (3, 0), None), ((0, 2), (4,), None),
+        first=True,
+    ),
+)  # fmt: skip
 _register("dropout", "coefficient", _dropout, judges.coefficient(), None, (2, 2))
 for _name, _at in (("embedding", 0), ("cross_entropy", 1)):
     OPS[_name] = replace(OPS[_name], positions=(_at,))

@@ -161,7 +161,7 @@ def cross_entropy(
         )
         return ops.astype(loss, logits.dtype)
     scores = ops.moveaxis(log_softmax(logits, axis=along), along, -1)
-    classes = logits.shape[along]
+    share = label_smoothing / max(logits.shape[along], 1)
     rest = (*logits.shape[:along], *logits.shape[along + 1 :])
     if target.dtype.is_float:
         if target.shape != logits.shape:
@@ -170,7 +170,7 @@ def cross_entropy(
             )
         weights = ops.moveaxis(ops.astype(target, logits.dtype, copy=False), along, -1)
         if label_smoothing:
-            weights = ops.add(ops.multiply(weights, 1 - label_smoothing), label_smoothing / classes)
+            weights = ops.add(ops.multiply(weights, 1 - label_smoothing), share)
         # 0 log 0 counts as 0; where the logarithm is finite, probability 0 has its slope.
         none = ops.logical_and(ops.equal(weights, 0), ops.isinf(scores))
         terms = ops.multiply(weights, ops.where(none, 0.0, scores))
@@ -187,6 +187,6 @@ def cross_entropy(
         )
     losses = apply(_pick, [ops.contiguous(scores), target])
     if label_smoothing:
-        spread = ops.multiply(ops.sum(scores, axis=-1), -label_smoothing / classes)
+        spread = ops.multiply(ops.sum(scores, axis=-1), -share)
         losses = ops.add(ops.multiply(losses, 1 - label_smoothing), spread)
     return _reduced(name, losses, reduction)

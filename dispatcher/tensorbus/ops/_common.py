@@ -21,6 +21,7 @@ __all__ = [
     "allocate",
     "as_shape",
     "check_dtype",
+    "make_room",
     "normalize_axes",
     "normalize_axis",
     "operands",
@@ -65,6 +66,16 @@ def from_host(device: Device, array: np.ndarray[Any, Any], dtype: DType) -> Tens
     return out
 
 
+KEPT = 1024
+"""How much is kept of what calls have made and others may use again."""
+
+
+def make_room(store: dict[Any, Any], limit: int = KEPT) -> None:
+    """Empty a store that is full: what it held is made again when it is asked for."""
+    if len(store) >= limit:
+        store.clear()
+
+
 _scalars: dict[Any, Tensor] = {}
 
 
@@ -75,8 +86,7 @@ def scalar_tensor(device: Device, value: Scalar, dtype: DType) -> Tensor:
     if found is None:
         with np.errstate(over="ignore"):
             found = from_host(device, np.asarray(value).astype(dtype.numpy), dtype)
-        if len(_scalars) > 4096:
-            _scalars.clear()
+        make_room(_scalars)
         _scalars[key] = found
     return found
 
@@ -122,7 +132,7 @@ def normalize_axis(name: str, axis: int, ndim: int) -> int:
         raise IndexError(
             f"{name}: axis {axis} is out of range for {ndim} dimension{'s' if ndim != 1 else ''}"
         )
-    return k % ndim if ndim else 0
+    return k % ndim
 
 
 def normalize_axes(name: str, axis: int | Sequence[int] | None, ndim: int) -> tuple[int, ...]:

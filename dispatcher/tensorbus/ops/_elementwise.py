@@ -20,7 +20,7 @@ from .._plan import Plan, map_launch, permuted_strides
 from .._spec import Shape, Spec, broadcast_shapes
 from .._state import state
 from .._tensor import Tensor
-from ._common import Scalar, operands, tensor_of
+from ._common import Scalar, make_room, operands, tensor_of
 from ._dtype_rules import DtypeRule
 
 __all__ = ["Elementwise", "Factor", "Partial", "binary", "runner", "unary", "unbroadcast"]
@@ -243,8 +243,7 @@ def _partner(op: Op, x: Tensor, value: Tensor | Scalar) -> Tensor:
     found = _partners.get(key)
     if found is None:
         found = operands(op.name, x, value)[1]
-        if len(_partners) >= 1024:
-            _partners.clear()
+        make_room(_partners)
         _partners[key] = found
     return found
 

@@ -21,21 +21,20 @@ from .._devices import Device
 from .._plan import Launch, map_launch
 from .._spec import Shape, Spec, broadcast_strides, collapse
 from .._tensor import Tensor
+from ._common import KEPT, make_room
 
 __all__ = ["check_bounds", "gather_runner", "iota", "linear_index", "offsets"]
 
 _K = TypeVar("_K")
 _V = TypeVar("_V")
-_KEPT = 1024
 _SMALL = 1 << 16
 _tables: dict[object, Tensor] = {}
 _checks: dict[Spec, Callable[[Tensor], Tensor]] = {}
 _linears: dict[object, Launch] = {}
 
 
-def _remember(store: dict[_K, _V], key: _K, value: _V, limit: int = _KEPT) -> _V:
-    if len(store) >= limit:
-        store.clear()
+def _remember(store: dict[_K, _V], key: _K, value: _V, limit: int = KEPT) -> _V:
+    make_room(store, limit)
     store[key] = value
     return value
 

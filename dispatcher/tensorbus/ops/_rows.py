@@ -32,7 +32,8 @@ __all__ = ["Fused", "composed_jvp", "composed_vjp"]
 
 Body = tuple[tuple[Stage, ...], tuple[Expr, ...], Sequence[tuple[DType, float]]]
 
-_FEW_ROWS, _LONG_ROW = 8, 1 << 16
+_FEW_ROWS = 8
+_LONG_ROW = 1 << 16
 _COLUMNS = 16
 
 

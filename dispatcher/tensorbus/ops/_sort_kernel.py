@@ -21,11 +21,11 @@ from .._devices import Device
 from .._plan import Launch, map_launch
 from .._spec import Spec, contiguous_strides
 from .._tensor import Tensor
+from ._common import make_room
 
 __all__ = ["stable_argsort_rows"]
 
 BLOCK = 4
-_KEPT = 1024
 _sorts: dict[object, _Sort] = {}
 
 
@@ -207,8 +207,7 @@ def stable_argsort_rows(x: Tensor, *, descending: bool = False) -> Tensor:
     key = (spec, descending)
     sort = _sorts.get(key)
     if sort is None:
-        if len(_sorts) >= _KEPT:
-            _sorts.clear()
+        make_room(_sorts)
         sort = _sorts[key] = _Sort(x.device, spec, descending)
     places = sort(x)
     return contiguous(astype(places, dt.int64, copy=False))

@@ -21,7 +21,7 @@ from .._promotion import DEFAULT_FLOAT, DEFAULT_INT, scalar_dtype
 from .._spec import Shape, Spec
 from .._state import Record, state
 from .._tensor import Tensor
-from ._common import Scalar, allocate, as_shape, from_host, tensor_of
+from ._common import Scalar, allocate, as_shape, from_host, make_room, tensor_of
 
 __all__ = [
     "arange",
@@ -40,7 +40,6 @@ __all__ = [
     "zeros_like",
 ]
 
-_KEPT = 1024
 _fills: dict[object, Launch] = {}
 
 
@@ -70,8 +69,7 @@ def _fill_launch(out: Tensor, value: Scalar) -> None:
     key = (out._spec, repr(kept))
     launch = _fills.get(key)
     if launch is None:
-        if len(_fills) >= _KEPT:
-            _fills.clear()
+        make_room(_fills)
         launch = _fills[key] = map_launch(
             out.device,
             "fill",

@@ -11,6 +11,7 @@ from .._plan import Launch, map_launch
 from .._spec import Spec
 from .._state import state
 from .._tensor import Tensor
+from ._common import make_room
 from .manipulation import View, bits_dtype, contiguous, move_expr
 
 __all__ = ["assign"]
@@ -18,7 +19,6 @@ __all__ = ["assign"]
 READ_ONLY: weakref.WeakSet[Buffer] = weakref.WeakSet()
 """Memory of other libraries that they forbid to change."""
 
-_KEPT = 1024
 _launches: dict[tuple[Spec, Spec], Launch] = {}
 
 
@@ -37,8 +37,7 @@ def write_into(target: Tensor, value: Tensor) -> None:
         expr = move_expr(source, to)
         if source is to:
             source = to = bits_dtype(to)
-        if len(_launches) >= _KEPT:
-            _launches.clear()
+        make_room(_launches)
         launch = _launches[key] = map_launch(
             target.device,
             "copy" if source is to else "astype",

@@ -82,6 +82,10 @@ def reduce_plan(
     if not by_column and outer == (1,):
         outer, walks = (), [() for _ in walks]
     acc = expr.dtype
+    scalars = [d for d, _ in params]
+    ir.validate_leaves([expr], [s.dtype for s in specs], scalars)
+    if finish is not None:
+        ir.validate_leaves([finish], [acc], scalars, allow_index=False)
     offsets = len(specs)
     first: Launch
     partial = n > CHUNK

@@ -7,14 +7,28 @@ duty is a part; its properties are judged before any primitive and any op.
 from __future__ import annotations
 
 from . import (  # noqa: F401  (each registers its parts)
+    arithmetic,
+    calls,
     capabilities,
+    compiler,
     copies,
+    discovery,
+    elements,
+    environment,
     errors,
+    keeping,
     kernels,
+    language,
     launches,
     memory,
+    opening,
+    platforms,
+    probing,
     processes,
+    processor,
+    products,
     queue,
     scarcity,
     sharing,
+    toolkit,
 )  # fmt: skip

@@ -62,10 +62,21 @@ def duty(
     name: str,
     *properties: Callable[[Session], Outcome],
     lacking: Callable[[Any], str] = lambda capabilities: "",
+    plugins: tuple[str, ...] = (),
+    smoke: bool = True,
 ) -> Part:
-    """Register ``driver.<name>``; its properties are called as the functions are."""
+    """Register ``driver.<name>``; its properties are called as the functions are.
+
+    Args:
+        name: Of the duty.
+        properties: What is judged of it.
+        lacking: See `Part`.
+        plugins: See `Part`.
+        smoke: Whether it is judged at level smoke.
+    """
+    one = (dt.float32,)
     made: Mapping[str, Callable[[Session], Outcome]] = {f.__name__: f for f in properties}
-    return part(Part(f"driver.{name}", made, (dt.float32,), (dt.float32,), lacking))
+    return part(Part(f"driver.{name}", made, one, one if smoke else (), lacking, plugins))
 
 
 def pattern(nbytes: int, seed: int) -> bytes:

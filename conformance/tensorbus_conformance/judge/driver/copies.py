@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 
 import numpy as np
+from tensorbus_backends.contract import BackendError
 
 from ..items import Outcome
 from ..session import Session
@@ -68,6 +69,15 @@ def across(session: Session) -> Outcome:
             f"copy of {n} bytes from offset {offset} to {other} is wrong",
         )
         checks.that(fetch(device, source, len(data)) == data, "copy changed its source")
+    # So large that a device may share a copy among threads, or map memory instead.
+    for n in (5 << 20,) if session.level == "smoke" else ((4 << 20) - 1, 4 << 20, (9 << 20) + 7):
+        data = pattern(n + 8, n)
+        source, target = filled(device, data), device.allocate(n + 16)
+        device.copy_in(target, 0, memoryview(bytes(3)))
+        device.copy_in(target, n + 3, memoryview(bytes(13)))
+        device.copy(target, 3, source, 5, n)
+        want = bytes(3) + data[5 : n + 5] + bytes(13)
+        checks.that(fetch(device, target, n + 16) == want, f"copy of {n} bytes is wrong")
     data = pattern(1000, 3)
     one = filled(device, data)
     device.copy(one, 501, one, 3, 498)
@@ -96,6 +106,12 @@ def hosts(session: Session) -> Outcome:
         checks.that(
             fetch(device, buffer, view.nbytes, 5) == view.tobytes(), f"copy_in of {name} is wrong"
         )
+    locked_target = bytes(33)
+    kinds = (BackendError, BufferError, TypeError, ValueError)
+    checks.raises(
+        kinds, "copy_out to read-only memory", device.copy_out, buffer, 0, memoryview(locked_target)
+    )
+    checks.that(not any(locked_target), "copy_out wrote to read-only memory")
     target = np.zeros((3, 5), np.float32)
     device.copy_in(buffer, 4, np.arange(15, dtype=np.float32).data)
     device.copy_out(buffer, 4, target.data)

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tensorbus_backends import ref
 from tensorbus_backends.contract import (
     BackendError,
+    Buffer,
     CompileError,
     Device,
     LaunchError,
@@ -58,6 +60,11 @@ class _Broken:
         raise LaunchError("the broken kernel of the driver part has no meaning")
 
 
+def broken_kernel() -> _Broken:
+    """A kernel that no compiler takes."""
+    return _Broken(words=affine(1).words)
+
+
 def _works(checks: Checks, device: Device, after: str) -> None:
     """The device still does its work."""
     x = integers(100, 8)
@@ -76,7 +83,7 @@ def compilation(session: Session) -> Outcome:
     A device without a dialect reads no text; it is asked only to go on.
     """
     checks, device = Checks("compilation"), session.guard.real
-    broken = _Broken(words=affine(1).words)
+    broken = broken_kernel()
     if device.dialect is not None:
         single = [] if session.level == "smoke" else [[broken]]
         for batch in (*single, [affine(42), broken, affine(43)]):
@@ -151,10 +158,50 @@ def launches(session: Session) -> Outcome:
         ("metadata too long", 1, both, meta + bytes(8)), ("no metadata", 1, both, b""),
         ("metadata of half a word", 1, both, meta[:-4]),
     ):  # fmt: skip
-        checks.raises(LaunchError, what, device.launch, kernel, groups, buffers, words)
+        error = checks.raises(LaunchError, what, device.launch, kernel, groups, buffers, words)
+        short = len(str(error)) <= 400 and "\n" not in str(error)
+        checks.that(short, f"{what}: what it says is long or on several lines")
     checks.that(not any(fetch(device, target, 4 * n)), "a refused launch wrote a result")
     _works(checks, device, "after a refused launch")
     return checks.outcome
 
 
-duty("errors", compilation, memory, ranges, launches)
+def foreign(session: Session) -> Outcome:
+    """Buffers and kernels of another device are refused, and nothing is copied or launched."""
+    checks, device = Checks("foreign"), session.guard.real
+    spec, n = affine(45), 64
+    (kernel,) = device.compile([spec])
+    data = pattern(4 * n, 3)
+    own, target, far = filled(device, data), filled(device, bytes(4 * n)), Buffer()
+    far.device, far.nbytes = ref.PLUGIN.open(0), 4 * n
+    (stranger,) = far.device.compile([affine(46)])
+    host = bytearray(4 * n)
+    for what, call in (
+        ("copy_in to", lambda: device.copy_in(far, 0, memoryview(bytes(8)))),
+        ("copy_out from", lambda: device.copy_out(far, 0, memoryview(host))),
+        ("copy to", lambda: device.copy(far, 0, own, 0, 16)),
+        ("copy from", lambda: device.copy(own, 0, far, 0, 16)),
+        ("a part of", lambda: device.part(far, 0, 16)),
+        ("the address of", lambda: device.address(far)),
+    ):  # fmt: skip
+        checks.raises(BackendError, f"{what} another device's buffer", call)
+    meta = pack(spec.meta(n, [], [Strided.words(0, 1, [])] * 2, [1]))
+    groups = spec.groups(device.dialect, n, 1)
+    for buffers in ([far, target], [own, far], [far, far]):
+        checks.raises(
+            BackendError, "a launch with another device's buffer",
+            device.launch, kernel, groups, buffers, meta,
+        )  # fmt: skip
+    if not isinstance(device, ref.RefDevice):
+        checks.raises(
+            LaunchError, "a kernel of another device",
+            device.launch, stranger, groups, [own, target], meta,
+        )  # fmt: skip
+    checks.that(not any(host), "a refused copy_out wrote to the host")
+    checks.that(fetch(device, own, 4 * n) == data, "a refused copy changed a buffer")
+    checks.that(not any(fetch(device, target, 4 * n)), "a refused launch wrote a result")
+    _works(checks, device, "after it was given another device's buffer")
+    return checks.outcome
+
+
+duty("errors", compilation, memory, ranges, launches, foreign)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
+import ctypes.util
+import platform
 from collections.abc import Callable
 
 import numpy as np
 from tensorbus_backends import dtypes as dt, ir
-from tensorbus_backends.contract import Compiled, Device
+from tensorbus_backends.contract import Compiled, Device, LaunchError
 from tensorbus_backends.kernels import Map, Operand
 from tensorbus_backends.kernels.base import Strided, pack
 
@@ -85,7 +88,7 @@ def arguments(session: Session) -> Outcome:
     """One buffer to many, one buffer twice, offsets, and metadata that the caller forgets."""
     checks, device = Checks("arguments"), session.guard.real
     n = 333
-    for count in (0, 1, 2, 5, 9):
+    for count in (0, 1, 2, 5, 9, 20):
         xs = [ir.input_(k, dt.int32) for k in range(count)]
         expr = ir.cast(ir.index(), dt.int32)
         for k, x in enumerate(xs):
@@ -136,7 +139,10 @@ def _plain(device: Device, kernel: Compiled, groups: int, meta: bytes) -> Callab
 
 
 def prepared(session: Session) -> Outcome:
-    """``prepare``, where a kernel has it, launches as ``launch`` does, again and again."""
+    """``prepare``, where a kernel has it, launches as ``launch`` does, again and again.
+
+    Arguments that fit no launch fit no prepared one either.
+    """
     checks, device = Checks("prepared"), session.guard.real
     (kernel,) = device.compile([affine(11)])
     spec, n = affine(11), 1201
@@ -159,7 +165,103 @@ def prepared(session: Session) -> Outcome:
                 bool((numbers(device, target, n) == affine_result(x, 11, p)).all()),
                 f"prepared launch {k} is wrong",
             )
+    for few, given in ((0, _meta(spec, n)), (-1, _meta(spec, n)), (1, b""), (1, bytes(8)),
+                          (1, _meta(spec, n)[:-8]), (1, _meta(spec, n) + bytes(8))):  # fmt: skip
+        if prepare is not None:
+            checks.raises(LaunchError, f"{len(given)} bytes, {few} groups", prepare, few, given)
     return checks.outcome
 
 
-duty("launch", order, grids, arguments, prepared)
+def _meta(spec: Map, n: int, p: int = 0) -> bytes:
+    return pack(spec.meta(n, [], [Strided.words(0, 1, [])] * 2, [p]))
+
+
+def row_meta(spec: Map, length: int, rows: int, p: int) -> bytes:
+    """Metadata of `base.affine` over rows of contiguous int32."""
+    return pack(spec.meta(length, [rows], [Strided.words(0, 1, [length])] * 2, [p]))
+
+
+def mixed(session: Session) -> Outcome:
+    """Each launch of a kernel has its own groups, metadata and buffers, whatever came before.
+
+    Of five rows some groups are launched, then more, then fewer, with one metadata and with
+    several, to one buffer and to others; what other groups would have written stays as it is.
+    A device without a dialect has no groups that it could leave out.
+    """
+    checks, device = Checks("mixed"), session.guard.real
+    spec = affine(13)
+    (kernel,) = device.compile([spec])
+    block, rows = 64, 5  # a row is a group
+    n = rows * block
+    x = integers(n, 1)
+    sources = [filled(device, x), filled(device, x + 1)]
+    targets = [device.allocate(4 * n) for _ in range(2)]
+    clean = np.full(n, -7, np.int32)
+    for groups, p, s, t in (
+        (5, 0, 0, 0), (2, 0, 0, 0), (4, 0, 0, 0), (4, 9, 0, 0), (4, 9, 0, 1), (4, 9, 1, 1),
+        (4, 0, 1, 1), (1, 0, 1, 0), (5, 0, 1, 0), (5, 9, 1, 0), (1, 9, 1, 0), (3, 9, 1, 0),
+    ):  # fmt: skip
+        groups = groups if device.dialect is not None else rows
+        device.copy_in(targets[t], 0, memoryview(clean.tobytes()))
+        device.launch(kernel, groups, [sources[s], targets[t]], row_meta(spec, block, rows, p))
+        want = affine_result(x + np.int32(s), 13, p)
+        want[groups * block :] = -7
+        got = numbers(device, targets[t], n)
+        wrong = int((got != want).sum())
+        checks.that(not wrong, f"a launch of {groups} groups after others: {wrong} are wrong")
+    return checks.outcome
+
+
+def _fesetround() -> Callable[[int], int]:
+    """C's fesetround for this thread."""
+    name = ctypes.util.find_library("m")
+    function: Callable[[int], int] = ctypes.CDLL(name).fesetround
+    return function
+
+
+_MODES = {"x86_64": (0x400, 0x800, 0xC00), "AMD64": (0x100, 0x200, 0x300)}
+"""FE_DOWNWARD, FE_UPWARD, FE_TOWARDZERO by machine; all others have ARM's."""
+_ARM = (0x800000, 0x400000, 0xC00000)
+
+
+def modes(session: Session) -> Outcome:
+    """The caller's rounding mode changes no bit, and is as before; or the launch is refused."""
+    checks, device = Checks("modes"), session.guard.real
+    x = ir.input_(0, dt.float32)
+    third, tenth = ir.const(3.0, dt.float32), ir.const(float(np.float32(0.1)), dt.float32)
+    exprs = (x * tenth + third, x / third, x * x, ir.sqrt(x), ir.cast(x, dt.int32))
+    dtypes = (dt.float32,) * 4 + (dt.int32,)
+    outs = tuple(Operand(d) for d in dtypes)
+    spec, n = Map("driver_modes", (Operand(dt.float32),), outs, exprs), 4099
+    (kernel,) = device.compile([spec])
+    values = np.random.default_rng(session.seed).uniform(0.1, 100.0, n).astype(np.float32)
+    source = filled(device, values)
+    meta = pack(spec.meta(n, [], [Strided.words(0, 1, [])] * 6))
+
+    def results() -> list[bytes]:
+        targets = [device.allocate(4 * n) for _ in outs]
+        groups = spec.groups(device.dialect, n, 1)
+        device.launch(kernel, groups, [source, *targets], meta)
+        return [fetch(device, t, 4 * n) for t in targets]
+
+    want, set_mode = results(), _fesetround()
+    for mode in _MODES.get(platform.machine(), _ARM):
+        got: list[bytes] = []
+        try:
+            set_mode(mode)
+            got = results()
+        except LaunchError as error:
+            refused = str(error)
+        else:
+            refused = ""
+        finally:
+            set_mode(0)
+        if refused:
+            checks.that("round" in refused, f"with rounding mode {mode:#x} it says {refused}")
+            continue
+        wrong = [k for k, (g, w) in enumerate(zip(got, want, strict=True)) if g != w]
+        checks.that(not wrong, f"with the caller's rounding mode {mode:#x} results {wrong} differ")
+    return checks.outcome
+
+
+duty("launch", order, grids, arguments, prepared, mixed, modes)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import gc
+import resource
 
 import numpy as np
-from tensorbus_backends.contract import Buffer, Device, MemoryFigures
+from tensorbus_backends.contract import Buffer, Device, MemoryFigures, UnsupportedError
 
 from ..items import Outcome
 from ..session import Session
@@ -146,6 +147,136 @@ def figures(session: Session) -> Outcome:
     return checks.outcome
 
 
+def series(session: Session) -> Outcome:
+    """For any series of allocations the figures are those of the blocks that live.
+
+    What a block counts is seen when the first of its size is made in an empty cache: ``used`` and
+    nothing else rises.  A block that is dropped counts as kept or not at all, never as used; one of
+    a size that is kept is made of what is kept; ``peak`` is the most that was ever in use.
+    """
+    checks, device = Checks("series"), session.guard.real
+    device.synchronize()
+    gc.collect()
+    device.empty_cache()
+    least = device.memory().used
+    ballast = _ballast(device)
+    start = device.memory()
+    _peaks(checks, device)
+    sizes_ = (1, 64, 65, 1000, 4096, 5000, 70_000, 3 << 20, 3_300_000)
+    cost: dict[int, int] = {}
+    held: list[tuple[int, Buffer]] = []
+    device.empty_cache()
+    used, peak = start.used, device.memory().peak
+    for nbytes in sizes_:
+        held.append((nbytes, device.allocate(nbytes)))
+        now = device.memory()
+        cost[nbytes] = now.used - used
+        # Blocks of up to an eighth more, by steps of 64 bytes at least.
+        checks.that(
+            nbytes <= cost[nbytes] <= nbytes + max(64, nbytes // 8),
+            f"a block of {nbytes:,} bytes counts as {cost[nbytes]:,}",
+        )
+        used, peak = now.used, max(peak, now.used)
+        checks.that(now.peak == peak, f"peak is {now.peak:,} with {peak:,} in use at most")
+        checks.that(now.cached == 0, f"{now.cached:,} bytes are kept of an empty cache")
+        checks.that(now.total == start.total, "the total changes")
+    draw = np.random.default_rng(session.seed + 3)
+    for turn in range(60):
+        if held and draw.random() < 0.5:
+            nbytes, buffer = held.pop(int(draw.integers(len(held))))
+            before = device.memory().cached
+            del buffer
+            now = device.memory()
+            used -= cost[nbytes]
+            checks.that(
+                now.cached in (before, before + cost[nbytes]),
+                f"a dropped block of {nbytes:,} bytes is kept as {now.cached - before:,}",
+            )
+        else:
+            nbytes = sizes_[int(draw.integers(len(sizes_)))]
+            before = device.memory().cached
+            held.append((nbytes, device.allocate(nbytes)))
+            now = device.memory()
+            used += cost[nbytes]
+            checks.that(
+                now.cached in (before, before - cost[nbytes]),
+                f"a block of {nbytes:,} bytes takes {before - now.cached:,} of what is kept",
+            )
+        peak = max(peak, used)
+        checks.that(now.used == used, f"{now.used:,} bytes are in use, due are {used:,}")
+        checks.that(now.peak == peak, f"peak is {now.peak:,}, due is {peak:,}")
+        checks.that(now.cached >= 0 and now.used >= 0, "less than nothing is in use or kept")
+        if turn % 20 == 19:
+            device.empty_cache()
+            now = device.memory()
+            told = (now.used, now.cached, now.peak)
+            checks.that(told == (used, 0, peak), f"after empty_cache figures are {told}")
+    # One block after another of a size: the first is made, the others reuse it.
+    held.clear()
+    device.empty_cache()
+    for _ in range(5):
+        buffer = device.allocate(9000)
+        kept = device.memory().cached
+        checks.that(kept == 0, f"{kept:,} bytes are kept while their only block is in use")
+        del buffer
+    device.empty_cache()
+    _parts(checks, device, device.memory().used)
+    del ballast
+    now = _figures(device, least)
+    checks.that(now.used == least, f"{now.used:,} bytes are in use, were {least:,}")
+    return checks.outcome
+
+
+def _ballast(device: Device) -> list[Buffer]:
+    """Blocks that bring what is in use to the highest that it ever was, or near it."""
+    held: list[Buffer] = []
+    for _ in range(64):
+        now = device.memory()
+        gap = min(now.peak - now.used, 64 << 20)
+        if gap <= 0:
+            break
+        held.append(device.allocate(gap))
+    return held
+
+
+def _peaks(checks: Checks, device: Device) -> None:
+    """A new peak is seen whether a block is fresh or one that was kept."""
+    for nbytes in (5000, 70_000, 1 << 20):
+        first = device.allocate(nbytes)
+        del first
+        other = device.allocate(nbytes * 3)
+        again = device.allocate(nbytes)
+        now = device.memory()
+        checks.that(now.peak >= now.used, f"peak is {now.peak:,} with {now.used:,} in use")
+        more = device.allocate(nbytes * 2)
+        now = device.memory()
+        checks.that(now.peak >= now.used, f"peak is {now.peak:,} with {now.used:,} in use")
+        del other, again, more
+
+
+def _parts(checks: Checks, device: Device, used: int) -> None:
+    """Parts and imports do not count, and keep what they lie in."""
+    whole = device.allocate(3 * 4096)
+    cost = device.memory().used - used
+    try:
+        piece = device.part(whole, 4096, 4096)
+    except UnsupportedError:
+        return
+    checks.that(device.memory().used == used + cost, "a part counts as used")
+    checks.that(piece.nbytes == 4096, f"a part of 4,096 bytes has {piece.nbytes:,}")
+    del whole
+    checks.that(device.memory().used == used + cost, "a part does not keep its buffer")
+    if device.capabilities.host_accessible:
+        foreign = np.zeros(4096, np.uint8)
+        taken = device.import_pointer(int(foreign.ctypes.data), 4096, foreign)
+        checks.that(device.memory().used == used + cost, "an import counts as used")
+        checks.that(taken.nbytes == 4096, f"an import of 4,096 bytes has {taken.nbytes:,}")
+        checks.that(taken.device is device, "an import is of no device")
+        del taken
+    del piece
+    checks.that(device.memory().used == used, "a dropped part is still in use")
+
+
 def leaks(session: Session) -> Outcome:
     """A thousand allocations, launches and compilations leave nothing behind."""
     checks, device = Checks("leaks"), session.guard.real
@@ -177,5 +308,41 @@ def leaks(session: Session) -> Outcome:
     return checks.outcome
 
 
+def _mapped() -> int:
+    """Bytes that this process may write to, touched or not; 0 where the system does not say."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as figures:
+            return int(figures.read().split()[5]) * resource.getpagesize()
+    except OSError:
+        return 0
+
+
+def space(session: Session) -> Outcome:
+    """Large blocks that were dropped, and released by empty_cache, leave the address space.
+
+    After a first turn, in which libraries set themselves up, a quarter of a block in the mean may
+    stay for each that was released.
+    """
+    checks, device = Checks("space"), session.guard.real
+    if not _mapped():
+        return Outcome("space", "unsupported", "this system does not tell its address space")
+    turns, sizes = 24, [(2 << 20) + 1, 3_000_000, (4 << 20) - 5, 5 << 20]
+    grown = []
+    for _ in range(3):  # what a library keeps for itself, it keeps once
+        before = _mapped()
+        for k in range(turns):
+            buffer = device.allocate(sizes[k % 4])
+            device.copy_in(buffer, sizes[k % 4] - 1, memoryview(b"x"))
+            device.synchronize()
+            del buffer
+            device.empty_cache()
+        grown.append(_mapped() - before)
+    most = turns * sum(sizes) // 16
+    checks.that(
+        min(grown) <= most, f"the address space grew by {min(grown):,} in {turns} large allocations"
+    )
+    return checks.outcome
+
+
 duty("allocate", sizes, ownership)
-duty("memory", figures, leaks)
+duty("memory", figures, series, leaks, space)

@@ -7,8 +7,11 @@ import signal
 import threading
 import time
 import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from tensorbus_backends.contract import BackendError, Device
+from tensorbus_backends.dialect import Dialect
 
 from ..items import Outcome
 from ..session import Session
@@ -23,9 +26,11 @@ from .base import (
     launch_affine,
     numbers,
     pattern,
+    slow,
 )
 
 _WAIT_S = 30.0
+_SHARED = 70_001
 
 
 def concurrency(session: Session) -> Outcome:
@@ -74,15 +79,23 @@ def concurrency(session: Session) -> Outcome:
     return checks.outcome
 
 
-def _child(device: Device) -> int:
+def _child(device: Device, factor: int = 61) -> int:
     """What a forked child sees: 0 if the device works, 1 if it says that it does not."""
     try:
         x = integers(64, 3)
         source, target = filled(device, x), device.allocate(256)
-        (kernel,) = device.compile([affine(61)])
+        (kernel,) = device.compile([affine(factor)])
         launch_affine(device, kernel, source, target, 64, 4)
         device.synchronize()
-        right = (numbers(device, target, 64) == affine_result(x, 61, 4)).all()
+        right = bool((numbers(device, target, 64) == affine_result(x, factor, 4)).all())
+        # So many groups that threads of the device's own would share them.
+        x = integers(_SHARED, 5)
+        source, target = filled(device, x), device.allocate(4 * _SHARED)
+        for p in range(4):
+            launch_affine(device, kernel, source, target, _SHARED, p)
+            right = right and bool(
+                (numbers(device, target, _SHARED) == affine_result(x, factor, p)).all()
+            )
         return 0 if right else 2
     except BackendError as error:
         return 1 if str(error) else 3
@@ -91,7 +104,10 @@ def _child(device: Device) -> int:
 
 
 def fork(session: Session) -> Outcome:
-    """A forked child works or raises the contract's error, in time; the parent goes on."""
+    """A forked child works or raises the contract's error, in time; the parent goes on.
+
+    It is forked when the device is at rest, then while another thread launches.
+    """
     checks, device = Checks("fork"), session.guard.real
     if not hasattr(os, "fork"):
         return Outcome("fork", "unsupported", "this platform has no fork")
@@ -99,6 +115,39 @@ def fork(session: Session) -> Outcome:
     kept = filled(device, data)
     (kernel,) = device.compile([affine(61)])
     device.synchronize()
+    _watched(checks, lambda: _child(device), "a forked child")
+    stop, turns = threading.Event(), 2 if session.level == "smoke" else 6
+    heavy, _ = slow(device, 60)
+    source, scratch = filled(device, integers(_SHARED, 6)), device.allocate(4 * _SHARED)
+
+    def launching() -> None:
+        while not stop.is_set():
+            launch_affine(device, heavy, source, scratch, _SHARED)
+            device.synchronize()
+
+    thread = threading.Thread(target=launching, daemon=True)
+    thread.start()
+    try:
+        for k in range(turns):
+            time.sleep(0.001 * (1 + k))
+            _watched(checks, lambda: _child(device), "a forked child")
+    finally:
+        stop.set()
+        thread.join(_WAIT_S)
+    checks.that(not thread.is_alive(), "a thread that launched while others forked hangs")
+    checks.that(fetch(device, kept, 4000) == data, "a fork changed a buffer of the parent")
+    x = integers(64, 9)
+    target = device.allocate(256)
+    launch_affine(device, kernel, filled(device, x), target, 64, 1)
+    checks.that(
+        bool((numbers(device, target, 64) == affine_result(x, 61, 1)).all()),
+        "the parent is of no use after a fork",
+    )
+    return checks.outcome
+
+
+def _watched(checks: Checks, work: Callable[[], int], who: str) -> None:
+    """Fork, let the child work, and say how it ended."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         child = os.fork()
@@ -106,7 +155,7 @@ def fork(session: Session) -> Outcome:
         status = 3
         try:
             signal.alarm(int(_WAIT_S))
-            status = _child(device)
+            status = work()
         finally:
             os._exit(status)
     limit, ended = time.monotonic() + _WAIT_S, None
@@ -125,17 +174,52 @@ def fork(session: Session) -> Outcome:
         3: "raises what is no error of the contract, or one without a message",
         -signal.SIGALRM: f"hangs for {_WAIT_S:.0f} s",
     }
-    checks.that(ended in (0, 1), f"a forked child {words.get(ended, f'ends with status {ended}')}")
-    checks.that(fetch(device, kept, 4000) == data, "a fork changed a buffer of the parent")
-    x = integers(64, 9)
-    target = device.allocate(256)
-    launch_affine(device, kernel, filled(device, x), target, 64, 1)
-    checks.that(
-        bool((numbers(device, target, 64) == affine_result(x, 61, 1)).all()),
-        "the parent is of no use after a fork",
-    )
+    checks.that(ended in (0, 1), f"{who} {words.get(ended, f'ends with status {ended}')}")
+
+
+class _Held:
+    """A kernel whose text comes when it may."""
+
+    def __init__(self) -> None:
+        self.name, self.buffers, self.words = "tb_driver_held", 2, affine(62).words
+        self.asked, self.go = threading.Event(), threading.Event()
+
+    def source(self, dialect: Dialect) -> str:
+        """Of a map."""
+        self.asked.set()
+        self.go.wait(_WAIT_S)
+        return affine(62).source(dialect).replace(affine(62).name, self.name)
+
+    def local_bytes(self, dialect: Dialect) -> int:
+        """None."""
+        return 0
+
+    def arguments(self) -> Sequence[Any]:
+        """As the map's."""
+        return affine(62).arguments()
+
+    def interpret(self, arrays: Sequence[Any], meta: Any, groups: int) -> None:
+        """Not launched."""
+        raise BackendError("a kernel that is only compiled was launched")
+
+
+def busy(session: Session) -> Outcome:
+    """A fork in the middle of another thread's compilation leaves no lock behind in the child."""
+    checks, device = Checks("busy"), session.guard.real
+    if not hasattr(os, "fork"):
+        return Outcome("busy", "unsupported", "this platform has no fork")
+    held = _Held()
+    thread = threading.Thread(target=lambda: device.compile([held]), daemon=True)
+    thread.start()
+    # A device without a dialect may read no text; it then compiles at once.
+    asked = held.asked.wait(_WAIT_S if device.dialect is not None else 0.1)
+    checks.that(asked or device.dialect is None, "a kernel is compiled without its text")
+    _watched(checks, lambda: _child(device, 63), "a child forked during a compilation")
+    held.go.set()
+    thread.join(_WAIT_S)
+    checks.that(not thread.is_alive(), "a compilation hangs after a fork")
     return checks.outcome
 
 
 duty("threads", concurrency)
-duty("fork", fork)
+duty("fork", fork, busy)

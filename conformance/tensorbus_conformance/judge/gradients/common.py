@@ -15,11 +15,11 @@ from ...oracle import REFERENCES
 from ..cases import Case, gradient_cases as smooth_cases
 from ..items import Outcome
 from ..layouts import host, place
-from ..session import Session, oracle_arguments
+from ..session import Session, oracle_arguments, oracle_call
 
 __all__ = [
     "Pulled", "called", "direction", "fail", "floats", "gradient_cases", "judge_of",
-    "oracle_inputs", "per_array", "pull", "undeclared",
+    "oracle_inputs", "per_array", "pull", "stays_floating", "undeclared",
 ]  # fmt: skip
 
 Array = NDArray[Any]
@@ -37,14 +37,28 @@ def direction(rng: np.random.Generator, like: Array) -> Array:
     return np.asarray(size * rng.choice([-1.0, 1.0], like.shape)).astype(like.dtype)
 
 
+CASES = {"smoke": 2, "standard": 12, "exhaustive": 20}
+"""Calls whose first derivatives are judged; those whose arguments differ most come first."""
+
+
 def gradient_cases(session: Session) -> list[Case]:
     """Cases for gradients: values are judged elsewhere."""
     sets = smooth_cases(session.op, session.dtype, session.level, session.seed)
-    sets = [c for c in session.usable(sets) if _stays_floating(c)]
-    return sets[:2] if session.level == "smoke" else sets[:5]
+    sets = [c for c in session.usable(sets) if stays_floating(c)]
+    # What options and axes do to a rule is the same in every dtype; here they are all taken.
+    least = session.level == "standard" and session.item.dtype != "float32"
+    count = 5 if least else CASES[session.level]
+    # A product of no copies has no elements: at least one call has some.
+    full = next((c for c in sets if _has_elements(session, c)), None)
+    chosen = sets[:count]
+    return chosen if full is None or any(full is c for c in chosen) else [full, *chosen[1:]]
 
 
-def _stays_floating(case: Case) -> bool:
+def _has_elements(session: Session, case: Case) -> bool:
+    return any(np.size(r.value) for r in oracle_call(session.op, case))
+
+
+def stays_floating(case: Case) -> bool:
     """Whether the case's own dtype arguments keep the result differentiable."""
     given = [a for a in (*case.args, *case.options.values()) if isinstance(a, dt.DType)]
     return all(d.is_float for d in given)

@@ -24,6 +24,7 @@ from .common import (
     per_array,
     pull,
     spread_over,
+    stays_floating,
     undeclared,
 )
 
@@ -65,7 +66,38 @@ def reverse(session: Session) -> Outcome:
             fail(outcome, f"{case.label}: the result does not require a gradient")
             return outcome
         compare_pulled(session, case, pulled, outcome)
+    for case in degenerate_cases(session):
+        _edge(session, case, rng, outcome)
     return outcome
+
+
+def degenerate_cases(session: Session) -> list[Case]:
+    """Calls without elements, with one or without dimensions, at level standard."""
+    if session.level == "smoke":
+        return []
+    return [c for c in session.shape_cases() if stays_floating(c) and c.smooth]
+
+
+def _edge(session: Session, case: Case, rng: np.random.Generator, outcome: Outcome) -> None:
+    """Gradients have the shapes and dtypes of operands; they are zeros where there is no result."""
+    pulled = pull(session, case, rng)
+    if pulled is None:
+        fail(outcome, f"{case.label}: the result does not require a gradient")
+        return
+    if all(a.size for a in (*pulled.arrays, *pulled.cotangents)):
+        compare_pulled(session, case, pulled, outcome)
+        return
+    none = not any(u.size for u in pulled.cotangents)
+    for k, (g, a) in enumerate(zip(pulled.gradients, pulled.arrays, strict=True)):
+        if g is None:
+            continue
+        outcome.decided += 1
+        got = host(g)
+        if got.shape != a.shape or got.dtype != a.dtype:
+            text = f"{got.dtype}{got.shape}, the operand is {a.dtype}{a.shape}"
+            fail(outcome, f"{case.label}: gradient {k} is {text}")
+        elif none and np.any(got != 0):
+            fail(outcome, f"{case.label}: gradient {k} is not zero, though there is no result")
 
 
 def forward(session: Session) -> Outcome:
@@ -87,7 +119,23 @@ def forward(session: Session) -> Outcome:
     for case in sets[:2] if session.level == "smoke" else sets:
         for m, e in zip(*tangents(session, case, rng), strict=True):
             _merge(outcome, judge_of(session, case, m.dtype).check(m, e), case, [])
+    for case in degenerate_cases(session):
+        for m, r in _pushed(session, case, rng):
+            outcome.decided += 1
+            if m.shape != r.shape or m.dtype != r.dtype:
+                text = f"{m.dtype}{m.shape}, the result {r.dtype}{r.shape}"
+                fail(outcome, f"{case.label}: a tangent is {text}")
     return outcome
+
+
+def _pushed(session: Session, case: Case, rng: np.random.Generator) -> list[tuple[Any, Any]]:
+    """Tangents of the results of a call, each with its result."""
+    tensors, arrays = session.tensors(case)
+    moving = floats(arrays)
+    placed = [place(session.device, direction(rng, arrays[k]))[0] for k in moving]
+    with tb.reproducible(session.portable):
+        values, found = tb.jvp(called(session, case, tensors), [tensors[k] for k in moving], placed)
+    return [(host(t), host(v)) for t, v in zip(found, values, strict=True)]
 
 
 def tangents(

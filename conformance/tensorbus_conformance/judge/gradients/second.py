@@ -46,7 +46,7 @@ def second(session: Session) -> Outcome:
     rng = np.random.default_rng([session.seed, 79])
     # Equal elements are kinks of an order.
     sets = [c for c in gradient_cases(session) if "ties" not in c.label]
-    for case in sets[: 1 if session.level == "smoke" else 3]:
+    for case in sets[: 1 if session.level == "smoke" else 8]:
         _second(session, small(session.op, case), rng, outcome)
     return outcome
 

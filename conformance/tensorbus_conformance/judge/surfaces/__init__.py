@@ -7,6 +7,7 @@ from . import (
     capsules as capsules,
     devices as devices,
     dlpack as dlpack,
+    dtypes as dtypes,
     getitem as getitem,
     hosts as hosts,
     inplace as inplace,

@@ -11,6 +11,7 @@ import numpy as np
 import tensorbus as tb
 from numpy.typing import NDArray
 from tensorbus_backends import dtypes as dt
+from tensorbus_backends.dtypes import DType
 
 from ..data import specials
 from ..layouts import LAYOUTS, host, place
@@ -70,6 +71,7 @@ def _array(c: Checks, label: str, x: tb.Tensor, seen: Array) -> None:
         return
     shared = np.asarray(x)
     c.same(f"numpy.asarray, {label}", shared, seen)
+    c.true(f"memory of numpy.asarray, {label}", _covered(shared), "is less than the view shows")
     c.same(f"__array__(copy=True), {label}", x.__array__(copy=True), seen)
     if c.dtype is not dt.bfloat16:
         with np.errstate(all="ignore"):
@@ -90,6 +92,18 @@ def _array(c: Checks, label: str, x: tb.Tensor, seen: Array) -> None:
     for _ in range(4):  # the block would come back from the pool if nobody held it
         c.put(np.zeros_like(due))
     c.same(f"numpy.asarray of a dropped tensor, {label}", kept, due)
+
+
+def _covered(view: Array) -> bool:
+    """Whether the array that a view was made of holds all of its elements."""
+    owner: Any = view
+    root = view
+    while getattr(owner, "base", None) is not None:
+        owner = owner.base
+        root = owner if isinstance(owner, np.ndarray) else root
+    low, high = np.lib.array_utils.byte_bounds(view)
+    first, end = np.lib.array_utils.byte_bounds(root)
+    return not view.size or first <= low <= high <= end
 
 
 def _numbers(c: Checks, edge: Array) -> None:
@@ -274,6 +288,7 @@ def _python_in(c: Checks) -> None:
         if c.has(due):
             got = tb.asarray(value, device=c.device)
             c.same(f"asarray({value!r})", got, np.asarray(value).astype(due.numpy))
+    _unnamed(c, base)
     for bad in ("a", None, object(), [None], ["a"], 1j, [[1], [1j]], {1}, {1: 2}):
         c.raises(
             f"asarray({bad!r:.20})", TypeError, lambda bad=bad: tb.asarray(bad, device=c.device)
@@ -294,6 +309,53 @@ def _python_in(c: Checks) -> None:
         ends = tb.asarray([c.dtype.min, c.dtype.max], dtype=c.dtype, device=c.device)
         c.same("asarray of the ends", ends, np.asarray([c.dtype.min, c.dtype.max], c.dtype.numpy))
     c.raises("asarray(10**40)", (OverflowError, TypeError), lambda: tb.asarray(10**40))
+
+
+class _Exporter:
+    """An object that NumPy can read."""
+
+    def __init__(self, array: Array) -> None:
+        self.array = array
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> Array:
+        return self.array
+
+
+def _unnamed(c: Checks, base: Array) -> None:
+    """Without a dtype numbers become bool, int64 or float32, whatever holds them."""
+    kind = "b" if c.dtype is dt.bool_ else "f" if c.dtype.is_float else c.dtype.kind
+    default = {"b": dt.bool_, "i": dt.int64, "f": dt.float32}.get(kind)
+    if default is None or not c.has(default):
+        return
+    rows = _plain(base)
+    forms: dict[str, Any] = {
+        "a list of scalars": list(rows[0]),
+        "lists of scalars": [list(r) for r in rows],
+        "a list of arrays": list(rows),
+        "a list of tensors": [c.put(r) for r in base],
+        "numbers and tensors": [[rows[0, 0], *(c.put(v) for v in base[0, 1:])]],
+        "an exporter": _Exporter(rows),
+        "a memoryview": np.ascontiguousarray(rows).data,
+    }
+    for name, given in forms.items():
+        due = rows[0] if name == "a list of scalars" else rows[:1] if "numbers" in name else rows
+        got = tb.asarray(given, device=c.device)
+        c.same(f"asarray of {name} of {c.dtype.name}", got, due.astype(default.numpy))
+        if c.dtype.is_float:
+            wanted = tb.asarray(given, dtype=dt.int32, device=c.device)
+            c.same(f"asarray of {name} as int32", wanted, due.astype(np.int32))
+    exporter = _Exporter(np.zeros(0, object))
+    c.raises("asarray of no objects", TypeError, lambda: tb.asarray(exporter, device=c.device))
+    mixed: list[tuple[Any, DType]] = [
+        ([True, 2], dt.int64), ([True, 2.5], dt.float32), ([2, 2.5], dt.float32),
+        ([True, False], dt.bool_), ([[1], [True]], dt.int64), (range(4), dt.int64),
+        ((1.5, True), dt.float32), ([], dt.float32), ([[], []], dt.float32),
+        ([1e300, -1e300], dt.float32), (-(2**63), dt.int64), ([2**63 - 1], dt.int64),
+    ]  # fmt: skip
+    for value, dtype in mixed:
+        got = tb.asarray(value, device=c.device)
+        with np.errstate(over="ignore"):
+            c.same(f"asarray({value!r})", got, np.asarray(value).astype(dtype.numpy))
 
 
 def _tensor_in(c: Checks) -> None:

@@ -63,6 +63,17 @@ _ADVANCED = {
 }  # fmt: skip
 
 
+_BESIDE = (
+    ("array", "array"),
+    ("int", "array"),
+    ("array", "int"),
+    ("mask", "grid"),
+    ("list", "all"),
+)
+"""Parts whose common dimensions go in front if anything stands between them: even an ellipsis
+that stands for no dimension."""
+
+
 class _Maker:
     """Makes parts of keys; index dtypes and slices are taken in turn, values drawn."""
 
@@ -143,6 +154,10 @@ def keys(checks: Checks, count: int) -> Iterator[Key]:
             (deep[:rank], kinds)
             for kinds in _mixtures(rng, rank, 2 + count // 60 if checks.thorough else 1)
         ]
+    for between in ("dots", "none", "slice"):
+        for first in ("slice", "none") if checks.thorough else ("slice",):
+            rank = 2 + (first != "none") + (between == "slice")
+            plans += [((5, 4, 3, 2)[:rank], (first, one, between, two)) for one, two in _BESIDE]
     plans += [((0, 3), ("slice", "none", "back")), ((3, 0), ("array", "slice")), ((0,), ("void",))]
     for number, (shape, kinds) in enumerate(plans):
         made = _key(maker, shape, kinds)

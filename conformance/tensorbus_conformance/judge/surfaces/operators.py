@@ -106,9 +106,9 @@ def _check(c: Checks, label: str, name: str, function: Any, got: tb.Tensor, *arg
     with np.errstate(all="ignore"):
         due = reference.forward(*args)
     have = host(got)
-    from ..properties import portable_bound
+    from ..properties import claimed_bound
 
-    ulps = portable_bound(_MARGIN[name], c.dtype)
+    ulps = claimed_bound(_MARGIN[name], c.dtype, c.device)
     judge = reference.judge(
         c.dtype.numpy, {}, ulps, statistics=False,
         subnormals=c.device.capabilities.subnormals != "flush",

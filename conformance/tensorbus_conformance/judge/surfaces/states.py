@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import time
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -191,30 +192,35 @@ def _tasks(c: Checks) -> None:
 def _traces(c: Checks) -> None:
     """Every call is in the trace, also when its plan is warm and by whatever way it was made."""
     a = c.put(np.asarray([1, 2, 3, 4], np.float32))
-    calls: dict[str, tuple[str, Callable[[], Any]]] = {
-        "a + a": ("add", lambda: a + a),
-        "a + 2": ("add", lambda: a + 2),
-        "2 - a": ("subtract", lambda: 2 - a),
-        "-a": ("negative", lambda: -a),
-        "a < a": ("less", lambda: a < a),
-        "exp": ("exp", lambda: tb.exp(a)),
-        "sum": ("sum", lambda: tb.sum(a)),
-        "slice": ("slice", lambda: a[1:]),
-        "a[i]": ("index", lambda: a[c.put(np.asarray([1, 0]))]),
-        "reshape": ("reshape", lambda: a.reshape(2, 2)),
-        "zeros": ("full", lambda: tb.zeros((3,))),
-        "softmax": ("softmax", lambda: tb.nn.softmax(a)),
-        "a *= a": ("multiply", lambda: a.__imul__(a)),
+    four = (("float32", (4,)),)
+    number = (("float32", ()),)
+    calls: dict[str, tuple[str, tuple[Any, ...], Callable[[], Any]]] = {
+        "a + a": ("add", four + four, lambda: a + a),
+        "a + 2": ("add", four + number, lambda: a + 2),
+        "2 - a": ("subtract", number + four, lambda: 2 - a),
+        "-a": ("negative", four, lambda: -a),
+        "a < a": ("less", four + four, lambda: a < a),
+        "exp": ("exp", four, lambda: tb.exp(a)),
+        "sum": ("sum", four, lambda: tb.sum(a)),
+        "slice": ("slice", four, lambda: a[1:]),
+        "a[i]": ("index", (*four, ("int64", (2,))), lambda: a[c.put(np.asarray([1, 0]))]),
+        "reshape": ("reshape", four, lambda: a.reshape(2, 2)),
+        "zeros": ("full", (), lambda: tb.zeros((3,))),
+        "softmax": ("softmax", four, lambda: tb.nn.softmax(a)),
+        "a *= a": ("multiply", four + four, lambda: a.__imul__(a)),
     }
-    for name, (op, call) in calls.items():
+    for name, (op, given, call) in calls.items():
         for turn in range(3):
+            start = time.perf_counter()
             with tb.trace() as t:
                 call()
-            found = [r.op for r in t]
-            held = any(op in f.split(".")[-1] for f in found)
-            c.true(f"trace of {name}, call {turn}", held, f"holds {found}")
+            whole = time.perf_counter() - start
+            found = [(r.op.split(".")[-1], tuple(zip(r.dtypes, r.shapes, strict=True))) for r in t]
+            c.true(f"trace of {name}, call {turn}", (op, given) in found, f"holds {found}")
+            spent = sum(r.seconds for r in t if not r.depth)
+            c.true(f"seconds of {name}", 0 <= spent <= whole, f"{spent} in a call of {whole} s")
             for r in t:
-                c.true(f"record of {name}", r.device == c.device.name and r.seconds >= 0)
+                c.true(f"record of {name}", r.device == c.device.name and 0 <= r.seconds <= whole)
                 good = r.variant in ("native", "portable", "decomposed") and r.depth >= 0
                 c.true(f"record of {name}", good, f"{r}")
             call()  # outside, so that the table that operators look into is full

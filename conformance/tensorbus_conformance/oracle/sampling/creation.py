@@ -93,7 +93,9 @@ def arange(sampler: Sampler) -> list[Case]:
         calls += [(0, 129), (300, 0, -1) if sampler.dtype.kind != "u" else (0, 300)]
     if sampler.dtype.itemsize > 2:
         calls += [(4097,), (0, 8193, 2)]
-    if not integer:
+    if integer:  # floats are truncated
+        calls += [(7.9,), (0.5, 6.2, 1.5), (1.0, 8.0, 2), (2, 9.0)]
+    else:
         calls += [
             (0.0, 1.0, 0.1),
             (1.0, -1.0, -0.125),
@@ -122,6 +124,9 @@ def linspace(sampler: Sampler) -> list[Case]:
         if row["endpoint"] is not None:
             options["endpoint"] = row["endpoint"]
         found.append(Case((*row["ends"], row["num"]), options, f"{row}"))
+    for args, endpoint in sampler.some([((0.0, 10.0, 5), False), ((-7, 8.5, 4), True)], 1):
+        whole: dict[str, Any] = {"dtype": np.dtype(np.int32), "endpoint": endpoint}
+        found.append(Case(args, whole, f"{args} as int32"))
     return found
 
 
@@ -179,7 +184,20 @@ def norm(weights: Sequence[str], eps: Sequence[Any]) -> Samples:
             plain = row["data"] == "ordinary" and row["layout"] not in arrays.SHARING
             label = f"{row['data']} {shape}, axis {axis}, {row['layout']}"
             smooth = row["layout"] not in arrays.SHARING
+            smooth = smooth and _has_root(x, tuple(named), row["eps"] or 0.0, "bias" in weights)
             found.append(Case((x,), options, label, plain, smooth))
         return found
 
     return make
+
+
+def _has_root(x: Any, axes: Shape, eps: float, centre: bool) -> bool:
+    """Whether variance (or mean square) and eps are positive together, without cancelling.
+
+    One element less its mean is 0; a default eps, taken for 0 here, only adds to what there is.
+    """
+    wide = x.astype(np.float64)
+    if centre:
+        wide = wide - wide.mean(axis=axes, keepdims=True)
+    spread = np.square(wide).mean(axis=axes)
+    return bool(np.all(spread + eps > (spread + abs(eps)) / 8))

@@ -146,7 +146,9 @@ def linear(sampler: Sampler) -> list[Case]:
 
 
 def mse_loss(sampler: Sampler) -> list[Case]:
-    """Each reduction; shapes of any rank."""
+    """Each reduction; shapes of any rank, either of which may be the smaller one."""
+    from .elementwise import broadcast
+
     found = []
     strong = {"reduction": ["mean", "sum", "none", None]}
     free = {
@@ -154,10 +156,13 @@ def mse_loss(sampler: Sampler) -> list[Case]:
         "size": sampler.sizes(),
         "left": sampler.layouts(),
         "right": sampler.layouts(),
+        "form": ["same", "same", "trailing", "column", "mixed"],
         "data": ["ordinary"],
     }
     for row in sampler.rows(strong, free, smoke=4, standard=16):
         shape = sampler.shape(row["rank"], row["size"])
+        other = broadcast(sampler, shape, row["form"])
+        pair = (shape, other) if sampler.rng.random() < 0.5 else (other, shape)
         options = {} if row["reduction"] is None else {"reduction": row["reduction"]}
-        found.append(_case(sampler, row, shape, shape, **options))
+        found.append(_case(sampler, row, *pair, **options))
     return found

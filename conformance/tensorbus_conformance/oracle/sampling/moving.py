@@ -416,12 +416,35 @@ def astype(sampler: Sampler) -> list[Case]:
         ]
         if sampler.floating:
             values.append(_edges(sampler, target))
+        elif target.kind not in "biu":
+            values.append(_ties(sampler, target))
         x = np.concatenate(values)
         layout = sampler.pick(["contiguous", "negative", "gaps", "offset"])
         laid = arrays.laid_out(sampler.rng, x, layout)
         options: dict[str, Any] = [{}, {"copy": True}, {"copy": False}][len(found) % 3]
         found.append(Case((laid, target), options, f"to {target.name}", False, False))
     return found
+
+
+def _ties(sampler: Sampler, target: np.dtype[Any]) -> Any:
+    """Integers half-way between numbers of a floating target, and those beside them.
+
+    Of the wide ones a format between the two would make ties, to be rounded a second time.
+    """
+    from ..ulp import format_of
+
+    fmt = format_of(target)
+    assert fmt is not None
+    if sampler.dtype == np.bool_:
+        return sampler.array((2,))
+    info = np.iinfo(sampler.dtype)
+    found = [0]
+    for shift in range(max(info.bits - fmt.p, 0)):
+        for _ in range(4):
+            odd = 2 * int(sampler.rng.integers(1 << (fmt.p - 1), 1 << fmt.p)) + 1
+            tie = odd << shift
+            found += [sign * (tie + d) for sign in (1, -1) for d in (-1, 0, 1)]
+    return np.array([v for v in found if info.min <= v <= info.max], sampler.dtype)
 
 
 def _edges(sampler: Sampler, target: np.dtype[Any]) -> Any:
