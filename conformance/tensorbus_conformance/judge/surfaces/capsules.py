@@ -28,7 +28,7 @@ _PATIENCE = 3.0
 """Seconds within which memory has to go back that is given back beside."""
 
 
-@surface("capsule", dt.ALL, (dt.float32, dt.uint8))
+@surface("capsule", dt.ALL, (dt.float32,))
 def capsules(c: Checks) -> None:
     """Both directions, with the host's memory and with that of a device of its own."""
     shares = bool(c.device.capabilities.host_accessible)
