@@ -211,6 +211,12 @@ def test_faults_are_caught(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert _judged(op, what, dtype).state == "fail"
 
 
+def test_another_default_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain: Any = tb.random.normal
+    monkeypatch.setitem(plain.__wrapped__.__kwdefaults__, "mean", -0.0)
+    assert "left out" in _judged("random.normal", "values", "float32").message
+
+
 def test_a_new_public_function_needs_a_judge(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(product, "__all__", [*product.__all__, "shuffle"])
     assert "nobody judges" in _judged("random.uniform", "streams", "float32").message

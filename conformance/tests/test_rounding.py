@@ -106,17 +106,17 @@ def test_a_worse_coefficient_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     worse = [*f32_exponential._EXP]
     worse[5] *= 1 + 2.0**-8
     monkeypatch.setattr(f32_exponential, "_EXP", tuple(worse))
-    assert "wrongly rounded" in _judged("exp", "float32").message
+    assert _judged("exp", "float32").state == "fail"
     longer: Any = [*f64_trig._COS]
     longer[3] *= 1 + 2.0**-8
     monkeypatch.setattr(f64_trig, "_COS", tuple(longer))
-    assert "wrongly rounded" in _judged("cos", "float64").message
+    assert _judged("cos", "float64").state == "fail"
 
 
 def test_a_shorter_constant_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reduction, "_HALF_PI", (reduction._HALF_PI[0], 0.0))
-    assert "wrongly rounded" in _judged("sin", "float64").message
+    assert _judged("sin", "float64").state == "fail"
     zeros = tuple(0.0 for _ in reduction._TABLES[3])
     monkeypatch.undo()
     monkeypatch.setattr(reduction, "_TABLES", (*reduction._TABLES[:3], zeros))
-    assert "wrongly rounded" in _judged("tan", "float64").message
+    assert _judged("tan", "float64").state == "fail"

@@ -6,6 +6,7 @@ words within a bound (see `oracle.random.normal`).
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -73,6 +74,7 @@ def _against(outcome: Outcome, label: str, got: Array, want: Array | oracle.Norm
 def values(session: Session) -> Outcome:
     """Every option and form of argument gives what the recipe gives, and the right moments."""
     outcome = Outcome("values")
+    _defaults(session, outcome)
     for draw in calls(session):
         got = _made(session, draw)
         if got.shape != draw.shape or got.dtype != session.dtype.numpy:
@@ -84,6 +86,20 @@ def values(session: Session) -> Outcome:
             if problem:
                 _fail(outcome, f"{draw.label}: {problem}")
     return outcome
+
+
+def _defaults(session: Session, outcome: Outcome) -> None:
+    """Options that are left out are what the record says, to the sign of a zero."""
+    op = session.item.op
+    found = {
+        p.name: repr(p.default)
+        for p in inspect.signature(named(op)).parameters.values()
+        if p.default is not p.empty and p.default is not None
+    }
+    due = {n: repr(v) for n, v in oracle.RECIPES[op.rsplit(".", 1)[-1]].defaults}
+    outcome.decided += len(due)
+    if found != due:
+        _fail(outcome, f"options left out are {found}, the record says {due}")
 
 
 def bits(session: Session) -> Outcome:

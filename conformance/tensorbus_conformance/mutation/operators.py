@@ -28,7 +28,7 @@ _DTYPES = {
 _COMMUTATIVE = {
     "add", "multiply", "mul", "equal", "eq", "not_equal", "ne", "logical_and", "logical_or",
     "logical_xor", "bitwise_and", "bitwise_or", "bitwise_xor", "and_", "or_", "xor", "min", "max",
-    "gcd", "union", "both", "either",
+    "gcd", "union", "both", "either", "mulhi", "two_sum", "two_product", "promote",
 }  # fmt: skip
 _UNORDERED = {"isinstance", "issubclass", "getattr", "hasattr", "setattr", "zip", "replace", "cast"}
 _SWAPPED_NAMES = {

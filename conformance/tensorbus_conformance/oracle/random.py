@@ -312,22 +312,24 @@ class Recipe:
         dtypes: NumPy names of those that it draws (or moves, or masks).
         smoke: Those at level smoke.
         tensor: Whether it can take a tensor, which gives it layouts and a gradient.
+        defaults: What its options are where they are left out, beside those that are None.
     """
 
     dtypes: tuple[str, ...]
     smoke: tuple[str, ...]
     tensor: bool = False
+    defaults: tuple[tuple[str, object], ...] = ()
 
 
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
 _INTS = tuple(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64))
 
 RECIPES: dict[str, Recipe] = {
-    "uniform": Recipe(_FLOATS, ("float32", "float64")),
-    "normal": Recipe(_FLOATS, ("float32", "float64")),
-    "integers": Recipe(_INTS, ("int32", "int64")),
-    "bernoulli": Recipe(("bool",), ("bool",)),
-    "permutation": Recipe(("bool", "int64", *_FLOATS), ("int64", "float32"), True),
-    "dropout": Recipe(_FLOATS, ("float32",), True),
+    "uniform": Recipe(_FLOATS, ("float32", "float64"), defaults=(("low", 0.0), ("high", 1.0))),
+    "normal": Recipe(_FLOATS, ("float32", "float64"), defaults=(("mean", 0.0), ("std", 1.0))),
+    "integers": Recipe(_INTS, ("int32", "int64"), defaults=(("shape", ()),)),
+    "bernoulli": Recipe(("bool",), ("bool",), defaults=(("shape", ()),)),
+    "permutation": Recipe(("bool", "int64", *_FLOATS), ("int64", "float32"), True, (("axis", 0),)),
+    "dropout": Recipe(_FLOATS, ("float32",), True, (("p", 0.5), ("training", True))),
 }
 """Every random op by name."""

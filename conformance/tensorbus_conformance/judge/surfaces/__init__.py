@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from . import (
     attributes as attributes,
+    capsules as capsules,
+    devices as devices,
     dlpack as dlpack,
     dtypes as dtypes,
     getitem as getitem,

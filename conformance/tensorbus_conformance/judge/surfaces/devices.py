@@ -1,0 +1,283 @@
+"""Devices by name: one object each, names and aliases, defaults, kernels compiled once."""
+
+from __future__ import annotations
+
+import operator
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import tensorbus as tb
+from tensorbus._state import state
+from tensorbus_backends import dtypes as dt
+from tensorbus_backends.contract import BackendError, KernelSpec, UnknownDeviceError
+
+from ..guard import Guarded
+from .checks import Checks, distinct, surface
+
+__all__ = ["devices"]
+
+
+@surface("device", (dt.float32,), (dt.float32,))
+def devices(c: Checks) -> None:
+    """Names, the default of a thread and of the process, lists, and what a device keeps."""
+    _names(c)
+    _equality(c)
+    _lists(c)
+    _settings(c)
+    _kernels(c)
+    _specs(c)
+    _rows(c)
+
+
+def _names(c: Checks) -> None:
+    """Every name of a device gives the one object."""
+    name = c.session.item.device
+    one = c.attempt(name, lambda: tb.get_device(name))
+    if one is None:
+        return
+    for text in (name, one.name, one.info.name, *one.info.aliases):
+        for turn in range(2):
+            found = tb.get_device(text)
+            c.true(f"get_device({text!r}), call {turn}", found is one, f"gives another, {found!r}")
+    c.true("get_device of a device", tb.get_device(c.device) is c.device)
+    c.true("get_device of none", tb.get_device() is c.device)
+    with tb.device(name) as inside:
+        c.true("device() gives the device", inside is one)
+        c.true("get_device of none inside", tb.get_device() is one and tb.get_device(None) is one)
+        c.true("a tensor made inside", tb.zeros((2,)).device is one)
+    c.true("get_device of none after", tb.get_device() is c.device)
+    for bad in ("nothing", "nothing:0", "cpu:99", f"{name}x"):
+        c.raises(f"get_device({bad!r})", UnknownDeviceError, lambda b=bad: tb.get_device(b))
+        c.raises(f"device({bad!r})", UnknownDeviceError, lambda b=bad: tb.device(b).__enter__())
+    for odd in (3, 1.5, b"cpu", ("cpu",)):
+        given: Any = odd
+        c.raises(f"get_device({odd!r})", TypeError, lambda g=given: tb.get_device(g))
+    c.true("get_device of none after errors", tb.get_device() is c.device)
+
+
+def _equality(c: Checks) -> None:
+    """A device equals itself and its names, and nothing else."""
+    one = c.device
+    info = one.info
+    for text in (info.name, *info.aliases):
+        c.true(f"{text!r}", one == text and text == one, "is not equal")
+        c.true(f"{text!r}", operator.ne(one, text) is False, "is unequal")
+    for other in ("", "nothing", f"{info.name}0", info.name.upper() + "!", 3, None, object()):
+        c.true(f"{other!r:.20}", one != other, "is equal")
+        c.true(f"{other!r:.20}", operator.eq(one, other) is False, "is equal")
+    twin = tb.Device(one.backend)
+    c.true("another object over the same backend", one != twin, "is equal")
+    c.true("hash", hash(one) == hash(c.device) and one in {one} and twin not in {one: 1})
+    c.true("text", str(one) == info.name == one.name and f"{one}" == info.name)
+    c.true("repr", info.name in repr(one) and info.description in repr(one))
+    c.true("capabilities", one.capabilities is one.backend.capabilities)
+
+
+def _lists(c: Checks) -> None:
+    """The device is in every list of devices, with what it can hold."""
+    name = c.session.item.device
+    lines = {line.name: line for line in tb.devices()}
+    c.true("devices()", name in lines and lines[name].available, f"{sorted(lines)}")
+    again = [line.name for line in tb.devices()]
+    c.true("devices() again", again == [line.name for line in lines.values()])
+    info = c.put(np.zeros(1, np.float32)).__array_namespace__().__array_namespace_info__()
+    c.true("default_device", info.default_device() is c.device)
+    found = [d.name for d in info.devices() if isinstance(d, tb.Device)]
+    usable = [line.name for line in lines.values() if line.available]
+    c.true("namespace info's devices", found == usable, f"{found}, expected {usable}")
+    known = {d.name: d for d in dt.ALL if c.has(d)}
+    for where in (None, c.device):
+        c.true(f"dtypes of {where}", info.dtypes(device=where) == known)
+        kinds: dict[Any, str] = {
+            "bool": "b", "signed integer": "i", "unsigned integer": "u", "integral": "iu",
+            "real floating": "f", "numeric": "iuf", ("bool", "real floating"): "bf",
+        }  # fmt: skip
+        for kind, letters in kinds.items():
+            due = {n: d for n, d in known.items() if d.kind in letters}
+            got = info.dtypes(device=where, kind=kind)
+            c.true(f"dtypes of {where}, {kind}", got == due, f"{sorted(got)}")
+        due_defaults = {"real floating": dt.float32, "integral": dt.int64, "indexing": dt.int64}
+        c.true(f"default dtypes of {where}", info.default_dtypes(device=where) == due_defaults)
+    c.raises("dtypes of no device", UnknownDeviceError, lambda: info.dtypes(device="nothing"))
+    said = info.capabilities()
+    c.true("capabilities", said["boolean indexing"] is True)
+    c.true("capabilities", said["data-dependent shapes"] is True)
+    most = said["max dimensions"]
+    c.true("max dimensions", isinstance(most, int) and most >= 8, f"{most}")
+    # As many dimensions as are promised, of which no two merge.
+    if isinstance(most, int):
+        array = distinct((2,) * most, c.dtype)
+        order = tuple(reversed(range(most)))
+        x = c.put(array)
+        c.same("max dimensions", tb.add(x, tb.permute_dims(x, order)), array + array.T)
+
+
+@contextmanager
+def _environment(**values: str | None) -> Iterator[None]:
+    before = {k: os.environ.get(k) for k in values}
+
+    def put(given: dict[str, str | None]) -> None:
+        for key, value in given.items():
+            os.environ.pop(key, None)
+            if value is not None:
+                os.environ[key] = value
+
+    put(values)
+    try:
+        yield
+    finally:
+        put(before)
+
+
+def _elsewhere(call: Callable[[], Any]) -> Any:
+    """What a call gives in a thread that has made none yet, or the exception."""
+    found: list[Any] = []
+
+    def run() -> None:
+        try:
+            found.append(call())
+        except Exception as error:
+            found.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    return found[0]
+
+
+def _settings(c: Checks) -> None:
+    """What the environment says to a thread that begins."""
+    with _environment(TENSORBUS_DEVICE="ref"):
+        got = _elsewhere(tb.get_device)
+        c.true("TENSORBUS_DEVICE=ref", got == "ref", f"{got!r}")
+        c.true("this thread's device", tb.get_device() is c.device)
+    with _environment(TENSORBUS_DEVICE="nothing:7"):
+        got = _elsewhere(tb.get_device)
+        c.true("TENSORBUS_DEVICE=nothing:7", isinstance(got, UnknownDeviceError), f"{got!r}")
+    try:
+        usual = tb.get_device("cpu")
+    except BackendError:
+        usual = tb.get_device("ref")
+    for unset in (None, ""):
+        with _environment(TENSORBUS_DEVICE=unset):
+            got = _elsewhere(tb.get_device)
+            c.true(f"TENSORBUS_DEVICE={unset!r}", got is usual, f"{got!r}")
+            c.true("the same in another", _elsewhere(lambda: tb.zeros((1,)).device) is usual)
+    for text, due in (("error", "error"), ("warn", "warn"), ("allow", "allow"), ("", "error"),
+                      (None, "error")):  # fmt: skip
+        with _environment(TENSORBUS_FALLBACK=text):
+            got = _elsewhere(lambda: state.policy)
+            c.true(f"TENSORBUS_FALLBACK={text!r}", got == due, f"{got!r}")
+    with _environment(TENSORBUS_FALLBACK="never"):
+        got = _elsewhere(lambda: state.policy)
+        c.true("TENSORBUS_FALLBACK=never", isinstance(got, BackendError) and "never" in str(got))
+    for text, on in (("1", True), ("0", False), ("", False), (None, False)):
+        with _environment(TENSORBUS_REPRODUCIBLE=text):
+            got = _elsewhere(lambda: state.reproducible)
+            c.true(f"TENSORBUS_REPRODUCIBLE={text!r}", got is on, f"{got!r}")
+    c.true("grad in a new thread", _elsewhere(tb.is_grad_enabled) is True)
+    c.true("trace in a new thread", _elsewhere(lambda: (state.trace, state.depth)) == (None, 0))
+
+
+class _Counting(Guarded):
+    """Counts what it is asked to compile."""
+
+    def __init__(self, real: Any) -> None:
+        super().__init__(real)
+        self.asked: list[KernelSpec] = []
+
+    def compile(self, kernels: Sequence[KernelSpec]) -> list[Any]:
+        self.asked += kernels
+        return super().compile(kernels)
+
+
+def _kernels(c: Checks) -> None:
+    """A kernel is compiled once for each device, whatever calls it, and never again by `warm`."""
+    backend = _Counting(c.session.guard.real)
+    device = tb.Device(backend)
+    base = distinct((3, 4), c.dtype)
+    with tb.reproducible():
+        x = tb.asarray(base, device=device)
+        first = tb.add(x, x)
+        asked = list(backend.asked)
+        c.true("the first call", len(asked) == len(set(asked)) > 0, f"{len(asked)} kernels")
+        for other in (x, tb.asarray(base + 1, device=device), tb.asarray(base[:1], device=device)):
+            tb.add(other, other)
+        y = tb.asarray(np.zeros((6, 4), c.dtype.numpy), device=device)
+        tb.add(y, y)
+        c.true("another shape", len(set(backend.asked)) == len(backend.asked), "compiled again")
+        before = list(backend.asked)
+        specs = list(device._kernels)
+        device.warm(specs)
+        c.true("warm of what is there", backend.asked == before, "compiled again")
+        for spec in specs:
+            c.true("kernel of what is there", device.kernel(spec) is device._kernels[spec])
+        c.true("kernel of what is there", backend.asked == before, "compiled again")
+        fresh = tb.Device(_Counting(c.session.guard.real))
+        fresh.warm([*specs, *specs])
+        assert isinstance(fresh.backend, _Counting)
+        c.true("warm of two of each", fresh.backend.asked == specs, f"{len(fresh.backend.asked)}")
+        z = tb.asarray(base, device=fresh)
+        c.same("a warm device", tb.add(z, z), base + base)
+        c.true("a warm device", fresh.backend.asked == specs, "compiled more")
+        c.same("the first result", first, base + base)
+
+
+def _specs(c: Checks) -> None:
+    """Tensors alike in device, dtype, shape and steps share one spec, however they were made."""
+    whole = c.put(distinct((4, 1, 6), c.dtype))
+    pairs: dict[str, tuple[Callable[[], tb.Tensor], Callable[[], tb.Tensor]]] = {
+        "made twice": (lambda: c.put(distinct((2, 3), c.dtype)), lambda: tb.zeros((2, 3))),
+        "sliced whole": (lambda: whole, lambda: whole[:, :, :]),
+        "one row": (lambda: whole[:1, :, :], lambda: c.put(distinct((1, 1, 6), c.dtype))),
+        "one row of another": (lambda: whole[2:3], lambda: tb.zeros((1, 1, 6))),
+        "a column of one": (lambda: whole[:1, :, :1], lambda: tb.ones((1, 1, 1))),
+        "transposed there and back": (lambda: whole, lambda: whole.mT.mT),
+        "steps": (lambda: whole[::2], lambda: c.put(distinct((4, 1, 6), c.dtype))[::2]),
+        "nothing": (lambda: whole[:0], lambda: tb.zeros((0, 1, 6))),
+        "nothing, transposed": (lambda: whole[:0].mT, lambda: tb.zeros((0, 6, 1))),
+        "a number": (lambda: whole[1, 0, 2], lambda: tb.zeros(())),
+        "reshaped": (lambda: tb.reshape(whole, (24,)), lambda: tb.zeros((24,))),
+    }
+    for name, (one, two) in pairs.items():
+        for turn in range(2):
+            a, b = one(), two()
+            c.true(f"specs, {name}, {turn}", a._spec is b._spec, f"{a.strides} and {b.strides}")
+    apart = {
+        "shape": tb.zeros((2, 6)), "dtype": tb.zeros((3, 4), dtype=dt.int32),
+        "steps": tb.zeros((4, 3)).mT, "device": tb.zeros((3, 4), device="ref"),
+    }  # fmt: skip
+    mine = tb.zeros((3, 4))
+    for name, other in apart.items():
+        if name != "device" or c.device.name != "ref":
+            c.true(f"another {name}", other._spec is not mine._spec, "has the same spec")
+
+
+def _rows(c: Checks) -> None:
+    """An elementwise result keeps the order in memory of dense operands, as NumPy's "K" does."""
+    for shape in ((3, 4), (2, 3, 4), (3, 1, 4), (1, 3, 4), (2, 1, 3, 1), (5,), (2, 2, 2)):
+        rank = len(shape)
+        for order in {tuple(range(rank)), tuple(reversed(range(rank))), (*range(1, rank), 0)}:
+            back = tuple(int(k) for k in np.argsort(order))
+            memory = distinct([shape[k] for k in order], c.dtype)
+            view = memory.transpose(back)
+            x = tb.permute_dims(c.put(memory), back)
+            plain = c.put(np.ascontiguousarray(view))
+            calls: dict[str, tuple[tb.Tensor, Any]] = {
+                "-x": (-x, -view),
+                "x + x": (x + x, view + view),
+                "x + number": (x + 2, view + np.float32(2)),
+                "x * plain": (x * plain, None),
+                "plain * x": (plain * x, None),
+            }
+            for name, (got, due) in calls.items():
+                steps = np.ascontiguousarray(view).strides if due is None else due.strides
+                # NumPy's own steps of dimensions of one are free.
+                pairs = zip(got.strides, steps, got.shape, strict=True)
+                good = all(s * 4 == d for s, d, n in pairs if n > 1)
+                label = f"strides of {name}, {shape} of {order}"
+                c.true(label, good, f"{got.strides}, NumPy has {steps} bytes")
