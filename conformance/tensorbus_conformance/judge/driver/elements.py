@@ -67,4 +67,4 @@ def table(session: Session) -> Outcome:
     return checks.outcome
 
 
-duty("dtypes", table)
+duty("dtypes", table, plugins=("cpu",))

@@ -282,4 +282,4 @@ def _validation(checks: Checks, x: Expr, p: Expr, n: Expr) -> None:
     ir.validate([x], [f32], allow_index=False)
 
 
-duty("language", rules, bodies)
+duty("language", rules, bodies, plugins=("cpu",))

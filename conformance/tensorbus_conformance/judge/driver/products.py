@@ -201,4 +201,4 @@ def refusals(session: Session) -> Outcome:
     return checks.outcome
 
 
-duty("products", plans, refusals)
+duty("products", plans, refusals, plugins=("cpu",))

@@ -301,5 +301,5 @@ def _reuse(checks: Checks) -> None:
     checks.that(bounded.size_class(900).size <= 1000, "what fits is refused")
 
 
-duty("cache", files)
-duty("pool", classes, blocks)
+duty("cache", files, plugins=("cpu",))
+duty("pool", classes, blocks, plugins=("cpu",))
