@@ -34,12 +34,11 @@ _LEFT_OUT = (
     "backends/tensorbus_backends/simulator/",  # stands in for vendors' drivers, is no product
     "backends/tensorbus_backends/offline.py",  # the compile check's
     "backends/tensorbus_backends/cplusplus.py",  # spells for cuda, rocm and metal alone
-    "backends/tensorbus_backends/grid.py",  # the same
     "backends/tensorbus_backends/probe_child.py",  # runs in a process of its own
     "backends/tensorbus_backends/mathlib/bounds.py",  # claims about the code, not code
 )
 _DRIVERS = {
-    "contract.py", "discovery.py", "loading.py", "opening.py", "probing.py",
+    "contract.py", "discovery.py", "grid.py", "loading.py", "opening.py", "probing.py",
 }  # fmt: skip
 _CPU_RUNTIME = {"kernels.py", "runtime.py", "blas.py"}
 _OPENCL_RUNTIME = {"kernels.py"}
