@@ -401,7 +401,7 @@ _mapped: list[mmap.mmap] = []
 
 def maps(self: Any, nbytes: int) -> Any:
     if nbytes > 1 << 20:
-        _mapped.append(mmap.mmap(-1, nbytes))
+        _mapped.append(mmap.mmap(-1, nbytes, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
     return Host.allocate(self, nbytes)
 
 

@@ -48,10 +48,17 @@ def gradient_cases(session: Session) -> list[Case]:
     # What options and axes do to a rule is the same in every dtype; here they are all taken.
     least = session.level == "standard" and session.item.dtype != "float32"
     count = 5 if least else CASES[session.level]
-    # A product of no copies has no elements: at least one call has some.
-    full = next((c for c in sets if _has_elements(session, c)), None)
     chosen = sets[:count]
-    return chosen if full is None or any(full is c for c in chosen) else [full, *chosen[1:]]
+    # However few they are: one has elements (a product of no copies has none), one broadcasts.
+    for k, need in ((0, _has_elements), (-1, _broadcasts)):
+        found = next((c for c in sets if need(session, c)), None)
+        if found is not None and not any(need(session, c) for c in chosen):
+            chosen[k] = found
+    return chosen
+
+
+def _broadcasts(session: Session, case: Case) -> bool:
+    return len({a.shape for a in split_arrays(case)}) > 1
 
 
 def _has_elements(session: Session, case: Case) -> bool:
