@@ -71,7 +71,7 @@ def test_it_flushes_and_moves(device: tb.Device) -> None:
 OPS = (
     "add", "multiply", "divide", "sum", "prod", "max", "matmul", "exp", "log", "pow", "logaddexp",
     "atan2", "floor_divide", "remainder", "equal", "sort", "argmax", "sign", "astype", "where",
-    "nn.softmax", "cumulative_sum", "random.normal", "linspace", "mean",
+    "nn.softmax", "cumulative_sum", "random.normal", "linspace", "mean", "nonzero",
 )  # fmt: skip
 
 

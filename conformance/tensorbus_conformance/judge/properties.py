@@ -150,8 +150,9 @@ def _with_flushed(
     session: Session, case: Case, judge: Judge, got: Array, k: int, verdict: Verdict
 ) -> Verdict:
     """The verdict on result `k` if any operand's subnormals may have been taken as zeros."""
-    if verdict.passed is None:
-        return verdict
+    if verdict.passed is None:  # how many results there are depends on what counts as zero
+        others = (judge.check(got, r[k]) for r in flushed_calls(session.op, case))
+        return next((other for other in others if other.ok), verdict)
     passed = verdict.passed.copy()
     for references in flushed_calls(session.op, case):
         again = judge.check(got, references[k])
