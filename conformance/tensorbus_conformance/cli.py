@@ -250,7 +250,8 @@ def _conform(options: argparse.Namespace) -> int:
             return rerun(options.rerun, options.level, options.seed, options.timeout)
         except ValueError as error:
             raise UsageError(str(error)) from None
-    if options.mutate is not None or options.mutant is not None or options.coverage:
+    chosen = (options.mutate, options.mutant, options.rescore)
+    if any(c is not None for c in chosen) or options.coverage:
         from .mutation.options import run
 
         return run(options, UsageError)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import platform
 import subprocess
@@ -18,6 +19,7 @@ from tensorbus_conformance.mutation import ctext, operators, register
 from tensorbus_conformance.mutation.branches import branches, way
 from tensorbus_conformance.mutation.choose import Chooser
 from tensorbus_conformance.mutation.coverage import Coverage, Recorded, limits, record
+from tensorbus_conformance.mutation.document import document
 from tensorbus_conformance.mutation.mutant import (
     Mutant,
     draw,
@@ -26,7 +28,8 @@ from tensorbus_conformance.mutation.mutant import (
 )
 from tensorbus_conformance.mutation.pool import Pool
 from tensorbus_conformance.mutation.probes import HITS, arms, instrument, places
-from tensorbus_conformance.mutation.tree import STRATA, Source, Tree
+from tensorbus_conformance.mutation.run import rescore
+from tensorbus_conformance.mutation.tree import STRATA, Source, Tree, TreeError
 from tensorbus_conformance.mutation.verdict import Result, scores, try_mutant
 from tensorbus_conformance.mutation.zygote import layout
 
@@ -481,3 +484,33 @@ def test_recorded_texts_tell_helpers_apart() -> None:
 
     mutant = next(m for m in mutants_of(source) if becomes(m) == "0x7fc1u")
     assert Chooser(TREE, layout(TREE), coverage).items(mutant, 4, 2, 2) == [[B], [], []]
+
+
+def test_a_report_is_scored_again_by_the_register(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = results(25)
+    texts = {r.mutant.ident: ("a", "b") for r in found}
+    settings = {
+        "command": "c", "seed": 1, "level": "smoke", "sample": 25, "population": {"dispatcher": 99},
+        "complete": True, "seconds": 1.0, "each": 0.04, "workers": 1,
+    }  # fmt: skip
+    data = document(TREE, found, scores(found), settings, [], texts, {})
+    report, made = tmp_path / "report.json", tmp_path / "made.json"
+    report.write_text(json.dumps(data))
+    listed = tmp_path / "register.toml"
+    why = "both operands are the same number here, whatever the input"
+    listed.write_text(
+        f'[[mutant]]\nid = "{found[3].mutant.ident}"\nclass = "equivalent"\nwhy = "{why}"\n'
+    )
+    monkeypatch.setattr(register, "path_of", lambda tree: listed)
+    assert rescore(report, made, None) == 0
+    again = json.loads(made.read_text())
+    assert [m["mutant"] for m in again["mutants"] if m["excused"]] == [found[3].mutant.ident]
+    assert again["scores"][-1]["silent"] == 24
+    assert again["commit"] == data["commit"]
+    assert why in made.with_suffix(".md").read_text()
+    data["mutants"][0]["mutant"] = "dispatcher/tensorbus/_plan.py#00000000.comparison.0"
+    report.write_text(json.dumps(data))
+    with pytest.raises(TreeError, match="of other sources"):
+        rescore(report, made, None)

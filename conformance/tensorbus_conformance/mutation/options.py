@@ -29,6 +29,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="choose items by what an earlier judge reached in the same sources (to try things)",
     )
+    group.add_argument(
+        "--rescore",
+        metavar="REPORT",
+        type=Path,
+        help="count a report of mutants again by the register of equivalents as it is now",
+    )
     group.add_argument("--mutant", metavar="ID", help="show one mutant and judge it")
     group.add_argument(
         "--least", metavar="SHARE", type=float, help="fail if less of the silent ones is caught"
@@ -41,7 +47,7 @@ def run(options: argparse.Namespace, usage: type[Exception]) -> int:
     from ..cli import choose_ops
     from .branches import judge_coverage
     from .register import RegisterError
-    from .run import mutate, one
+    from .run import mutate, one, rescore
     from .tree import TreeError
 
     level = options.level or "standard"
@@ -66,6 +72,8 @@ def run(options: argparse.Namespace, usage: type[Exception]) -> int:
                 markdown_file=options.markdown,
                 folder=options.report,
             )
+        if options.rescore is not None:
+            return rescore(options.rescore, options.json, options.markdown)
         if options.mutant is not None:
             return one(options.mutant, level, choose_ops(options.ops), stale=options.stale_coverage)
         return mutate(

@@ -27,7 +27,7 @@ from .tree import Tree, TreeError
 from .verdict import Result, Score, cold, scores, try_mutant
 from .zygote import layout
 
-__all__ = ["COLD", "FIRST", "MORE", "REST", "mutate", "one"]
+__all__ = ["COLD", "FIRST", "MORE", "REST", "mutate", "one", "rescore"]
 
 FIRST, MORE, REST = 4, 6, 30
 """Items that judge a mutant at first, how many more judge one that lives, and again."""
@@ -206,6 +206,53 @@ def mutate(
     if not enough:
         console.print(Text(f"less than {least:.0%} of the silent mutants are caught", "bold red"))
     return 0 if complete and saved and enough else 1
+
+
+_SETTINGS = ("commit", "created", "command", "seed", "level", "sample", "population", "complete",
+             "seconds", "each", "workers")  # fmt: skip
+
+
+def rescore(report: Path, json_file: Path | None, markdown_file: Path | None) -> int:
+    """Score the mutants of a report again by the register as it is now; nothing is judged.
+
+    Args:
+        report: What a run wrote.
+        json_file: Where the new report goes; into its place if it is None.
+        markdown_file: Where the report to read goes, else beside it.
+
+    Returns:
+        0 if both are on disk, else 1.
+
+    Raises:
+        TreeError: It is no such report, or of sources that have changed since.
+        RegisterError: The register says what it may not.
+    """
+    tree = Tree.here()
+    try:
+        old = json.loads(report.read_text(encoding="utf-8"))
+        mutants = {m["mutant"]: named(tree, m["mutant"]) for m in old["mutants"]}
+        fields = ("verdict", "reached", "items", "killer", "message", "seconds")
+        results = [
+            Result(mutants[m["mutant"]], **{f: m[f] for f in fields}) for m in old["mutants"]
+        ]
+        settings = {name: old[name] for name in _SETTINGS}
+    except LookupError as error:
+        raise TreeError(f"{report} is of other sources: {error}") from None
+    except (OSError, ValueError, TypeError) as error:
+        raise TreeError(f"{report} is no report of mutants: {error}") from None
+    where = register.path_of(tree)
+    known, regions = register.load(where), register.regions(where)
+    alive = [r.mutant for r in results if r.verdict == "survived"]
+    known = register.inside(tree, regions, alive) | known
+    remarks = register.apply(known, results)
+    texts = {i: before_after(tree.sources[m.path], m) for i, m in mutants.items()}
+    table = scores(results)
+    data = document(tree, results, table, settings, remarks, texts, known)
+    _show(make_console(), data, table)
+    target = json_file or report
+    saved = write_or_say(target, json.dumps(data, indent=1) + "\n")
+    saved = write_or_say(markdown_file or target.with_suffix(".md"), markdown(data)) and saved
+    return 0 if saved else 1
 
 
 def _check_stale(tree: Tree, known: dict[str, tuple[str, str]]) -> None:
