@@ -153,7 +153,10 @@ def test_a_fault_of_opencl_is_seen(
 
 
 def test_every_duty_is_tried() -> None:
-    assert {(p, n) for p, n, *_ in HERE} == set(duties("cpu"))
+    # The toolkit's own classes are broken in test_toolkit_duties.py.
+    toolkit = ("language", "products", "cache", "pool", "dtypes")
+    due = {(p, n) for p, n in duties("cpu") if p not in toolkit}
+    assert {(p, n) for p, n, *_ in HERE} == due
     # Groups of other sizes are compiled for minutes where no kernel is kept yet.
     assert {(p, n) for p, n, *_ in THERE} == set(duties("opencl")) - {("calls", "groups")}
 

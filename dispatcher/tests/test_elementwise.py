@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,13 @@ def bits(a: np.ndarray) -> np.ndarray:
 
 def numpy_of(name: str) -> Any:
     return getattr(np, NUMPY.get(name, name))
+
+
+@pytest.fixture(autouse=True)
+def seeded(request: pytest.FixtureRequest) -> None:
+    """Each test has data of its own, whichever tests ran before it in its process."""
+    seed = zlib.crc32(request.node.name.encode())
+    RNG.bit_generator.state = np.random.default_rng(seed).bit_generator.state
 
 
 def sample(low: float, high: float, shape: tuple[int, ...] = (7, 5)) -> np.ndarray:
@@ -351,6 +359,8 @@ def test_layouts() -> None:
 def test_unary_gradients(name: str) -> None:
     low, high = UNARY.get(name, (0.2, 3))
     x = RNG.uniform(low, high, (2, 3))
+    if name == "tan":  # beside a pole differences of values say nothing
+        x = np.where(np.abs(np.cos(x)) < 0.1, 0.3, x)
     # Away from the steps of rounding functions.
     check_gradients(getattr(tb, name), np.where(np.abs(x - np.rint(x * 2) / 2) < 1e-3, 0.3, x))
 
