@@ -323,7 +323,9 @@ def table(results: Sequence[dict[str, Any]]) -> str:
         late = sum(
             _caught(r, "standard") and r.get("first", {}).get("standard") is False for r in mine
         )
-        row = " | ".join(f"{n}/{len(mine)}" for n in (now[0], now[1] - late, now[1]))
+        asked = [any(lv in r for r in mine) for lv in LEVELS]
+        counts = ((asked[0], now[0]), (asked[1], now[1] - late), (asked[1], now[1]))
+        row = " | ".join(f"{n}/{len(mine)}" if was else "not run" for was, n in counts)
         lines.append(f"| {kind or 'all'} | {len(mine)} | {row} |")
     lines += ["", "| class | fault | smoke | standard |", "|---|---|---|---|"]
     for r in results:
