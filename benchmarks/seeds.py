@@ -98,6 +98,7 @@ def main() -> int:
                 name = "/".join(str(cell[k]) for k in keys)
                 if cell["state"] not in ("pass", "unsupported"):
                     alarms.append({"seed": seed, "cell": name, "message": cell["message"]})
+                    print(f"seed {seed}: {name}: {cell['message']}", flush=True)
                 elif near(cell):
                     close[name] += 1
             print(f"seed {seed}: {len(alarms)} alarms so far", flush=True)

@@ -13,6 +13,7 @@ from tensorbus import _autograd, _op
 from tensorbus._autograd import Context
 from tensorbus_backends import dtypes as dt
 from tensorbus_conformance.judge import items
+from tensorbus_conformance.judge.cases import Case
 from tensorbus_conformance.judge.gradients import nested, reverse_ways, ways
 from tensorbus_conformance.judge.items import Item, Outcome
 from tensorbus_conformance.judge.properties import judge
@@ -65,6 +66,15 @@ def test_what_is_right_passes(op: str) -> None:
 def test_every_way_passes_and_decides(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     outcome = along(monkeypatch, "multiply", name)
     assert outcome.state == "pass", outcome
+
+
+def test_ways_that_lay_operands_out_anew_demand_no_view(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = np.zeros((2, 3), np.float32)
+    calls = [Case((shown, (6,)), {"copy": False}, "a view"), Case((shown, (6,)), {}, "plain")]
+    monkeypatch.setattr(ways, "gradient_cases", lambda _session: calls)
+    outcome = along(monkeypatch, "reshape", "views")
+    assert outcome.state == "pass", outcome
+    assert outcome.decided > 0
 
 
 @pytest.mark.parametrize(("public", "name"), [("nn.relu", "relu"), ("abs", "abs")])

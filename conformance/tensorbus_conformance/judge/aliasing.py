@@ -18,7 +18,7 @@ from tensorbus._spec import Spec, contiguous_strides
 from tensorbus_backends import dtypes as dt
 
 from ..oracle import REFERENCES
-from .cases import Case
+from .cases import Case, movable
 from .items import Outcome
 from .layouts import host
 from .session import Session, array_slots, oracle_call, split
@@ -45,12 +45,7 @@ def check(session: Session) -> Outcome:
 
 
 def _chosen(op: str, sets: Sequence[Case]) -> list[Case]:
-    """Cases by how many of their arrays could be one, then by size; empty ones last.
-
-    A call that demands a view (`copy=False`) may refuse memory that is laid out in another way.
-    """
-
-    view = REFERENCES[op].view
+    """Cases by how many of their arrays could be one, then by size; empty ones last."""
 
     def rank(case: Case) -> tuple[bool, bool, int, int, int]:
         arrays = array_slots(case)
@@ -60,7 +55,7 @@ def _chosen(op: str, sets: Sequence[Case]) -> list[Case]:
         poor = poor or not any(a.size > 1 for a in arrays)
         return size == 0, poor, len(set(forms)) - len(forms), -len(forms), size
 
-    return sorted((c for c in sets if c.options.get("copy") is not False or not view), key=rank)
+    return sorted(movable(op, sets), key=rank)
 
 
 def _fail(outcome: Outcome, case: Case, text: str) -> None:

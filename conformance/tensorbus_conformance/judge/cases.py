@@ -18,7 +18,7 @@ from ..oracle.sampling.arrays import laid_out
 
 __all__ = [
     "Case", "array_slots", "cases", "gradient_cases", "is_elementwise", "is_plain",
-    "is_unary", "shape_cases",
+    "is_unary", "movable", "shape_cases",
     "special_cases", "split", "takes",
 ]  # fmt: skip
 
@@ -55,6 +55,15 @@ def split(case: Case) -> tuple[list[Array], Callable[[Sequence[Any]], tuple[list
         return [give(a) for a in args], {k: give(v) for k, v in options.items()}
 
     return arrays, rebuild
+
+
+def movable(op: str, sets: Sequence[Case]) -> list[Case]:
+    """The calls whose operands may be laid out in another way.
+
+    One that demands a view (`copy=False`) may refuse memory in which there is none.
+    """
+    view = REFERENCES[op].view
+    return [c for c in sets if c.options.get("copy") is not False or not view]
 
 
 def array_slots(case: Case) -> list[Array]:

@@ -17,7 +17,7 @@ import numpy as np
 import tensorbus as tb
 from numpy.typing import NDArray
 
-from ..cases import Case
+from ..cases import Case, movable
 from ..items import Outcome
 from ..layouts import host, place
 from ..session import Session
@@ -175,7 +175,8 @@ def autograd(session: Session) -> Outcome:
     if missing:
         return missing
     outcome = Outcome("autograd", unit="bits")
-    sets = gradient_cases(session)
+    # Some ways take other layouts of the operands.
+    sets = movable(session.op, gradient_cases(session))
     names = sorted(WAYS)
     if session.level == "smoke":
         first = zlib.crc32(session.item.op.encode()) + session.seed * PER_ITEM
