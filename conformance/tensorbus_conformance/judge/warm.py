@@ -20,6 +20,7 @@ from . import parts
 from .cases import Case, cases, shape_cases, special_cases
 from .gradients.common import gradient_cases, pull
 from .guard import Guarded
+from .marks import note_of
 from .session import Session
 
 __all__ = ["needed", "warm"]
@@ -52,13 +53,21 @@ class _Collecting(Guarded):
 
 
 def warm(session: Session, names: Sequence[str]) -> None:
-    """Compile the kernels that these properties of an item need, all at once."""
+    """Compile the kernels that these properties of an item need, all at once.
+
+    Nothing is collected where a note says that they are compiled (see `judge.marks`).
+    """
     dialect = session.device.backend.dialect
     if dialect is None or dialect.style != "simt":
         return
     # A kernel that does not compile is met again, alone, by the property that needs it.
     with contextlib.suppress(Exception):
+        note = note_of(session, names)
+        if note is not None and note.holds():
+            return
         session.device.warm(needed(session, names))
+        if note is not None:
+            note.write()
 
 
 def needed(session: Session, names: Sequence[str]) -> list[KernelSpec]:
