@@ -43,6 +43,21 @@ def _grad(t: tb.Tensor) -> Any:
     return None if t.grad is None else host(t.grad)
 
 
+def _apart(s: Subject, leaves: list[tb.Tensor]) -> None:
+    """A change in place of one leaf's ``grad`` changes nothing else, nor does a second pass."""
+    given = [t for t in leaves if t.grad is not None]
+    for k, t in enumerate(given):
+        before = [(_grad(u), host(u)) for u in given]
+        assert t.grad is not None
+        s.holds("the gradient of a leaf has another dtype", t.grad.dtype is t.dtype)
+        if t.grad.size:
+            t.grad += 1
+        for m, (u, (g, x)) in enumerate(zip(given, before, strict=True)):
+            if m != k:
+                s.same(f"grad of {m} after grad of {k} += 1", [_grad(u)], [g])
+            s.same(f"leaf {m} after grad of {k} += 1", [host(u)], [x])
+
+
 def _doubled(arrays: list[Any]) -> list[Any]:
     with np.errstate(all="ignore"):
         return [None if a is None else a + a for a in arrays]
@@ -60,6 +75,7 @@ def _method(s: Subject) -> None:
         total = part if total is None else tb.add(total, part)
     total.backward(retain_graph=True)
     s.same("backward()", [_grad(tensors[k]) for k in s.moving], s.plain)
+    _apart(s, [tensors[k] for k in s.moving])
     if len(results) == 1:
         tensors = s.leaves(s.moving)
         (result,) = s.call(tensors)
