@@ -98,6 +98,10 @@ def _tensors(bound: inspect.BoundArguments) -> list[tb.Tensor]:
 def _changed(bound: inspect.BoundArguments, p: Parameter, value: Any) -> inspect.BoundArguments:
     """The good call with another value of one parameter."""
     new = inspect.BoundArguments(bound.signature, bound.arguments.copy())
+    if p.name == "key":
+        new.arguments.pop(
+            "seed", None
+        )  # one of the two is due, so that the key itself is looked at
     if p.several:
         new.arguments[p.name] = (value, *bound.arguments[p.name][1:])
         return new

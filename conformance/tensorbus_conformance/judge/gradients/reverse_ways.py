@@ -108,6 +108,39 @@ def _pullback(s: Subject) -> None:
 
 
 @way
+def _enclosed(s: Subject) -> None:
+    """``tb.vjp`` at tensors that the function also has from outside: their gradient is the inner.
+
+    The value still depends on what is outside, for whoever asks for that.
+    """
+    for wanted in (False, True):
+        tensors = s.leaves(s.moving if wanted else ())
+        primals = [tensors[k] for k in s.moving]
+        run = s.function(tensors)
+        weights = [s.put(np.full_like(s.arrays[k], 2)) for k in s.moving]
+
+        def both(*xs: tb.Tensor, run: Any = run, outer: Any = primals, w: Any = weights) -> Any:
+            # A term of the outer tensors alone, which counts for nothing here.
+            beside = [tb.sum(tb.multiply(p, f)) for p, f in zip(outer, w, strict=True)]
+            return (*run(*xs), *beside)
+
+        value, pull = tb.vjp(both, *primals)
+        n = len(s.cotangents)
+        more = [s.put(np.ones_like(host(v))) for v in value[n:]]
+        found = pull(*s.placed(), *more)
+        expected = [
+            np.zeros_like(s.arrays[k]) if g is None else g
+            for k, g in zip(s.moving, s.plain, strict=True)
+        ]
+        what = f"vjp at tensors used outside, requires_grad={wanted}"
+        s.same(what, [host(g) for g in found], expected)
+        if wanted:
+            outer = tb.grad(value[n:], primals, more, allow_unused=True)
+            s.same(f"{what}, of the outer ones", [None if g is None else host(g) for g in outer],
+                   [host(w) for w in weights])  # fmt: skip
+
+
+@way
 def _subsets(s: Subject) -> None:
     """Each subset of operands that require a gradient: same results, same gradients, no others."""
     values = [host(r) for r in s.call(s.leaves(()))]
