@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import tensorbus as tb
-from tensorbus._op import OPS, apply
+from tensorbus._op import OPS, Op, apply
 from tensorbus._spec import Spec
 from tensorbus_backends import dtypes as dt
 from tensorbus_backends.contract import Buffer, Native, NativeCase
@@ -73,7 +73,9 @@ class _Literal(Guarded):
             tb.Tensor(b, s, o) for b, s, o in zip(buffers, specs[:-1], offsets, strict=False)
         ]
         with tb.reproducible(), tb.no_grad():
-            got = apply(OPS[case.op], tensors, dict(case.options), None if tensors else self.device)
+            op = OPS[case.op]
+            assert isinstance(op, Op)
+            got = apply(op, tensors, dict(case.options), None if tensors else self.device)
         due = (case.dtypes[-1], case.shapes[-1])
         if (got.dtype, got.shape) != due:
             self.problems.append(

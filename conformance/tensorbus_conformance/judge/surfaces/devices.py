@@ -162,12 +162,13 @@ def _replaced(**values: Any) -> Iterator[None]:
 def _probes(c: Checks) -> None:
     """Plugins are asked once a process: they are asked again only on demand."""
     lines = [DeviceInfo("madeup", "madeup", 0)]
-    for label, call, due in (
-        ("devices()", tb.devices, False),
-        ("devices(False)", lambda: tb.devices(False), False),
-        ("devices(True)", lambda: tb.devices(True), True),
-        ("devices(refresh=True)", lambda: tb.devices(refresh=True), True),
-    ):
+    calls: dict[str, tuple[Callable[[], Any], bool]] = {
+        "devices()": (tb.devices, False),
+        "devices(False)": (lambda: tb.devices(False), False),
+        "devices(True)": (lambda: tb.devices(True), True),
+        "devices(refresh=True)": (lambda: tb.devices(refresh=True), True),
+    }
+    for label, (call, due) in calls.items():
         registry = _Lines(lines)
         with _replaced(registry=registry):
             found = call()
