@@ -45,6 +45,8 @@ class _Call:
     make: Callable[[], Any]
     names: str = ""
     """What the message has to name, if not the op."""
+    says: tuple[str, ...] = ()
+    """What else it has to say."""
 
 
 def _on_device(session: Session, value: Any) -> Any:
@@ -98,6 +100,10 @@ def _tensors(bound: inspect.BoundArguments) -> list[tb.Tensor]:
 def _changed(bound: inspect.BoundArguments, p: Parameter, value: Any) -> inspect.BoundArguments:
     """The good call with another value of one parameter."""
     new = inspect.BoundArguments(bound.signature, bound.arguments.copy())
+    if p.name == "key":
+        new.arguments.pop(
+            "seed", None
+        )  # one of the two is due, so that the key itself is looked at
     if p.several:
         new.arguments[p.name] = (value, *bound.arguments[p.name][1:])
         return new
@@ -133,7 +139,10 @@ def bad_calls(session: Session, bound: inspect.BoundArguments) -> Iterator[_Call
             new = _changed(bound, p, value)
             # A device is looked up without knowing for whom: the message names the device.
             names = value if error is ValueError and "device" in p.forms else ""
-            yield _Call(what, error, call(new.args, new.kwargs), names)
+            says = _wanted(p) if error in (TypeError, ValueError) and not names else ()
+            if error is ValueError and "literal" not in p.forms:
+                says = ()
+            yield _Call(what, error, call(new.args, new.kwargs), names, says)
         if p.name == "axis" and "int" in p.forms and _tensors(bound):
             room = int(record is not None and record.new_axes)
             rank = _tensors(bound)[0].ndim + room
@@ -157,6 +166,21 @@ def bad_calls(session: Session, bound: inspect.BoundArguments) -> Iterator[_Call
         ):
             options["device"] = session.device
         yield _Call(bad.what, bad.error, call(args, options))
+
+
+_WORDS = {
+    "int": "an int", "ints": "a sequence of ints", "float": "a number", "bool": "a bool",
+    "dtype": "a tensorbus dtype", "device": "a device", "none": "None", "pairs": "a pair",
+}  # fmt: skip
+
+
+def _wanted(p: Parameter) -> tuple[str, ...]:
+    """What the refusal of an argument has to say: its name, and every form that would do."""
+    if p.forms & {"tensor", "tensors", "any"}:
+        return ()
+    if "literal" in p.forms:
+        return (p.name, *(repr(w) for w in p.words if w is not None))
+    return (p.name, *(_WORDS[f] for f in sorted(p.forms) if f in _WORDS))
 
 
 Make = Callable[[Any, Any], Callable[[], Any]]
@@ -323,7 +347,12 @@ def _raised(bad: _Call, name: str) -> str:
         if len(text.splitlines()) != 1:
             return f"a message of {len(text.splitlines())} lines: {text!r:.120}"
         name = bad.names or name
-        return "" if name in text else f"the message does not name {name}: {text!r:.120}"
+        if name not in text:
+            return f"the message does not name {name}: {text!r:.120}"
+        if text.count(f"{name}: ") > 1:
+            return f"the message names {name} twice: {text!r:.120}"
+        missing = next((w for w in bad.says if w not in text), "")
+        return missing and f"the message does not say {missing!r}: {text!r:.160}"
     except Exception as raised:
         text = f"raised {type(raised).__name__} ({raised!s:.120}), expected {bad.error.__name__}"
         return " ".join(text.split())

@@ -17,9 +17,10 @@ from tensorbus_backends import dtypes as dt
 from tensorbus_backends.mathlib import bounds
 
 from ..oracle import REFERENCES, Judge, Verdict, indexing, manipulation
-from .cases import Case, is_plain
+from .cases import Case, is_plain, split
 from .data import all_patterns
 from .items import Outcome, due_ops, random_recipe
+from .layouts import place
 from .session import Session, array_slots, flushed, flushed_calls, oracle_call
 
 __all__ = ["PROPERTIES", "claimed_bound", "judge_of", "portable_bound", "same_bits"]
@@ -362,7 +363,35 @@ def provenance(session: Session) -> Outcome:
         outcome.state = "fallback"
         outcome.message = "no kernel of this device ran, so another device did the work"
     outcome.library = session.library
+    if outcome.state == "pass" and not session.portable:
+        _switched(session, outcome, largest)
     return outcome
+
+
+def _switched(session: Session, outcome: Outcome, case: Case) -> None:
+    """The setting alone says what serves a call, whichever calls came before under the other one.
+
+    Device and plans are new to the op, and each setting comes first once.
+    """
+    served: dict[bool, set[str]] = {}
+    for first in (False, True):
+        device = tb.Device(session.guard.real)
+        args, options = split(case)[1]([place(device, a)[0] for a in array_slots(case)])
+        call = tb.FUNCTIONS[session.item.op].call
+        for reproducible in (first, not first, first, not first):
+            with tb.reproducible(reproducible):
+                call(*args, **options)  # without a trace operators look into a table of their own
+                with tb.trace() as t:
+                    call(*args, **options)
+            outcome.decided += 1
+            found = {f"{r.variant} {r.library}" for r in t}
+            if found != served.setdefault(reproducible, found) and outcome.state == "pass":
+                text = f"reproducible({reproducible}) is served by {sorted(found)} after calls"
+                text += f" under the other setting, else by {sorted(served[reproducible])}"
+                outcome.state, outcome.message = "fail", text
+            if reproducible and "native" in t.variants():
+                outcome.state = "fail"
+                outcome.message = "a native kernel ran in reproducible mode, after a call outside"
 
 
 _VIEWS = {name for name, op in REFERENCES.items() if op.view} | {"empty", "empty_like"}

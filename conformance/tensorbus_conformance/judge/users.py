@@ -5,7 +5,8 @@ kept or dropped in a seeded order, so that blocks come back from the pool with w
 every call is made three times: cold, warm, and warm after calls of other shapes.  The results are
 those of the fenced device, bit for bit; native kernels, which have a margin, are judged by the
 oracle.  At the end operands and kept results still hold what they held.  Above smoke each option is
-then changed alone, on the same operands (see `variants`).
+then changed alone, on the same operands (see `variants`), every dimension is named (see `axes`),
+and native kernels are offered the call (see `offers`).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import numpy as np
 import tensorbus as tb
 from numpy.typing import NDArray
 
-from . import variants
+from . import axes, offers, variants
 from .cases import Case
 from .items import Outcome
 from .layouts import host, place
@@ -72,6 +73,8 @@ def check(session: Session) -> Outcome:
     del held
     if session.level != "smoke" and session.op not in ("empty", "empty_like"):
         variants.check(session, outcome)
+        axes.check(session, outcome)
+        offers.check(session, outcome)
     return outcome
 
 

@@ -131,7 +131,11 @@ def _limit(formula: Callable[..., Any], x: F64, options: dict[str, Any]) -> F64:
         return np.asarray(x * options.get("negative_slope", 0.01))
     if formula is elu:
         return np.full(x.shape, -options.get("alpha", 1.0))
-    return np.copysign(np.zeros(x.shape), x) if formula is not softplus else np.zeros(x.shape)
+    if formula is softplus:
+        # The smallest thresholds have x itself there, too.
+        beyond = x * options.get("beta", 1.0) > options.get("threshold", 20.0)
+        return np.asarray(np.where(beyond, x, 0.0))
+    return np.copysign(np.zeros(x.shape), x)
 
 
 def _gelu(x: Any, *, approximate: str = "none") -> Reference:
@@ -256,7 +260,7 @@ _register(
         "beta: negative": "softplus is a smooth maximum of x and 0 for positive beta only",
     },
     beta=(2.0, 0.3, 1.0),
-    threshold=(10.0, 20.0, 0.1, 0.0, -3.0),
+    threshold=(10.0, 20.0, 0.1, 0.0, -3.0, math.inf, -math.inf),
 )
 _register(
     "gelu",

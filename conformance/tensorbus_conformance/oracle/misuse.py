@@ -76,6 +76,8 @@ def type_values(name: str, forms: frozenset[str], words: Sequence[Any]) -> Value
         tries.append(1j)
     if not forms & {"tensor", "int", "float", "ints", "tensors", "pairs", "key"}:
         tries += [7, 1.5]
+    if "key" in forms:
+        tries += [7, 1.5, (1, 2), np.zeros(2, np.uint32)]
     if "tensor" in forms:
         tries += [[1.0, 2.0], (1,), np.ones(2, np.float32)]
         tries += [] if "int" in forms else [3]

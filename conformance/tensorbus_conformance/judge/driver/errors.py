@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from tensorbus_backends.contract import (
     Device,
     LaunchError,
     OutOfMemoryError,
+    UnsupportedError,
 )
 from tensorbus_backends.dialect import Dialect
 from tensorbus_backends.kernels.base import Strided, pack
@@ -139,8 +141,45 @@ def ranges(session: Session) -> Outcome:
         checks.that(fetch(device, buffer, 128) == data, "a refused copy changed a buffer")
     device.copy_in(one, size, memoryview(b""))  # nothing, at the very end
     device.copy(one, size, two, size, 0)
+    few = (0, 1, 100, 4097)
+    more = (2, 3, 5, 63, 65, 127, 129, 255, 257, 1000, 1023, 1025, 4095, 65537)
+    for size in few if session.level == "smoke" else (*few, *more):
+        _bounds(checks, device, size)
     _works(checks, device, "after a refused copy")
     return checks.outcome
+
+
+def _bounds(checks: Checks, device: Device, size: int) -> None:
+    """A buffer ends where it was asked to, whatever the block that it lies in is rounded to."""
+    data = pattern(size, 4)
+    one, two = filled(device, data), filled(device, pattern(2 * size + 600, 5))
+    checks.that(one.nbytes == size, f"a buffer of {size} bytes says {one.nbytes}")
+    room = two.nbytes
+    for n, offset in ((1, size), (2, size - 1), (size + 1, 0), (16, size - 4), (size, 1)):
+        if n < 1 or offset < 0 or n + offset <= size:
+            continue
+        what, host = f"{n} bytes at {offset} of {size}", bytearray(n)
+        far = memoryview(bytes(n))
+        checks.raises(BackendError, f"copy_in of {what}", device.copy_in, one, offset, far)
+        checks.raises(
+            BackendError, f"copy_out of {what}", device.copy_out, one, offset, memoryview(host)
+        )
+        checks.that(not any(host), f"a refused copy_out of {what} wrote to the host")
+        checks.raises(BackendError, f"copy to {what}", device.copy, one, offset, two, 0, n)
+        checks.raises(BackendError, f"copy from {what}", device.copy, two, room - n, one, offset, n)
+    checks.that(fetch(device, one, size) == data, f"a refused copy changed {size} bytes")
+    with contextlib.suppress(UnsupportedError):
+        # A part ends where it ends, though memory of its whole goes on.
+        part = device.part(two, 0, size)
+        for n, offset in ((1, size), (size + 1, 0)):
+            checks.raises(
+                BackendError, f"copy_in beyond a part of {size} bytes",
+                device.copy_in, part, offset, memoryview(bytes(n)),
+            )  # fmt: skip
+            checks.raises(
+                BackendError, f"copy_out beyond a part of {size} bytes",
+                device.copy_out, part, offset, memoryview(bytearray(n)),
+            )  # fmt: skip
 
 
 def launches(session: Session) -> Outcome:

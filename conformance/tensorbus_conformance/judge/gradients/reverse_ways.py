@@ -43,6 +43,21 @@ def _grad(t: tb.Tensor) -> Any:
     return None if t.grad is None else host(t.grad)
 
 
+def _apart(s: Subject, leaves: list[tb.Tensor]) -> None:
+    """A change in place of one leaf's ``grad`` changes nothing else, nor does a second pass."""
+    given = [t for t in leaves if t.grad is not None]
+    for k, t in enumerate(given):
+        before = [(_grad(u), host(u)) for u in given]
+        assert t.grad is not None
+        s.holds("the gradient of a leaf has another dtype", t.grad.dtype is t.dtype)
+        if t.grad.size:
+            t.grad += 1
+        for m, (u, (g, x)) in enumerate(zip(given, before, strict=True)):
+            if m != k:
+                s.same(f"grad of {m} after grad of {k} += 1", [_grad(u)], [g])
+            s.same(f"leaf {m} after grad of {k} += 1", [host(u)], [x])
+
+
 def _doubled(arrays: list[Any]) -> list[Any]:
     with np.errstate(all="ignore"):
         return [None if a is None else a + a for a in arrays]
@@ -60,6 +75,7 @@ def _method(s: Subject) -> None:
         total = part if total is None else tb.add(total, part)
     total.backward(retain_graph=True)
     s.same("backward()", [_grad(tensors[k]) for k in s.moving], s.plain)
+    _apart(s, [tensors[k] for k in s.moving])
     if len(results) == 1:
         tensors = s.leaves(s.moving)
         (result,) = s.call(tensors)
@@ -89,6 +105,39 @@ def _pullback(s: Subject) -> None:
     for turn in ("first", "second"):
         found = pull(*s.placed())
         s.same(f"vjp, {turn} call", [host(g) for g in found], expected)
+
+
+@way
+def _enclosed(s: Subject) -> None:
+    """``tb.vjp`` at tensors that the function also has from outside: their gradient is the inner.
+
+    The value still depends on what is outside, for whoever asks for that.
+    """
+    for wanted in (False, True):
+        tensors = s.leaves(s.moving if wanted else ())
+        primals = [tensors[k] for k in s.moving]
+        run = s.function(tensors)
+        weights = [s.put(np.full_like(s.arrays[k], 2)) for k in s.moving]
+
+        def both(*xs: tb.Tensor, run: Any = run, outer: Any = primals, w: Any = weights) -> Any:
+            # A term of the outer tensors alone, which counts for nothing here.
+            beside = [tb.sum(tb.multiply(p, f)) for p, f in zip(outer, w, strict=True)]
+            return (*run(*xs), *beside)
+
+        value, pull = tb.vjp(both, *primals)
+        n = len(s.cotangents)
+        more = [s.put(np.ones_like(host(v))) for v in value[n:]]
+        found = pull(*s.placed(), *more)
+        expected = [
+            np.zeros_like(s.arrays[k]) if g is None else g
+            for k, g in zip(s.moving, s.plain, strict=True)
+        ]
+        what = f"vjp at tensors used outside, requires_grad={wanted}"
+        s.same(what, [host(g) for g in found], expected)
+        if wanted:
+            outer = tb.grad(value[n:], primals, more, allow_unused=True)
+            s.same(f"{what}, of the outer ones", [None if g is None else host(g) for g in outer],
+                   [host(w) for w in weights])  # fmt: skip
 
 
 @way

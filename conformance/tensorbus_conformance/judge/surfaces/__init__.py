@@ -8,6 +8,7 @@ from . import (
     devices as devices,
     dlpack as dlpack,
     dtypes as dtypes,
+    engine as engine,
     getitem as getitem,
     hosts as hosts,
     inplace as inplace,

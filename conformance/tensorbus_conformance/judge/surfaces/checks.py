@@ -145,6 +145,21 @@ class Checks:
         else:
             self.fail(label, f"gave {got!r:.60}, expected {names}")
 
+    def refuses(
+        self, label: str, kind: type[BaseException], call: Callable[..., Any], *said: str
+    ) -> None:
+        """As `raises`, with a message that holds these words."""
+
+        def checked() -> Any:
+            try:
+                return call()
+            except kind as error:
+                for words in said:
+                    self.true(f"message of {label}", words in str(error), f"{error!s:.200}")
+                raise
+
+        self.raises(label, kind, checked)
+
     def attempt(self, label: str, call: Callable[..., T]) -> T | None:
         """What a call gives; an exception is a failure that does not end the surface."""
         self.outcome.decided += 1

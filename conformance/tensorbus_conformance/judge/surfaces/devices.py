@@ -11,12 +11,19 @@ from typing import Any
 
 import numpy as np
 import tensorbus as tb
-from tensorbus import _info
+from tensorbus import _devices, _info
 from tensorbus._state import state
 from tensorbus_backends import dtypes as dt
-from tensorbus_backends.contract import BackendError, KernelSpec, UnknownDeviceError
+from tensorbus_backends.contract import (
+    BackendError,
+    DeviceInfo,
+    Evidence,
+    KernelSpec,
+    UnknownDeviceError,
+)
 
 from ..guard import Guarded
+from ..layouts import host
 from .checks import Checks, distinct, surface
 
 __all__ = ["devices"]
@@ -28,6 +35,8 @@ def devices(c: Checks) -> None:
     _names(c)
     _equality(c)
     _lists(c)
+    _probes(c)
+    _sharing(c)
     _settings(c)
     _kernels(c)
     _specs(c)
@@ -122,6 +131,116 @@ def _lists(c: Checks) -> None:
         order = tuple(reversed(range(most)))
         x = c.put(array)
         c.same("max dimensions", tb.add(x, tb.permute_dims(x, order)), array + array.T)
+
+
+class _Lines:
+    """Stands in for the registry: made-up lines, and whether they were to be looked up again."""
+
+    def __init__(self, lines: list[DeviceInfo]) -> None:
+        self.lines, self.asked = lines, list[bool]()
+
+    def devices(self, refresh: bool = False, plugin: str | None = None) -> list[DeviceInfo]:
+        """The lines."""
+        self.asked.append(refresh)
+        return self.lines
+
+
+@contextmanager
+def _replaced(**values: Any) -> Iterator[None]:
+    """Names of the module of devices with other values."""
+    module: Any = _devices
+    before = {k: getattr(module, k) for k in values}
+    for k, v in values.items():
+        setattr(module, k, v)
+    try:
+        yield
+    finally:
+        for k, v in before.items():
+            setattr(module, k, v)
+
+
+def _probes(c: Checks) -> None:
+    """Plugins are asked once a process: they are asked again only on demand."""
+    lines = [DeviceInfo("madeup", "madeup", 0)]
+    calls: dict[str, tuple[Callable[[], Any], bool]] = {
+        "devices()": (tb.devices, False),
+        "devices(False)": (lambda: tb.devices(False), False),
+        "devices(True)": (lambda: tb.devices(True), True),
+        "devices(refresh=True)": (lambda: tb.devices(refresh=True), True),
+    }
+    for label, (call, due) in calls.items():
+        registry = _Lines(lines)
+        with _replaced(registry=registry):
+            found = call()
+        c.true(label, found == lines, f"{found}")
+        c.true(label, registry.asked == [due], f"asked to look again: {registry.asked}")
+
+
+class _Place:
+    """A device as far as `sharing` looks at it."""
+
+    def __init__(self, kind: int, index: int, shared: bool = False, simulated: bool = False):
+        evidence = Evidence.SIMULATED if simulated else Evidence.UNSTATED
+        self.info = DeviceInfo(
+            f"madeup:{index}:{kind}:{shared}", "madeup", index, evidence=evidence
+        )
+        self.backend = self
+        self.dlpack_type, self.host_accessible, self.capabilities = kind, shared, self
+
+    def __repr__(self) -> str:
+        return self.info.name
+
+
+def _sharing(c: Checks) -> None:
+    """Whose memory a DLPack device is: asked are open devices, then those that could be it.
+
+    Opened is none that is absent, has another number, or is simulated: it may be slow to open, and
+    a simulated one cannot reach real memory.
+    """
+    kind = 77
+
+    def line(name: str, index: int, available: bool = True, simulated: bool = False) -> DeviceInfo:
+        evidence = Evidence.SIMULATED if simulated else Evidence.HARDWARE
+        return DeviceInfo(name, "madeup", index, available=available, evidence=evidence)
+
+    right = {"good": _Place(kind, 3), "kind": _Place(78, 3), "host": _Place(kind, 3, shared=True)}
+    lines = [
+        line("absent", 3, available=False), line("other", 2), line("simulated", 3, simulated=True),
+        line("broken", 3), line("kind", 3), line("host", 3), line("good", 3), line("later", 3),
+    ]  # fmt: skip
+    opened: list[str] = []
+
+    def get_device(name: str) -> Any:
+        opened.append(name)
+        if name not in right:
+            raise BackendError(f"{name} cannot be opened")
+        return right[name]
+
+    def look(known: dict[str, Any], given: list[DeviceInfo], *target: Any) -> Any:
+        opened.clear()
+        with _replaced(registry=_Lines(given), get_device=get_device, _open=known):
+            return _devices.sharing(kind, 3, *target)
+
+    found = c.attempt("sharing", lambda: look({}, lines))
+    c.true("sharing", found is right["good"], f"{found!r}")
+    c.true("sharing", opened == ["broken", "kind", "host", "good"], f"opened {opened}")
+    for k, one in enumerate(lines):
+        found = c.attempt(f"sharing, {one.name} alone", lambda one=one: look({}, [one]))
+        c.true(f"sharing, {one.name} alone", found is (right["good"] if k == 6 else None))
+        due = [one.name] if k > 2 else []
+        c.true(f"sharing, {one.name} alone", opened == due, f"opened {opened}")
+    known = {p.info.name: p for p in (_Place(kind, 2), _Place(78, 3), _Place(kind, 3, True),
+                                      _Place(kind, 3, simulated=True))}  # fmt: skip
+    found = c.attempt("sharing with an open device", lambda: look(known, lines))
+    c.true("sharing with an open device", found is list(known.values())[-1], f"{found!r}")
+    c.true("sharing with an open device", not opened, f"opened {opened}")
+    target = _Place(kind, 3)
+    found = c.attempt("sharing with a target", lambda: look(known, lines, target))
+    c.true("sharing with a target", found is target and not opened, f"{found!r}")
+    found = c.attempt("sharing, wrong target", lambda: look({}, lines, _Place(kind, 2)))
+    c.true("sharing with another target", found is right["good"], f"{found!r}")
+    found = c.attempt("sharing, nothing", lambda: look({}, []))
+    c.true("sharing with nothing", found is None, f"{found!r}")
 
 
 @contextmanager
@@ -233,6 +352,30 @@ def _kernels(c: Checks) -> None:
         c.same("a warm device", tb.add(z, z), base + base)
         c.true("a warm device", fresh.backend.asked == specs, "compiled more")
         c.same("the first result", first, base + base)
+        _walks(c, device, backend)
+
+
+def _walks(c: Checks, device: tb.Device, backend: _Counting) -> None:
+    """Dense operands in one order in memory are walked by the kernel of a flat array.
+
+    So no dimension costs anything, in whatever order and however many they are.
+    """
+    for op, call in (("negative", tb.negative), ("square", tb.square)):
+        flat = tb.asarray(distinct((64,), c.dtype), device=device)
+        call(flat)
+        before = len(backend.asked)
+        for rank in (2, 3, 6):
+            shape = (2,) * (rank - 1) + (64 >> (rank - 1),)
+            for order in (tuple(reversed(range(rank))), (*range(1, rank), 0)):
+                x = tb.permute_dims(tb.reshape(flat, shape), order)
+                got = call(x)
+                due = host(x)
+                c.same(f"{op} of {shape} in order {order}", got, -due if op == "negative"
+                       else due * due)  # fmt: skip
+                c.true(
+                    f"{op} of {shape} in order {order}", len(backend.asked) == before,
+                    "a kernel was compiled that a flat array does not need",
+                )  # fmt: skip
 
 
 def _specs(c: Checks) -> None:
@@ -281,11 +424,19 @@ def _rows(c: Checks) -> None:
                 "x + number": (x + 2, view + np.float32(2)),
                 "x * plain": (x * plain, None),
                 "plain * x": (plain * x, None),
+                "astype": (tb.astype(x, dt.int32), view.astype(np.int32)),
+                "astype of its own dtype": (tb.astype(x, c.dtype), view),
+                "abs": (tb.abs(x), view),
+                "where": (tb.where(x > 0, x, x), view),
+                "clip": (tb.clip(x, 2, 5), view),
+                "relu": (tb.nn.relu(x), view),
+                "x > x": (x > x, view > view),
             }
             for name, (got, due) in calls.items():
                 steps = np.ascontiguousarray(view).strides if due is None else due.strides
                 # NumPy's own steps of dimensions of one are free.
                 pairs = zip(got.strides, steps, got.shape, strict=True)
-                good = all(s * 4 == d for s, d, n in pairs if n > 1)
+                width = np.ascontiguousarray(view).itemsize if due is None else due.itemsize
+                good = all(s * width == d for s, d, n in pairs if n > 1)
                 label = f"strides of {name}, {shape} of {order}"
                 c.true(label, good, f"{got.strides}, NumPy has {steps} bytes")

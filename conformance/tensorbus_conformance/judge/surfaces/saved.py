@@ -59,6 +59,7 @@ def saved(c: Checks) -> None:
         _layouts(c, name, calls[name], x, y, due)
     _changed(c, x, y)
     _versions(c, x, y)
+    _named(c, x, y)
 
 
 def _leaves(c: Checks, x: Any, y: Any, layout: str = "contiguous") -> tuple[tb.Tensor, tb.Tensor]:
@@ -150,6 +151,79 @@ def _changed(c: Checks, x: Any, y: Any) -> None:
     for where in ("operand", "view of an operand", "operand under no_grad", "the leaf"):
         run = partial(_first_changed, c, where, x, y)
         c.raises(f"{where} changed", RuntimeError, run)
+
+
+_HISTORIES: dict[str, tuple[str, Callable[[Any, Any], Any]]] = {
+    "operand 0 of multiply": ("first", lambda p, q: p * q),
+    "operand 1 of multiply": ("second", lambda p, q: p * q),
+    "operand 0 of add": ("both", lambda p, q: p + q),
+    "operand 1 of where": ("first", lambda p, q: tb.where(q > 0, p, q)),
+    "operand 2 of where": ("second", lambda p, q: tb.where(q.detach() > 0, p, q)),
+    "operand 0 of sum": ("first", lambda p, q: tb.sum(p)),
+    "operand 1 of concat": ("second", lambda p, q: tb.concat([p, q])),
+    "operand 0 of exp": ("first", lambda p, q: tb.exp(p)),
+}
+"""What a refusal names: which of two results is changed through a view, and what is called then."""
+
+
+def _named(c: Checks, x: Any, y: Any) -> None:
+    """A history that memory has outrun is refused in words that say which operand of what it is.
+
+    Of saved values it is said which of them changed, and of a graph used up which op's it was.
+    """
+    one = c.put(np.asarray(1).astype(c.dtype.numpy))
+
+    def change(which: str) -> tuple[tb.Tensor, tb.Tensor]:
+        p, q = (t * 1 for t in _leaves(c, x, y))
+        for t, name in ((p, "first"), (q, "second")):
+            if which in (name, "both"):
+                t.detach()[0] = one
+        return p, q
+
+    for said, (which, call) in _HISTORIES.items():
+        p, q = change(which)
+        c.refuses(f"{said} changed", RuntimeError, lambda call=call, p=p, q=q: call(p, q), said)
+    with tb.no_grad():
+        p, q = change("both")
+        c.attempt("no_grad after a change", lambda: tb.exp(p.detach()))
+    for k, said in enumerate(("operand 0 of multiply", "operand 1 of multiply")):
+        a, b = _leaves(c, x, y)
+        p, q = a * 1, b * 1
+        out = p * q
+        (p, q)[k].detach()[0] = one
+        c.refuses(
+            f"{said} changed after the call", RuntimeError,
+            lambda out=out, a=a, b=b: tb.grad(out, [a, b], tb.ones_like(out)), said,
+        )  # fmt: skip
+    a, b = _leaves(c, x, y)
+    out = tb.exp(a * 1)
+    out.detach()[0] = one
+    c.refuses(
+        "a result changed", RuntimeError, lambda: tb.grad(out, [a], tb.ones_like(out)),
+        "result 0 of exp",
+    )  # fmt: skip
+    done = tb.exp(a)
+    tb.grad(done, [a], tb.ones_like(done))
+    c.refuses("a graph used up", RuntimeError, lambda: tb.grad(done, [a], tb.ones_like(done)),
+              "saved values of exp")  # fmt: skip
+    # A leaf's elements may be changed between calls: nothing is known of how they came about.
+    a, b = _leaves(c, x, y)
+    with tb.no_grad():
+        a[0] = one
+    out = a * b
+    got = tb.grad(out, [b], tb.ones_like(out))[0]
+    due = x.copy()
+    due[0] = 1
+    c.same("a leaf changed before a call", got, due)
+    # With a tangent it is: the derivative of what was there is gone.
+    t = c.put(np.ones_like(x))
+
+    def moved(u: tb.Tensor) -> tb.Tensor:
+        u.detach()[0] = one
+        return u * u
+
+    c.refuses("a primal changed", RuntimeError, lambda: tb.jvp(moved, [c.put(x)], [t]),
+              "operand 0 of multiply")  # fmt: skip
 
 
 def _first_changed(c: Checks, where: str, x: Any, y: Any) -> Any:

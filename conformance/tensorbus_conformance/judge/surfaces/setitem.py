@@ -7,6 +7,7 @@ last one stays where a place is named twice.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -80,7 +81,7 @@ def setitem(c: Checks) -> None:
         kind = _VALUES[n % len(_VALUES)]
         _write(c, key, x, array, kind)
         if c.dtype.is_float and (c.thorough or n % 16 == 0):
-            _derivatives(c, key, array)
+            _derivatives(c, key, array, n % 12 == 0)
     _masks(c)
     _views(c)
     _overlaps(c)
@@ -117,7 +118,7 @@ def _write(c: Checks, key: Key, x: tb.Tensor, array: Array, kind: str) -> None:
     c.true(label, kept, "the tensor has moved")
 
 
-def _derivatives(c: Checks, key: Key, array: Array) -> None:
+def _derivatives(c: Checks, key: Key, array: Array, parts: bool) -> None:
     """What was overwritten loses its gradient, the value gets that of the places it holds."""
     label = f"gradient of x[key] = v, {key}"
     numbered = np.arange(array.size).reshape(array.shape)
@@ -159,6 +160,54 @@ def _derivatives(c: Checks, key: Key, array: Array) -> None:
     if pair is not None:
         moved = _stored(tangents[0].reshape(-1), places, tangents[1]).reshape(array.shape)
         c.same(f"tangent of x[key] = v, {key}", pair[1], moved)
+    if parts:
+        _parts(c, key, change, (array, values), places, (base, due), tangents, cotangent)
+
+
+def _parts(
+    c: Checks, key: Key, change: Callable[..., tb.Tensor], given: tuple[Array, Array],
+    places: Array, gradients: tuple[Array, Array], tangents: list[Array], cotangent: Array,
+) -> None:  # fmt: skip
+    """With respect to what was there alone, and to the value alone; then of the derivative.
+
+    A store is linear, so that its gradient does not change with what is stored.
+    """
+    x, v = given
+    zero = np.zeros_like(tangents[1])
+    for k, what in enumerate(("x", "v")):
+        label = f"x[key] = v as a function of {what}, {key}"
+
+        def alone(t: tb.Tensor, k: int = k) -> tb.Tensor:
+            return change(*((t, c.put(v)) if k == 0 else (c.put(x), t)))
+
+        pair = c.attempt(
+            f"tangent of {label}",
+            lambda k=k, f=alone: tb.jvp(f, [c.put(given[k])], [c.put(tangents[k])]),
+        )
+        due = (
+            _stored(tangents[0].reshape(-1), places, zero)
+            if k == 0
+            else _stored(np.zeros(x.size, x.dtype), places, tangents[1])
+        )
+        if pair is not None:
+            c.same(f"tangent of {label}", pair[1], due.reshape(x.shape))
+        pulled = c.attempt(f"gradient of {label}", lambda k=k, f=alone: tb.vjp(f, c.put(given[k])))
+        if pulled is None:
+            continue
+        c.same(f"gradient of {label}", pulled[1](c.put(cotangent))[0],
+               gradients[k].reshape(given[k].shape))  # fmt: skip
+
+        def again(g: tb.Tensor, k: int = k, f: Any = alone) -> Any:
+            return tb.vjp(f, c.put(given[k]))[1](g)[0]
+
+        # The gradient moves with its cotangent as the gradient of that.
+        second = c.attempt(
+            f"tangent of the gradient of {label}",
+            lambda a=again: tb.jvp(a, [c.put(cotangent)], [c.put(cotangent)]),
+        )
+        if second is not None:
+            c.same(f"tangent of the gradient of {label}", second[1],
+                   gradients[k].reshape(given[k].shape))  # fmt: skip
 
 
 def _masks(c: Checks) -> None:

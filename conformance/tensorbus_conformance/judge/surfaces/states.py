@@ -9,6 +9,7 @@ import time
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -103,6 +104,35 @@ def _effects(c: Checks) -> None:
             a @ a
         native = "native" in t.variants()
         c.true(f"a @ a with reproducible({served})", not (served and native), "a native kernel ran")
+    _orders(c)
+
+
+def _orders(c: Checks) -> None:
+    """What serves a call is said by the settings at the call, not by those of an earlier one.
+
+    Every order of settings begins on a device object of its own, for which nothing is planned.
+    """
+    # So large that a native product pays, where there is one.
+    n = 256 if c.device.backend.natives else 8
+    array = np.ones((n, n), np.float32)
+    calls: dict[str, Callable[[tb.Tensor], Any]] = {
+        "x @ x": lambda x: x @ x, "x + x": lambda x: x + x, "sum": tb.sum,
+    }  # fmt: skip
+    settings: list[tuple[bool, Any]] = [(False, "error"), (True, "error"), (False, "allow")]
+    known: dict[Any, Any] = {}
+    for order in permutations(settings):
+        x = tb.asarray(array, device=tb.Device(c.device.backend))
+        for reproducible, policy in (*order, *order):
+            with tb.reproducible(reproducible), tb.fallback_policy(policy):
+                for name, call in calls.items():
+                    call(x)
+                    with tb.trace() as t:
+                        call(x)
+                    found = [(r.variant, r.library) for r in t]
+                    due = known.setdefault((name, reproducible), found)
+                    label = f"{name} with reproducible({reproducible}), order {order}"
+                    c.true(label, found == due, f"served by {found}, before by {due}")
+                    c.true(label, not reproducible or "native" not in t.variants(), "native")
 
 
 def _threads(c: Checks) -> None:

@@ -1,0 +1,203 @@
+"""Faults of the dispatcher that calls by single samples do not show; each is planted and seen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import tensorbus as tb
+from tensorbus import _autograd, _devices, _plan, _state, random as library_random
+from tensorbus._tensor import Tensor
+from tensorbus.ops import sorting
+from tensorbus_backends import dtypes as dt
+from tensorbus_backends.contract import Buffer, Device
+from tensorbus_conformance.judge.guard import Guarded
+from tensorbus_conformance.judge.items import Item, Outcome
+from tensorbus_conformance.judge.parts import load
+from tensorbus_conformance.judge.properties import judge
+from tensorbus_conformance.judge.session import Session, fenced
+
+load()
+Patch = pytest.MonkeyPatch
+
+
+@pytest.fixture(autouse=True)
+def fresh_plans() -> Iterator[None]:
+    yield
+    _state.state.tables.clear()
+    _state.state.refresh()
+
+
+def verdict(op: str, name: str, level: str = "standard") -> Outcome:
+    item = Item(op, "cpu", "float32", "portable")
+    return judge(Session(item, fenced(tb.get_device("cpu").backend), level, 0), name)
+
+
+def _function(p: Patch, name: str, change: Callable[..., Any]) -> None:
+    made = tb.FUNCTIONS[name]
+    p.setitem(tb.FUNCTIONS, name, replace(made, call=change(made.call)))
+
+
+def _from_the_operand(p: Patch) -> None:
+    """Several negative axes count from the operand's rank."""
+
+    def change(call: Any) -> Any:
+        def expand_dims(x: Tensor, /, *, axis: int | Sequence[int] = 0) -> Tensor:
+            if isinstance(axis, Sequence) and sum(a < 0 for a in axis) > 1:
+                axis = [a + x.ndim if -x.ndim <= a < 0 else a for a in axis]
+            out: Tensor = call(x, axis=axis)
+            return out
+
+        return expand_dims
+
+    _function(p, "expand_dims", change)
+
+
+def _minus_rank(p: Patch) -> None:
+    """Two axes, the second of them -ndim, are taken for one."""
+
+    def change(call: Any) -> Any:
+        def flip(x: Tensor, /, *, axis: int | Sequence[int] | None = None) -> Tensor:
+            if isinstance(axis, Sequence) and len(axis) == 2 and axis[1] == -x.ndim:
+                axis = axis[0]
+            out: Tensor = call(x, axis=axis)
+            return out
+
+        return flip
+
+    _function(p, "flip", change)
+
+
+def _one_gradient(p: Patch) -> None:
+    """Leaves keep what the rules give them, also if another leaf has it."""
+    p.setattr(_autograd, "_own", lambda g, taken: g)
+
+
+def _outer_too(p: Patch) -> None:
+    """A tensor outside a function under vjp counts as its operand."""
+    positive = tb.ops.positive
+    p.setattr(tb.ops, "positive", lambda x: x if x.is_leaf and x.requires_grad else positive(x))
+
+
+def _kept_over_settings(p: Patch) -> None:
+    """A plan serves under both settings."""
+
+    def refresh(self: Any) -> None:
+        self.plans = self.tables.setdefault(self.policy, {})
+        self.fast = {} if self.trace is not None else self.plans
+
+    p.setattr(_state._State, "refresh", refresh)
+
+
+def _other_shape(p: Patch) -> None:
+    """Native kernels are offered a result of the first operand's shape."""
+    p.setattr(
+        sorting._SearchSorted, "infer", lambda self, specs, options: [(dt.int64, specs[0].shape)]
+    )
+
+
+def _asked_again(p: Patch) -> None:
+    p.setattr(tb, "devices", lambda refresh=True: _devices.registry.devices(refresh))
+
+
+def _opens_others(p: Patch) -> None:
+    """Of another library's memory the owner is sought among devices of any number."""
+
+    def sharing(kind: int, number: int, target: Any = None) -> Any:
+        for line in _devices.registry.devices():
+            one = _devices.get_device(line.name)
+            if one.backend.dlpack_type == kind:
+                return one
+        return None
+
+    p.setattr(_devices, "sharing", sharing)
+
+
+def _exchanged(p: Patch) -> None:
+    check: Any = _autograd._check_history
+    p.setattr(_autograd, "_check_history", lambda op, k, t: check(k, op, t))
+
+
+def _any_key(p: Patch) -> None:
+    def key_of(name: str, given: Any, seed: Any) -> Any:
+        if (given is None) == (seed is None):
+            raise TypeError(f"{name} needs one of key= and seed=")
+        return given if seed is None else library_random.key(seed)
+
+    p.setattr(library_random, "key_of", key_of)
+
+
+def _in_c_order(p: Patch) -> None:
+    p.setattr(_plan, "_memory_order", lambda shape, outputs: list(range(len(shape))))
+
+
+def _contiguous(p: Patch) -> None:
+    astype = tb.astype
+    p.setattr(tb, "astype", lambda x, d, **options: tb.ops.contiguous(astype(x, d, **options)))
+
+
+@pytest.mark.parametrize(
+    ("op", "name", "fault"),
+    [
+        ("expand_dims", "users", _from_the_operand),
+        ("flip", "users", _minus_rank),
+        ("add", "autograd", _one_gradient),
+        ("multiply", "autograd", _outer_too),
+        ("surface.state", "users", _kept_over_settings),
+        ("searchsorted", "users", _other_shape),
+        ("surface.device", "users", _asked_again),
+        ("surface.device", "users", _opens_others),
+        ("surface.saved", "users", _exchanged),
+        ("random.uniform", "errors", _any_key),
+        ("surface.device", "users", _in_c_order),
+        ("surface.device", "users", _contiguous),
+    ],
+)
+def test_a_fault_is_seen(op: str, name: str, fault: Any, monkeypatch: Patch) -> None:
+    healthy = verdict(op, name)
+    assert healthy.state == "pass", healthy.message
+    _state.state.tables.clear()
+    _state.state.refresh()
+    fault(monkeypatch)
+    assert verdict(op, name).state != "pass"
+
+
+class _Rounded(Guarded):
+    """Copies into the rest of a block are let through."""
+
+    def copy_in(self, target: Buffer, offset: int, source: memoryview) -> None:
+        past = offset + source.nbytes - target.nbytes
+        if past > 0 and offset >= 0 and offset + source.nbytes <= -(-target.nbytes // 128) * 128:
+            source = source.cast("B")[: source.nbytes - past]
+        if offset <= target.nbytes:
+            self.real.copy_in(target, offset, source)
+        else:
+            super().copy_in(target, offset, source)
+
+
+def test_a_copy_into_the_rest_of_a_block_is_seen() -> None:
+    real: Device = tb.get_device("cpu").backend
+    item = Item("driver.errors", "cpu", "uint8", "portable")
+    for backend, state in ((real, "pass"), (_Plain(real), "fail")):
+        device = fenced(real)
+        session = Session(item, device, "smoke", 0)
+        session.guard.real = backend
+        assert judge(session, "ranges").state == state
+
+
+class _Plain(_Rounded):
+    """Without fences."""
+
+    def allocate(self, nbytes: int) -> Buffer:
+        return self.real.allocate(nbytes)
+
+    def compile(self, kernels: Any) -> list[Any]:
+        return self.real.compile(kernels)
+
+    def launch(self, kernel: Any, groups: int, buffers: Any, meta: bytes) -> None:
+        self.real.launch(kernel, groups, buffers, meta)
+
+    def part(self, buffer: Buffer, offset: int, nbytes: int) -> Buffer:
+        return self.real.part(buffer, offset, nbytes)
