@@ -30,5 +30,6 @@ from . import (  # noqa: F401  (each registers its parts)
     queue,
     scarcity,
     sharing,
+    team,
     toolkit,
 )  # fmt: skip
