@@ -10,6 +10,7 @@ from . import (  # noqa: F401  (each registers its parts)
     arithmetic,
     calls,
     capabilities,
+    cold,
     compiler,
     copies,
     discovery,
