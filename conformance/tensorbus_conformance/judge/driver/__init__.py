@@ -17,6 +17,7 @@ from . import (  # noqa: F401  (each registers its parts)
     elements,
     environment,
     errors,
+    grid,
     keeping,
     kernels,
     language,
