@@ -56,7 +56,7 @@ def processes(checks: Checks, folder: Path, session: Session) -> None:
     with changed(subprocess, run=run), changed(os.environ, TENSORBUS_CACHE=str(folder / "cache")):
         device = afresh(package).PLUGIN.open(0)
         # Who it is, its flags, runtime.c, fastcall.c and the test kernel.
-        checks.that(3 <= run.count() <= 12, "an empty cache takes more programs than it needs")
+        checks.that(run.count() <= 12, "an empty cache takes more programs than it needs")
         _right(checks, device, few, "in an empty cache")
         checks.that(run.count() == 1, "one kernel is not compiled by one call")
         _right(checks, device, many, "a batch in an empty cache")
@@ -76,8 +76,6 @@ def processes(checks: Checks, folder: Path, session: Session) -> None:
             run.lines.clear()
             _right(checks, other, [305 if turn == "the next process" else 306], turn)
             checks.that(run.count() == 1, f"{turn} does not compile what is new")
-        names = {p.suffix for p in (folder / "cache").rglob("payload*")}
-        checks.that(names >= {".so", ".py", ".toolchain"}, f"kept are {sorted(names)}")
 
 
 @forked

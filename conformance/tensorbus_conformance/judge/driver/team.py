@@ -95,6 +95,7 @@ class _Team:
     """A cpu device that runs jobs on `_THREADS` threads, as a process of its own would have it."""
 
     def __init__(self, session: Session, checks: Checks, threads: int = _THREADS) -> None:
+        signal.alarm(20)  # an end to whatever hangs
         package = type(session.guard.real).__module__.partition(".")[0]
         with changed(os.environ, TENSORBUS_NUM_THREADS=str(threads)):
             self.device: Device = afresh(package).PLUGIN.open(0)
@@ -108,6 +109,8 @@ class _Team:
 
     def meet(self, what: str, due: int, groups: int = _GROUPS) -> dict[int, int]:
         """One job in which `due` threads have to take part; what signals each of them blocks."""
+        if self.checks.outcome.state != "pass":
+            return {}  # what is missing once would be waited for each time
         state, a = self.shared(_WORDS)
         times, b = self.shared(groups)
         me = threading.get_ident()
@@ -156,14 +159,10 @@ def _grandchild(checks: Checks, work: Callable[[], object], who: str) -> None:
 def together(checks: Checks, folder: Path, session: Session) -> None:
     """All threads take part in every large job: one after another, after a rest, after a fork."""
     team = _Team(session, checks)
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
-    blocked = blocked | {signal.SIGUSR2}
     told = team.device.info.details.get("threads")
     checks.that(told == str(_THREADS), f"a device of {_THREADS} threads says {told}")
     for k in range(3):
         team.meet(f"job {k}", _THREADS)
-    now = signal.pthread_sigmask(signal.SIG_BLOCK, [])
-    checks.that(now == blocked, "starting threads changed which signals the caller takes")
     for k in range(3):
         time.sleep(0.02)
         team.meet(f"job {k} after a rest", _THREADS)
@@ -184,6 +183,8 @@ def rivals(checks: Checks, folder: Path, session: Session) -> None:
     team = _Team(session, checks)
     team.meet("alone", _THREADS)
     for groups in (_GROUPS, 1, _GROUPS):
+        if checks.outcome.state != "pass":
+            return
         state, a = team.shared(_WORDS)
         times, b = team.shared(groups)
         meta = pack([min(groups, _THREADS), 0, 1])
@@ -216,12 +217,12 @@ _SIGNALS = ("HUP", "INT", "QUIT", "TERM", "USR1", "USR2", "ALRM", "VTALRM", "PRO
 @forked
 def masks(checks: Checks, folder: Path, session: Session) -> None:
     """Signals are the program's threads' to take: those of the device take none of them."""
-    team = _Team(session, checks)
     signal.pthread_sigmask(signal.SIG_SETMASK, [signal.SIGWINCH])
+    team = _Team(session, checks)  # threads are started by its first kernel
     blocked = team.meet("at first", _THREADS)
     now = signal.pthread_sigmask(signal.SIG_BLOCK, [])
     checks.that(now == {signal.SIGWINCH}, "starting threads changed what signals the caller takes")
-    for name in _SIGNALS:
+    for name in _SIGNALS if blocked else ():
         bit = 1 << (int(getattr(signal, f"SIG{name}", signal.SIGINT)) - 1)
         takes = [t for t, mask in blocked.items() if not mask & bit]
         due = [] if name == "WINCH" else [threading.get_ident()]
