@@ -30,6 +30,20 @@ _LAYERS = (
 )  # fmt: skip
 """Which parts judge a layer alone, and the beginnings and ends of its files' paths."""
 
+_HOMES = (
+    ("cpu/tensorbus_cpu/runtime.", ("team", "cold")),
+    ("cpu/tensorbus_cpu/fastcall.c", ("team",)),
+    ("cpu/tensorbus_cpu/kernels.py", ("cold",)),
+    ("cpu/tensorbus_cpu/blas.py", ("cold",)),
+    ("cpu/tensorbus_cpu/toolchain.py", ("cold", "compiler")),
+    ("cpu/tensorbus_cpu/plugin.py", ("compiler",)),
+    ("backends/tensorbus_backends/cache.py", ("keeping", "cache", "cold")),
+    ("backends/tensorbus_backends/units.py", ("calls", "grid")),
+    ("backends/tensorbus_backends/grid.py", ("grid", "calls")),
+    ("opencl/tensorbus_opencl/", ("calls", "platforms")),
+)
+"""Duties that are about one file, whose children run it unseen: the beginning of its path."""
+
 _SHORTEST = 6
 """Pieces of C shorter than this stand in too many kernels to tell them apart."""
 
@@ -67,7 +81,10 @@ class Chooser:
         others = [n for n in found if n not in early]
         early += self._spread(others, first + more - len(early), mutant.ident)
         left = [n for n in found if n not in early]
-        late = self._parts([n for n in left if n.startswith(_PARTS)], mutant.path, 2 * rest // 3)
+        homes = [n for n in self._homes(mutant.path) if n not in early]
+        left = [n for n in left if n not in homes]
+        parts = [n for n in left if n.startswith(_PARTS)]
+        late = homes + self._parts(parts, mutant.path, 2 * rest // 3 - len(homes))
         late += self._spread([n for n in left if n not in late], rest - len(late), mutant.ident)
         return [early[:first], early[first:], late]
 
@@ -83,11 +100,19 @@ class Chooser:
         due = {n.split("/")[1] for n in found} or {"cpu", "opencl:0"}
         own = [n for n in self.coverage.items if n.startswith("driver.")]
         own = self._on_devices(path, [n for n in own if n.split("/")[1] in due])
+        homes = self._homes(path)
+        own = [n for n in own if n not in homes]
         own.sort(key=lambda n: (n not in reached, self._cost[n.split("/")[0]], n))
+        own = homes + own
         seen = [n for n in found if n.startswith("surface.")]
         seen.sort(key=lambda n: (self._cost[n.split("/")[0]], n))
         left = [n for n in found if n not in own and n not in seen[:first]]
         return [own, seen[:first], self._spread(left, max(0, rest - len(seen[:first])), seed)]
+
+    def _homes(self, path: str) -> list[str]:
+        """Items of the duties that are about a file."""
+        due = [f"driver.{d}" for start, duties in _HOMES if path.startswith(start) for d in duties]
+        return [n for d in due for n in self.coverage.items if n.split("/")[0] == d]
 
     def _own(self, path: str) -> set[str]:
         """Ops that a file makes public, by the names that it exports."""

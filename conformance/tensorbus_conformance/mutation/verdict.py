@@ -22,6 +22,7 @@ _COLD = (
     "backends/tensorbus_backends/cache.py",
     "backends/tensorbus_backends/units.py",
     "cpu/tensorbus_cpu/kernels.py",
+    "cpu/tensorbus_cpu/runtime.py",
     "cpu/tensorbus_cpu/toolchain.py",
     "cpu/tensorbus_cpu/processor.py",
     "opencl/tensorbus_opencl/kernels.py",

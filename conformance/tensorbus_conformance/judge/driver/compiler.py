@@ -84,7 +84,10 @@ def search(checks: Checks, folder: Path, session: Session) -> None:
     error = checks.raises(tools.NoCompilerError, "no compiler", bench.found)
     none = getattr(error, "cause", "")
     checks.that("no C compiler was found" in none, f"without compilers it says {none!r}")
-    checks.that("gcc" in getattr(error, "fix", ""), "without compilers there is no fix")
+    fix = getattr(error, "fix", "")
+    checks.that("gcc" in fix, "without compilers there is no fix")
+    due = f"{none}. To fix it: {fix}"
+    checks.that(str(error) == due, f"without compilers it says {str(error)!r}, due is {due!r}")
     zig = folder / "ziglang"
     zig.mkdir()
     checks.raises(tools.NoCompilerError, "a package without zig", bench.found, None, zig)

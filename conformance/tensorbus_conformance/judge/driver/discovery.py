@@ -119,11 +119,17 @@ def names(checks: Checks, folder: Path, session: Session) -> None:
     group.good()
     group.add("one", plain("one"))
     group.add("lost", "raise ImportError('no driver')")
+    # A device called as its plugin gives way to another one as long as it is absent.
+    absent = "DeviceInfo('NAME', 'NAME', 0, available=False, cause='unplugged', fix='plug it in')"
+    there = "DeviceInfo('NAME:1', 'NAME', 1)"
+    for name, lines in (("two", f"[{absent}, {there}]"), ("turned", f"[{there}, {absent}]")):
+        group.add(name, plain(name, f"return {lines.replace('NAME', name)}"))
     registry = Registry(GROUP)
     for name, due in {
         "good": "good:1", "good:1": "good:1", "good:2": "good:2", "good:4": "good:4",
         "good:new:1": "good:2", "good:new": "good:1", "good:other": "good:4",
         "  GOOD:New:1 ": "good:2", "GOOD": "good:1", "one": "one", "one:0": "one",
+        "two": "two:1", "turned": "turned:1", "TWO:1": "two:1",
     }.items():  # fmt: skip
         found = registry.resolve(name).name
         checks.that(found == due, f"{name!r} means {found!r}, due is {due!r}")
@@ -134,13 +140,15 @@ def names(checks: Checks, folder: Path, session: Session) -> None:
             checks.that(
                 told == (name.lower(), "unplugged", "plug it in"), f"{name!r} is refused by {told}"
             )
+    for name in ("two:0", "turned:0"):
+        _refused(checks, registry, name, DeviceUnavailableError, "unplugged", "plug it in")
     for name in ("lost", "lost:0", "lost:3", "lost:any"):
         _refused(checks, registry, name, DeviceUnavailableError, "no driver")
     for name, words in {
-        "godo": ("did you mean 'good'?", "there are auto, good, lost, one"),
+        "godo": ("did you mean 'good'?", "there are auto, good, lost, one, turned, two"),
         "godo:0": ("did you mean 'good'?",), "good:new:7": ("did you mean 'good:",),
         "good:9": ("did you mean 'good:", "'good' has good:0, good:old:0, good:1"),
-        "zzzzz": ("; there are auto, good, lost, one",), "": ("there are auto",),
+        "zzzzz": ("; there are auto, good, lost, one, turned, two",), "": ("there are auto",),
         "good:": ("'good' has good:0",), "one:1": ("'one' has one",), "aut": ("'auto'?",),
         "good:qqqqqqqqqqqqqqqqqq": ("; 'good' has",), "one:0:0": (), "0": (),
         "good:1:0": (), "good:3": (),
@@ -204,6 +212,23 @@ def lazy(checks: Checks, folder: Path, session: Session) -> None:
     checks.that(all(d is first for d in same), "one device was opened more than once")
     checks.that(registry.open("good:2") is not first, "two devices are one object")
     checks.that(group.log(good).count("o") == 2, f"the plugin was asked so: {group.log(good)}")
+    resolved: list[str] = []
+    real = registry.resolve
+
+    def resolve(name: str) -> DeviceInfo:
+        resolved.append(name)
+        return real(name)
+
+    with changed(registry, resolve=resolve):
+        for name in ("good", "good:1", "good:2", " GOOD "):
+            registry.open(name)
+        checks.that(resolved == [], f"names that are open are looked up again: {resolved}")
+        registry.open("good:4")
+        registry.refresh()
+        for _ in range(2):
+            checks.that(registry.open("good:1") is first, "refresh closed an open device")
+        due = ["good:4", "good:1"]
+        checks.that(resolved == due, f"before and after a refresh {resolved} were looked up")
     found: list[Any] = []
     ask = [lambda n=n: found.append(registry.open(n)) for n in ("other", "other:1") * 4]
     threads = [threading.Thread(target=a) for a in ask]
@@ -403,6 +428,7 @@ def packages(checks: Checks, folder: Path, session: Session) -> None:
     opened = discovery.open_device("ref")
     checks.that(discovery.REGISTRY.open("ref") is opened, "open_device has a registry of its own")
     with changed(discovery.REGISTRY, devices=lambda refresh=False: [refresh]):
+        checks.that(discovery.devices() == [False], "devices() asks the plugins again")  # type: ignore[comparison-overlap]
         for refresh in (False, True):
             checks.that(
                 discovery.devices(refresh) == [refresh], "devices() is not its registry's"  # type: ignore[comparison-overlap]
