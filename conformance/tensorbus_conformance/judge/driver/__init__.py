@@ -18,6 +18,7 @@ from . import (  # noqa: F401  (each registers its parts)
     errors,
     keeping,
     kernels,
+    lanes,
     language,
     launches,
     memory,
