@@ -213,7 +213,10 @@ def _shared(checks: Checks, real: Device, specs: Iterable[KernelSpec]) -> None:
     """
     assert real.dialect is not None
     c = threads(real.dialect)
-    for dialect in (c, replace(c, serial=True), replace(c, columns=7)):
+    serial = replace(c, serial=True)
+    loops = [d.loops for d in (real.dialect, c, serial)]
+    checks.that(loops == [True, False, True], f"regions are loops: {loops}")
+    for dialect in (c, serial, replace(c, columns=7)):
         for spec in specs:
             says, has = spec.local_bytes(dialect), shared_bytes(spec.source(dialect))
             checks.that(
