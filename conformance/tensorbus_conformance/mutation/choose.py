@@ -21,7 +21,7 @@ _PARTS = ("driver.", "primitive.", "scale.", "surface.")
 _OTHERS = ("/interp.py", "/ref.py", "/flushing.py")
 """Files in which ref computes, and with which the others are compared."""
 
-_SECOND = 4
+_SECOND = 8
 """Items of a second platform that judge the sources of opencl."""
 
 _LANGUAGE = ("/clike.py", "/ir.py", "/interp.py", "/flushing.py")
@@ -75,7 +75,8 @@ class Chooser:
         left = [n for n in found if n not in early]
         # Kernels of all primitives are compiled together: which one changes is not recorded.
         whole = self._primitives(left, mutant.path)
-        second = [n for n in left if n.split("/")[1] not in ("cpu", "opencl:0", "ref")][:_SECOND]
+        second = [n for n in left if n.split("/")[1] not in ("cpu", "opencl:0", "ref")]
+        second = sorted(second, key=lambda n: not n.startswith("primitive."))[:_SECOND]
         left = [n for n in left if n not in whole and n not in second]
         late = self._parts([n for n in left if n.startswith(_PARTS)], mutant.path, 2 * rest // 3)
         late += self._spread([n for n in left if n not in late], rest - len(late), mutant.ident)
