@@ -9,7 +9,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import pytest
 from tensorbus_conformance.mutation import ctext, operators, register
 from tensorbus_conformance.mutation.branches import branches, way
 from tensorbus_conformance.mutation.choose import Chooser
-from tensorbus_conformance.mutation.coverage import Coverage, Recorded, limits, record
+from tensorbus_conformance.mutation.coverage import Coverage, Recorded, chosen_items, limits, record
 from tensorbus_conformance.mutation.document import document
 from tensorbus_conformance.mutation.mutant import (
     Mutant,
@@ -514,3 +514,47 @@ def test_a_report_is_scored_again_by_the_register(
     report.write_text(json.dumps(data))
     with pytest.raises(TreeError, match="of other sources"):
         rescore(report, made, None)
+
+
+def test_conversions_are_recorded_for_every_dtype() -> None:
+    names = [
+        f"{op}/{device}/{dtype}/portable"
+        for op in ("primitive.cast", "primitive.rint", "add")
+        for device in ("cpu", "ref", "opencl:1")
+        for dtype in ("float32", "float64", "int8", "int64", "uint64", "bool")
+    ]
+    found = {tuple(n.split("/")[:3]) for n in chosen_items(names)}
+
+    def dtypes(op: str, device: str) -> int:
+        return sum(f[:2] == (op, device) for f in found)
+
+    assert [dtypes("primitive.cast", d) for d in ("cpu", "ref", "opencl:1")] == [6, 6, 0]
+    assert [dtypes("primitive.rint", d) for d in ("cpu", "ref", "opencl:1")] == [4, 4, 4]
+    assert dtypes("add", "opencl:1") == 0
+
+
+def chosen_late(path: str, names: Sequence[str]) -> list[str]:
+    source = TREE.sources[path]
+    mutant = next(m for m in mutants_of(source) if m.edit is not None)
+    assert mutant.edit is not None
+    coverage = Coverage("smoke")
+    hits = np.zeros(layout(TREE).size, np.uint8)
+    hits[layout(TREE).base[source.module] + mutant.edit.unit] = 1
+    coverage.items = {n: Recorded(hits, 0.1, {}, []) for n in names}
+    return Chooser(TREE, layout(TREE), coverage).items(mutant, 1, 1, 2)[-1]
+
+
+def test_the_language_is_judged_by_all_primitives() -> None:
+    names = [f"primitive.op{k}/{d}/int8/portable" for k in range(20) for d in ("cpu", "ref")]
+    late = chosen_late("backends/tensorbus_backends/clike.py", names)
+    assert len(late) >= 18
+    assert all("/cpu/" in n for n in late)
+    late = chosen_late("backends/tensorbus_backends/interp.py", names)
+    assert sum("/ref/" in n for n in late) >= 18
+
+
+def test_a_second_platform_judges_its_own_sources() -> None:
+    names = [f"op{k}/opencl:0/int8/portable" for k in range(20)]
+    names.append("primitive.rint/opencl:1/float32/portable")
+    late = chosen_late("opencl/tensorbus_opencl/kernels.py", names)
+    assert names[-1] in late

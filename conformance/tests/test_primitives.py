@@ -257,6 +257,16 @@ FAULTS: dict[str, tuple[str, str, Callable[[str], str]]] = {
     "int64 to bfloat16 through float32": (
         "cast", "int64", line(r"= i64_to_bf16\((\w+)\);", r"= f32_to_bf16((f32)\1);"),
     ),
+    "int64 to bfloat16 through float64": (
+        "cast", "int64", line(r"return f32_to_bf16\(i64_to_f32_odd\(\(i64\)x\)\)",
+                              "return f32_to_bf16(i64_to_f32_odd((i64)(f64)x))"),
+    ),
+    "a bool that is another byte than 1": (
+        "input", "bool", line(r"\((x0\[.*?\]) != 0\)", r"(\1 == 1)"),
+    ),
+    "a table after a loop at its first entry": (
+        "repeat", "int32", line(r"(table_\w+)\[(v\d+)\]", r"\1[in0 > 8 ? \2 : 0]"),
+    ),
     "int64 to float32 through float64": (
         "cast", "int64", line(r"\(f32\)in0;", r"(f32)(f64)in0;"),
     ),

@@ -58,6 +58,14 @@ def _raw(values: Iterable[int], dtype: DType) -> Array:
     return np.array(list(values), kind)
 
 
+def _stored(values: Iterable[int], dtype: DType) -> Array:
+    """Operands as they may lie in a buffer: every byte but 0 is true."""
+    raw = _raw(values, dtype)
+    if dtype is dt.bool_:
+        raw = raw * np.resize(np.array([1, 2, 255, 1, 128, 16], np.uint8), raw.size)
+    return raw
+
+
 def _word(x: int, dtype: DType) -> int:
     """A launch scalar as a word of metadata."""
     return int.from_bytes(_raw([x], dtype).tobytes().ljust(8, b"\0"), "little", signed=True)
@@ -231,7 +239,7 @@ def bits(session: Session) -> Outcome:
         outcome.state, outcome.message = "not run", f"the IR does not define {op} of {dtype.name}"
         return outcome
     raw = [
-        _raw(c, d)
+        _stored(c, d)
         for c, d in zip(_columns(*key, session.level, session.seed), made.inputs, strict=True)
     ]
     kernel = compiled(device, op, dtype, together(dtype, session.level))

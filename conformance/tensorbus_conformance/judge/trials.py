@@ -288,6 +288,12 @@ def _input(op: str, storage: DType) -> Trial | None:
     return Trial(op, (storage,), results, _picker(op, storage, 1))
 
 
+def _turned(at: Expr) -> Expr:
+    """The same int64 after a loop of 0 to 7 turns, another number for neighbours."""
+    turns = ir.cast(at & 7, dt.int32)
+    return ir.repeat(turns, [at], lambda i, c: (c,))[0]
+
+
 def _load(op: str, storage: DType) -> Trial | None:
     """An element from anywhere, the first and the last one too."""
 
@@ -305,6 +311,7 @@ def _load(op: str, storage: DType) -> Trial | None:
     results = [
         Result("load(k)", storage, ir.load(1, storage, at), want),
         Result("load(index)", storage, ir.load(1, storage, ir.index()), lambda c, tiny: list(c[1])),
+        Result("load(k) after a loop", storage, ir.load(1, storage, _turned(at)), want),
     ]
     return Trial(op, (dt.int64, storage), results, columns, read=(1,))
 
@@ -449,7 +456,43 @@ def _loops(op: str, storage: DType) -> Trial | None:
             return (b if i % 2 else a), a
 
         results.append(Result("a loop in a loop", storage, inner[0], loop(nested, 0)))
+    if op == "repeat":
+        results += _looked_up(n, counted[1], storage)
     return Trial(op, (dt.int32, storage, storage), results, _loop_columns(storage))
+
+
+def _looked_up(n: Expr, total: Expr, storage: DType) -> list[Result]:
+    """Tables after loops that other elements leave sooner or later, one of them in a loop.
+
+    Args:
+        n: How often each element turns.
+        total: The sum of 0 .. n - 1.
+    """
+    entries = (_entries(storage) * 4)[:8]
+    turns = [5, 2, 7, 0, 3, 6, 1, 4]
+
+    def step(i: Expr, a: Expr) -> tuple[Expr]:
+        (moved,) = ir.repeat(i & 3, [a], lambda j, c: ((c + 3) & 7,))
+        return (ir.table(turns, dt.int32, moved),)
+
+    def after(columns: Sequence[Sequence[int]], tiny: str | None) -> list[int]:
+        return [entries[k * (k - 1) // 2 & 7 if k > 0 else 0] for k in columns[0]]
+
+    def inside(columns: Sequence[Sequence[int]], tiny: str | None) -> list[int]:
+        found = []
+        for k in columns[0]:
+            a = 5
+            for i in range(k):
+                a = turns[(a + 3 * (i & 3)) & 7]
+            found.append(a)
+        return found
+
+    start = ir.const(5, dt.int32)
+    table = ir.table([_value(e, storage) for e in entries], storage, total & 7)
+    return [
+        Result("a table after a loop", storage, table, after),
+        Result("tables after loops in a loop", dt.int32, ir.repeat(n, [start], step)[0], inside),
+    ]
 
 
 BUILDERS: dict[str, Callable[[str, DType], Trial | None]] = {

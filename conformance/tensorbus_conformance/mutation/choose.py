@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 
 from . import ctext
@@ -18,8 +18,14 @@ __all__ = ["Chooser"]
 
 _PARTS = ("driver.", "primitive.", "scale.", "surface.")
 
-_OTHERS = ("/interp.py", "/ref.py")
+_OTHERS = ("/interp.py", "/ref.py", "/flushing.py")
 """Files in which ref computes, and with which the others are compared."""
+
+_SECOND = 8
+"""Items of a second platform that judge the sources of opencl."""
+
+_LANGUAGE = ("/clike.py", "/ir.py", "/interp.py", "/flushing.py")
+"""Files of which each line is a primitive's."""
 
 _LAYERS = (
     ("scale.", ("/kernels/base.py", "/map.py", "/matmul.py", "/reduce.py", "/rows.py", "/scan.py")),
@@ -82,11 +88,22 @@ class Chooser:
         early += self._spread(others, first + more - len(early), mutant.ident)
         left = [n for n in found if n not in early]
         homes = [n for n in self._homes(mutant.path) if n not in early]
-        left = [n for n in left if n not in homes]
+        # Kernels of all primitives are compiled together: which one changes is not recorded.
+        whole = [n for n in self._primitives(left, mutant.path) if n not in homes]
+        second = [n for n in left if n.split("/")[1] not in ("cpu", "opencl:0", "ref")]
+        second = sorted(second, key=lambda n: not n.startswith("primitive."))[:_SECOND]
+        left = [n for n in left if n not in whole and n not in second and n not in homes]
         parts = [n for n in left if n.startswith(_PARTS)]
         late = homes + self._parts(parts, mutant.path, 2 * rest // 3 - len(homes))
         late += self._spread([n for n in left if n not in late], rest - len(late), mutant.ident)
-        return [early[:first], early[first:], late]
+        return [early[:first], early[first:], [*whole, *second, *late]]
+
+    def _primitives(self, names: Sequence[str], path: str) -> list[str]:
+        """Every primitive, where the scalar language or its interpreter changes: each takes ms."""
+        if not path.endswith(_LANGUAGE):
+            return []
+        device = "ref" if path.endswith(_OTHERS) else "cpu"
+        return [n for n in names if n.startswith("primitive.") and n.split("/")[1] == device]
 
     def _for_drivers(
         self, path: str, found: list[str], seed: str, first: int, rest: int

@@ -108,6 +108,16 @@ class Coverage:
         return np.stack([item.hits for item in self.items.values()])
 
 
+_CONVERSIONS = tuple(
+    f"primitive.{op}/" for op in ("cast", "input", "bitcast", "mulhi", "idiv", "irem", "shl", "shr")
+)
+"""Primitives whose text every dtype has to itself: all of them are recorded."""
+
+_SECOND = "opencl:1"
+"""A second platform: its own text, where the dialect makes one, in these parts alone."""
+_SECOND_PARTS = ("primitive.rint/", "driver.launch/", "driver.compile/", "scale.reduce_row/")
+
+
 def chosen_items(names: Sequence[str]) -> list[str]:
     """Of each op and variant at most four dtypes: float32, float64, and others by lot.
 
@@ -121,7 +131,16 @@ def chosen_items(names: Sequence[str]) -> list[str]:
     for (key, _), group in groups.items():
         digest = hashlib.sha256(key.encode()).digest()
         other = not key.endswith("/cpu")
-        if other and digest[0] % _OTHER_EVERY and not key.startswith(("driver.", "scale.")):
+        if key.endswith(f"/{_SECOND}") and not key.startswith(_SECOND_PARTS):
+            continue
+        # The interpreter's primitives take no time; nothing else tells them apart.
+        whole = (
+            ("driver.", "scale.", "primitive.") if key.endswith("/ref") else ("driver.", "scale.")
+        )
+        if other and digest[0] % _OTHER_EVERY and not key.startswith((*whole, *_SECOND_PARTS)):
+            continue
+        if key.startswith(_CONVERSIONS) and not key.split("/")[1].startswith("opencl"):
+            found += group
             continue
         first = sorted(group, key=lambda n: _order(n.split("/")[2]))[:1]
         first += [n for n in group if n.split("/")[2] == "float64" and n not in first]

@@ -63,12 +63,17 @@ def _bar(console: Console) -> Progress:
 
 
 def _devices(mutants: Sequence[Mutant]) -> list[str]:
-    """Where mutants are judged: opencl shares the backends' kernel texts, ref their interpreter."""
+    """Where mutants are judged: opencl shares the backends' kernel texts, ref their interpreter.
+
+    Of opencl's own sources a second platform takes what the first one does not.
+    """
     paths = {m.path for m in mutants}
     found = [] if all(p.startswith("opencl/") for p in paths) else ["cpu"]
     if any(p.startswith(("opencl/", "backends/")) for p in paths):
         found.append("opencl:0")
-    if any(p.endswith(("/interp.py", "/ref.py")) for p in paths):
+    if any(p.startswith("opencl/") for p in paths):
+        found.append("opencl:1")
+    if any(p.endswith(("/interp.py", "/ref.py", "/flushing.py")) for p in paths):
         found.append("ref")
     return found
 

@@ -260,7 +260,7 @@ _register(
         "beta: negative": "softplus is a smooth maximum of x and 0 for positive beta only",
     },
     beta=(2.0, 0.3, 1.0),
-    threshold=(10.0, 20.0, 0.1, 0.0, -3.0, math.inf, -math.inf),
+    threshold=(10.0, 20.0, math.inf, 0.1, 0.0, -3.0, -math.inf),
 )
 _register(
     "gelu",

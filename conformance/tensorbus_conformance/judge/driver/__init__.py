@@ -20,6 +20,7 @@ from . import (  # noqa: F401  (each registers its parts)
     grid,
     keeping,
     kernels,
+    lanes,
     language,
     launches,
     memory,

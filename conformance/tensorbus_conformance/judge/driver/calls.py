@@ -99,6 +99,13 @@ def spelling(checks: Checks, folder: Path, session: Session) -> None:
                     checks.that(d.name not in seen, f"{what} and another have the name {d.name}")
                     checks.that(not same, f"two dialects have the name {d.name}")
                     seen[d.name] = d
+                    words = {
+                        "opencl", f"{block}x{columns}",
+                        ("hidden" if hide else "loops") if loops else "threads",
+                        *(["memory"] if in_memory else []), *([] if fp64 else ["fp32"]),
+                    }  # fmt: skip
+                    told = set(d.name.split("-"))
+                    checks.that(told == words, f"{what}: its name is {d.name}")
                     figures = (d.style, d.block, d.columns, d.serial, d.fp64, d.loops)
                     due = ("simt", block, columns, loops, fp64, loops)
                     checks.that(figures == due, f"{what}: its figures are {figures}")

@@ -129,7 +129,9 @@ def special(count: int, option_sets: Any = None) -> Samples:
         options = option_sets(sampler)[0] if option_sets is not None else {}
         if count == 1:
             sets = option_sets(sampler) if option_sets is not None else [{}]
-            return [Case((values,), dict(o), "special values", False, False) for o in sets[:3]]
+            # What an option is alone; pairs of options meet ordinary values.
+            chosen = [o for o in sets if len(o) < 2]
+            return [Case((values,), dict(o), "special values", False, False) for o in chosen]
         if not sampler.deep and values.size > 40:
             values = values[np.sort(sampler.rng.permutation(values.size)[:40])]
             values = np.concatenate([values, _essential(sampler)])
