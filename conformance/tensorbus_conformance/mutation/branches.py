@@ -28,6 +28,8 @@ from .register import RegisterError
 from .tree import Source, Tree
 from .zygote import Layout, layout
 
+_DEVICES = ("cpu", "opencl:0", "ref")
+
 __all__ = ["Branch", "branches", "explained", "judge_coverage", "taken", "way"]
 
 MOST_LEFT = 60
@@ -128,8 +130,12 @@ def judge_coverage(
     ops: Sequence[str] | None,
     markdown_file: Path | None,
     folder: Path,
+    stale: bool = False,
 ) -> int:
-    """Judge every item of cpu and count; 0 if a complete report is on disk."""
+    """Judge every item of cpu, some of other devices, and count; 0 if a report is on disk.
+
+    What is written for threads and the interpreter run on other devices alone.
+    """
     tree = Tree.here()
     files = way(tree)
     known = branches(files, layout(tree))
@@ -145,7 +151,9 @@ def judge_coverage(
             bar.update(task, completed=count, total=of)
 
         try:
-            coverage = record(tree, pool, level, ["cpu"], progress, branches=True, ops=ops)
+            coverage = record(
+                tree, pool, level, _DEVICES, progress, branches=True, ops=ops, stale=stale
+            )
         except KeyboardInterrupt:
             console.print(Text("interrupted; what was recorded is kept", "yellow"))
             return 1
@@ -188,7 +196,7 @@ def _markdown(
         "# Branches that the judge takes",
         "",
         f"Written by `{command}`; commit `{tree.commit or 'unknown'}`, level {level}, {items} "
-        "items of device cpu.",
+        "items of cpu and of some on other devices.",
         "",
         f"{len(ran)} of {len(known)} branches ({share:.1%}) on the way of a call, in the files of "
         "[mutation-files.toml](mutation-files.toml), which also says why some are left.",

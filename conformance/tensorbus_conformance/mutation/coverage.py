@@ -206,7 +206,10 @@ def record(
 
     pool.map(devices, ask_list, listed)
     wanted = [n for n in listing if ops is None or n.split("/")[0] in ops]
-    wanted = list(wanted) if branches else chosen_items(wanted)
+    chosen = chosen_items(wanted)
+    if branches:
+        chosen += [n for n in wanted if n.split("/")[1] == "cpu" and n not in set(chosen)]
+    wanted = chosen
     todo: list[str] = [n for n in wanted if n not in kept["items"]]
     count = len(wanted) - len(todo)
 

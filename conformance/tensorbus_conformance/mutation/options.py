@@ -71,6 +71,7 @@ def run(options: argparse.Namespace, usage: type[Exception]) -> int:
                 ops=choose_ops(options.ops),
                 markdown_file=options.markdown,
                 folder=options.report,
+                stale=options.stale_coverage,
             )
         if options.rescore is not None:
             return rescore(options.rescore, options.json, options.markdown)
