@@ -109,7 +109,8 @@ class Coverage:
 
 
 _CONVERSIONS = tuple(
-    f"primitive.{op}/" for op in ("cast", "input", "bitcast", "mulhi", "idiv", "irem", "shl", "shr")
+    f"primitive.{op}/"
+    for op in ("cast", "store", "input", "bitcast", "mulhi", "idiv", "irem", "shl", "shr")
 )
 """Primitives whose text every dtype has to itself: all of them are recorded."""
 
