@@ -83,6 +83,7 @@ class Chooser:
         second = [n for n in left if n.split("/")[1] not in ("cpu", "opencl:0", "ref")]
         second = sorted(second, key=lambda n: not n.startswith("primitive."))[:_SECOND]
         left = [n for n in left if n not in whole and n not in second]
+        rest = rest // 3 if len(whole) > rest else rest
         late = self._parts([n for n in left if n.startswith(_PARTS)], mutant.path, 2 * rest // 3)
         late += self._spread([n for n in left if n not in late], rest - len(late), mutant.ident)
         return [early[:first], early[first:], [*whole, *second, *late]]
