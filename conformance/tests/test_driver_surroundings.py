@@ -153,8 +153,8 @@ def test_a_fault_of_opencl_is_seen(
 
 
 def test_every_duty_is_tried() -> None:
-    # The toolkit's own classes are broken in test_toolkit_duties.py.
-    toolkit = ("language", "products", "cache", "pool", "dtypes")
+    # The toolkit's own classes are broken in test_toolkit_duties.py, kernels in test_lanes.py.
+    toolkit = ("language", "products", "cache", "pool", "dtypes", "lanes")
     due = {(p, n) for p, n in duties("cpu") if p not in toolkit}
     assert {(p, n) for p, n, *_ in HERE} == due
     # Groups of other sizes are compiled for minutes where no kernel is kept yet.

@@ -114,7 +114,7 @@ class Spelling:
                 the device takes as arguments.
         """
         prelude = _COMMON + (_DOUBLE if self.fp64 else "") + (_LOOPS if self.loops else _THREADS)
-        if self.loops and not self.hide:
+        if not self.hide:
             prelude += _ROUND + (_ROUND_DOUBLE if self.fp64 else "")
         # No launch has an offset, which the compiler does not know.
         zero = "(i32)get_global_offset(0)" if self.hide else "0"

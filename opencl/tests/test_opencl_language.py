@@ -14,6 +14,7 @@ from tensorbus_backends.contract import Device
 from tensorbus_backends.dtypes import DType
 from tensorbus_backends.ir import Expr
 from tensorbus_backends.kernels import MONOIDS, Map, Matmul, Operand, Reduce, Strided, pack
+from tensorbus_opencl import PLUGIN
 
 if TYPE_CHECKING:
     from tensorbus_opencl.device import OpenCLDevice
@@ -149,13 +150,18 @@ def test_conversions(device: OpenCLDevice) -> None:
     check(device, [elementwise("cast", [d], casts(d)) for d in COMPUTE])
 
 
-def test_constants_beyond_integers_are_rounded(device: OpenCLDevice) -> None:
-    # PoCL's rint of such a constant made a kernel that did nothing at all.
+@pytest.mark.parametrize("group", ["", "5"])
+def test_constants_beyond_integers_are_rounded(
+    device: OpenCLDevice, group: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # PoCL's rint of such a constant made a kernel that did nothing at all, for threads too.
     def rounded(d: DType) -> list[Expr]:
         large = [2.0**k for k in (22, 31, 32, 63, 64, 120)] + [-(2.0**63), math.inf, -2.5, -0.25]
         return [ir.rint(ir.const(v, d)) + ir.input_(0, d) * 0.0 for v in large]
 
-    check(device, [elementwise("rint", [d], rounded(d)) for d in (dt.float32, dt.float64)])
+    monkeypatch.setenv("TENSORBUS_OPENCL_GROUP", group)
+    own: Any = PLUGIN.open(device.info.index) if group else device
+    check(own, [elementwise("rint", [d], rounded(d)) for d in (dt.float32, dt.float64)])
 
 
 def test_tables_hold_infinities(device: OpenCLDevice) -> None:

@@ -69,7 +69,8 @@ class _Pages:
         return bool(ctypes.string_at(self._base, size) == bytes([self._poison]) * size)
 
     def __del__(self) -> None:
-        if getattr(self, "_base", None):
+        # At the end of a process modules go first, and all memory with it.
+        if getattr(self, "_base", None) and ctypes is not None:
             if not self.intact():
                 self._guard.violations.append("a kernel wrote before the beginning of a buffer")
             self._libc.munmap(self._base, self._length)

@@ -166,7 +166,8 @@ def launch(
         [_word(x, d) for d, x in made.params],
     )
     groups = made.kernel().groups(device.dialect, inner, rows)
-    device.launch(kernel, groups, buffers, pack(words))
+    with np.errstate(all="ignore"):  # of an interpreter
+        device.launch(kernel, groups, buffers, pack(words))
     results, beyond = [], ""
     for r, buffer in zip(made.results, buffers[len(columns) :], strict=True):
         raw = bytearray(n * r.dtype.itemsize + _BEYOND)
@@ -390,5 +391,5 @@ def _smoke(op: str) -> tuple[DType, ...]:
     return tuple(d for d in _dtypes(op) if d in chosen) or _dtypes(op)[:1]
 
 
-for _op in ir.PRIMITIVES:
+for _op in (*ir.PRIMITIVES, "store"):
     part(Part(f"primitive.{_op}", {"bits": bits}, _dtypes(_op), _smoke(_op)))

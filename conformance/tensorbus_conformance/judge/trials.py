@@ -271,6 +271,23 @@ def _convert(op: str, storage: DType) -> Trial | None:
     return Trial(op, (storage,), results, _picker(op, storage, 1)) if results else None
 
 
+def _store(op: str, storage: DType) -> Trial | None:
+    """To every dtype by storing alone: one rounding, whatever the pair (16 bits: see cast)."""
+    x = ir.input_(0, storage)
+    if storage.compute is not storage:
+        return None
+
+    def stored(target: DType) -> Want:
+        def want(columns: Sequence[Sequence[int]], tiny: str | None) -> list[int]:
+            return exact.results(exact.conversion(storage.name, target.name, tiny), columns)
+
+        return want
+
+    targets = [d for d in dt.ALL if d.compute is d and d is not storage]
+    results = [Result(f"x stored as {d.name}", d, x, stored(d)) for d in targets]
+    return Trial(op, (storage,), results, _picker("cast", storage, 1))
+
+
 def _same(columns: Sequence[Sequence[int]], tiny: str | None) -> list[int]:
     return list(columns[0])
 
@@ -498,8 +515,8 @@ def _looked_up(n: Expr, total: Expr, storage: DType) -> list[Result]:
 BUILDERS: dict[str, Callable[[str, DType], Trial | None]] = {
     **dict.fromkeys(_CALLS, _calls),
     **dict.fromkeys(("repeat", "carry", "iter", "get"), _loops),
-    "select": _select, "cast": _convert, "bitcast": _convert, "input": _input, "load": _load,
-    "table": _table, "const": _const, "param": _param, "index": _index,
+    "store": _store, "select": _select, "cast": _convert, "bitcast": _convert, "input": _input,
+    "load": _load, "table": _table, "const": _const, "param": _param, "index": _index,
 }  # fmt: skip
 """From a primitive and a storage dtype to its trial, None where the IR does not define it."""
 

@@ -29,12 +29,16 @@ from .operators import apply_edit
 from .probes import with_probe
 from .tree import Tree
 
-__all__ = ["BAD", "limit", "work"]
+__all__ = ["BAD", "SECOND", "limit", "work"]
 
 BAD = ("fail", "error", "fallback", "vacuous")
 """States that fail a run, of those that a living process can report."""
 
 _GIB = 1 << 30
+_GROUP = "TENSORBUS_OPENCL_GROUP"
+
+SECOND = "opencl:1"
+"""A second platform: its own text, where the dialect makes one."""
 
 
 def limit(cpu_s: float, memory: int) -> None:
@@ -129,13 +133,13 @@ class _Work:
         due: set[str] = set()
         if request["kind"] == "list":
             for name in request["devices"]:
-                device = tb.get_device(name).backend
+                device = _opened(tb, name)
                 level = request["level"]
                 found = items(name, device.capabilities, device.natives, level)
                 self.answer(device=name, items=[i.name for i in found])
             return
         for name in dict.fromkeys(i.device for i in todo):
-            device = tb.get_device(name).backend
+            device = _opened(tb, name)
             ops = list(dict.fromkeys(i.op for i in todo if i.device == name))
             level = request["level"]
             due |= {i.name for i in items(name, device.capabilities, device.natives, level, ops)}
@@ -181,6 +185,18 @@ class _Work:
             text = f"{type(error).__name__}: {error}"[:200]
             self.answer(item=name, property="", state="error", message=text)
         return wrong
+
+
+def _opened(tb: Any, name: str) -> Any:
+    """A device's backend; a second OpenCL platform as it is without settings.
+
+    The first one runs groups of threads (see `zygote`), the second one the text of its own.
+    """
+    own = {_GROUP: os.environ.pop(_GROUP, None)} if name == SECOND else {}
+    try:
+        return tb.get_device(name).backend
+    finally:
+        os.environ.update({k: v for k, v in own.items() if v is not None})
 
 
 def _packed(hits: bytearray | mmap.mmap) -> str:

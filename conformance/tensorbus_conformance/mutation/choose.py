@@ -27,6 +27,11 @@ _SECOND = 8
 _LANGUAGE = ("/clike.py", "/ir.py", "/interp.py", "/flushing.py")
 """Files of which each line is a primitive's."""
 
+_SKELETONS = tuple(
+    f"backends/tensorbus_backends/{p}" for p in ("kernels/", "clike.py", "dialect.py")
+)
+"""What kernels for threads are made by."""
+
 _LAYERS = (
     ("scale.", ("/kernels/base.py", "/map.py", "/matmul.py", "/reduce.py", "/rows.py", "/scan.py")),
     ("primitive.", ("/clike.py", "/ir.py", "/interp.py", "/scalar.py", "/flushing.py")),
@@ -89,21 +94,29 @@ class Chooser:
         left = [n for n in found if n not in early]
         homes = [n for n in self._homes(mutant.path) if n not in early]
         # Kernels of all primitives are compiled together: which one changes is not recorded.
-        whole = [n for n in self._primitives(left, mutant.path) if n not in homes]
+        whole = [n for n in self._whole(left, mutant.path) if n not in homes]
         second = [n for n in left if n.split("/")[1] not in ("cpu", "opencl:0", "ref")]
         second = sorted(second, key=lambda n: not n.startswith("primitive."))[:_SECOND]
         left = [n for n in left if n not in whole and n not in second and n not in homes]
+        rest = rest // 3 if len(whole) > rest else rest
         parts = [n for n in left if n.startswith(_PARTS)]
-        late = homes + self._parts(parts, mutant.path, 2 * rest // 3 - len(homes))
+        late = homes + self._parts(parts, mutant.path, max(0, 2 * rest // 3 - len(homes)))
         late += self._spread([n for n in left if n not in late], rest - len(late), mutant.ident)
         return [early[:first], early[first:], [*whole, *second, *late]]
 
-    def _primitives(self, names: Sequence[str], path: str) -> list[str]:
-        """Every primitive, where the scalar language or its interpreter changes: each takes ms."""
-        if not path.endswith(_LANGUAGE):
-            return []
-        device = "ref" if path.endswith(_OTHERS) else "cpu"
-        return [n for n in names if n.startswith("primitive.") and n.split("/")[1] == device]
+    def _whole(self, names: Sequence[str], path: str) -> list[str]:
+        """What is judged before others by lot, as it looks at a file from all sides.
+
+        Where kernels' texts change, those for threads; where the scalar language or its
+        interpreter does, every primitive: each takes milliseconds.
+        """
+        found = []
+        if path.startswith(_SKELETONS):
+            found = [n for n in names if n.startswith("driver.lanes/")]
+        if path.endswith(_LANGUAGE):
+            device = "ref" if path.endswith(_OTHERS) else "cpu"
+            found += [n for n in names if n.startswith("primitive.") and n.split("/")[1] == device]
+        return found
 
     def _for_drivers(
         self, path: str, found: list[str], seed: str, first: int, rest: int

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tensorbus_backends.cache import default_directory
 
+from .child import SECOND
 from .pool import Pool
 from .tree import Tree
 
@@ -109,13 +110,13 @@ class Coverage:
 
 
 _CONVERSIONS = tuple(
-    f"primitive.{op}/" for op in ("cast", "input", "bitcast", "mulhi", "idiv", "irem", "shl", "shr")
+    f"primitive.{op}/"
+    for op in ("cast", "store", "input", "bitcast", "mulhi", "idiv", "irem", "shl", "shr")
 )
 """Primitives whose text every dtype has to itself: all of them are recorded."""
 
-_SECOND = "opencl:1"
-"""A second platform: its own text, where the dialect makes one, in these parts alone."""
 _SECOND_PARTS = ("primitive.rint/", "driver.launch/", "driver.compile/", "scale.reduce_row/")
+"""What is recorded on a second platform, as no device else has its text."""
 
 
 def chosen_items(names: Sequence[str]) -> list[str]:
@@ -131,7 +132,7 @@ def chosen_items(names: Sequence[str]) -> list[str]:
     for (key, _), group in groups.items():
         digest = hashlib.sha256(key.encode()).digest()
         other = not key.endswith("/cpu")
-        if key.endswith(f"/{_SECOND}") and not key.startswith(_SECOND_PARTS):
+        if key.endswith(f"/{SECOND}") and not key.startswith(_SECOND_PARTS):
             continue
         # The interpreter's primitives take no time; nothing else tells them apart.
         whole = (

@@ -114,8 +114,8 @@ def spelling(checks: Checks, folder: Path, session: Session) -> None:
                         ("typedef double f64;", fp64), ("cl_khr_fp64", fp64),
                         ("rint_f64", fp64), ("barrier(", not loops), ("get_local_id", not loops),
                         ("assume_safety", loops), ("get_global_offset(0)", hide),
-                        ("#define HIDDEN_ZERO 0\n", not hide), ("0x1p23f", loops and not hide),
-                        ("0x1p52", loops and not hide and fp64), ("tb_meta[k]", in_memory),
+                        ("#define HIDDEN_ZERO 0\n", not hide), ("0x1p23f", not hide),
+                        ("0x1p52", not hide and fp64), ("tb_meta[k]", in_memory),
                         ("tb_meta.v[k]", not in_memory), ("FP_CONTRACT OFF", True),
                         ("typedef float f32;", True),
                     ):  # fmt: skip

@@ -17,6 +17,7 @@ from tensorbus_backends.ir import Expr, IRError
 from ..items import Outcome
 from ..session import Session
 from .base import Checks, duty
+from .small import functions
 
 _COMPUTE = tuple(d for d in dt.ALL if d.name not in ("float16", "bfloat16"))
 _NUMERIC, _INTEGER, _BITS, _FLOAT, _ANY = "iuf", "iu", "biu", "f", "biuf"
@@ -282,4 +283,11 @@ def _validation(checks: Checks, x: Expr, p: Expr, n: Expr) -> None:
     ir.validate([x], [f32], allow_index=False)
 
 
-duty("language", rules, bodies, plugins=("cpu",))
+def small(session: Session) -> Outcome:
+    """The functions that every kernel's body uses, for every dtype."""
+    checks = Checks("small")
+    functions(checks)
+    return checks.outcome
+
+
+duty("language", rules, bodies, small, plugins=("cpu",))
