@@ -5,7 +5,8 @@ A worker that dies turns the cell it was in into ``crash``, one that is silent t
 lost.  A device that is lost, hangs or crashes again and again, with nothing passing between, is
 given up: its other cells are ``not run``, with the cause, and the run goes on with the other
 devices.  Items of one op stay together, so that kernels are compiled once and devices share what
-the oracle and the interpreter computed; but plugins that are not ours have workers of their own.
+the oracle and the interpreter computed; but plugins that are not ours, and further platforms of
+OpenCL, have workers of their own.
 """
 
 from __future__ import annotations
