@@ -22,6 +22,7 @@ from .data import all_patterns
 from .items import Outcome, due_ops, random_recipe
 from .layouts import place
 from .session import Session, array_slots, flushed, flushed_calls, oracle_call
+from .signature import parameters, takes_scalars
 
 __all__ = ["PROPERTIES", "claimed_bound", "judge_of", "portable_bound", "same_bits"]
 
@@ -365,7 +366,26 @@ def provenance(session: Session) -> Outcome:
     outcome.library = session.library
     if outcome.state == "pass" and not session.portable:
         _switched(session, outcome, largest)
+    if outcome.state == "pass" and REFERENCES[session.op].elementwise:
+        _unwrapped(session, outcome, largest)
     return outcome
+
+
+def _unwrapped(session: Session, outcome: Outcome, case: Case) -> None:
+    """An elementwise function of operands alone is called as it is: it looks at them itself."""
+    from .surfaces.engine import checks_of
+
+    function = tb.FUNCTIONS[session.item.op].call
+    forms = [p.forms for p in parameters(function)]
+    if any("tensor" not in f for f in forms) or (len(forms) > 1 and not takes_scalars(session.op)):
+        return
+    args, options = split(case)[1]([place(session.device, a)[0] for a in array_slots(case)])
+    function(*args, **options)
+    steps = checks_of(lambda: function(*args, **options))
+    outcome.decided += 1
+    if steps:
+        text = f"a warm call goes through checks of its options: {', '.join(steps[:4])}"
+        outcome.state, outcome.message = "fail", text
 
 
 def _switched(session: Session, outcome: Outcome, case: Case) -> None:
