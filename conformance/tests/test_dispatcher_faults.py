@@ -156,6 +156,13 @@ def _contiguous(p: Patch) -> None:
     p.setattr(tb, "astype", lambda x, d, **options: tb.ops.contiguous(astype(x, d, **options)))
 
 
+def _laid_out(p: Patch) -> None:
+    def change(call: Any) -> Any:
+        return lambda x, d, /, **options: tb.ops.contiguous(call(x, d, **options))
+
+    _function(p, "astype", change)
+
+
 @pytest.mark.parametrize(
     ("op", "name", "fault"),
     [
@@ -168,6 +175,7 @@ def _contiguous(p: Patch) -> None:
         ("surface.device", "users", _asked_again),
         ("surface.device", "users", _opens_others),
         ("surface.saved", "users", _exchanged),
+        ("astype", "layouts", _laid_out),
         ("tril", "errors", _untold),
         ("surface.engine", "users", _modes_exchanged),
         ("surface.setitem", "users", _kept_tangent),

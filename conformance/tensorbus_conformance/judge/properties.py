@@ -275,7 +275,30 @@ def layouts(session: Session) -> Outcome:
             judge = judge_of(session, case)
             for g, r in zip(session.result(case), oracle_call(session.op, case), strict=True):
                 _merge(outcome, judge.check(g, r), case, array_slots(case))
+    if session.portable and (REFERENCES[session.op].elementwise or session.op == "astype"):
+        _kept_order(session, outcome)
     return outcome
+
+
+def _kept_order(session: Session, outcome: Outcome) -> None:
+    """An elementwise result of dense operands has their order in memory, as NumPy's "K" has it."""
+    several = [c for c in session.cases() if len(c.args) and array_slots(c)]
+    several = [c for c in several if array_slots(c)[0].size and c.options.get("copy") is not False]
+    for case in several[:1]:
+        arrays, rebuild = split(case)
+        shape, order = (3, 2, 4), (2, 0, 1)
+        laid = []
+        for a in arrays:
+            flat = np.resize(a.reshape(-1), tuple(shape[k] for k in order))
+            laid.append(flat.transpose(np.argsort(order)))
+        args, options = rebuild(laid)
+        turned = replace(case, args=tuple(args), options=options, label=f"{shape} of {order}")
+        due = tuple(s // laid[0].itemsize for s in laid[0].strides)
+        for r in session.call(turned, session.tensors(turned)[0]):
+            outcome.decided += 1
+            if r.strides != due and outcome.state == "pass":
+                text = f"{turned.label}: the result has strides {r.strides}, its operands {due}"
+                outcome.state, outcome.message = "fail", text
 
 
 def order(session: Session) -> Outcome:
