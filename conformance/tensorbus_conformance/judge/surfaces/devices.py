@@ -211,7 +211,8 @@ def _sharing(c: Checks, n: int) -> None:
 
     right = {"good": _Place(kind, n), "kind": _Place(78, n), "host": _Place(kind, n, shared=True)}
     lines = [
-        line("absent", n, available=False), line("other", n + 1), line("simulated", n, simulated=True),
+        line("absent", n, available=False), line("other", n + 1),
+        line("simulated", n, simulated=True),
         line("broken", n), line("kind", n), line("host", n), line("good", n), line("later", n),
     ]  # fmt: skip
     opened: list[str] = []
