@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import tensorbus as tb
-from tensorbus import _autograd, _devices, _plan, _state
+from tensorbus import _autograd, _devices, _op, _plan, _state
 from tensorbus._tensor import Tensor
 from tensorbus.ops import indexing, sorting
 from tensorbus_backends import dtypes as dt
@@ -163,6 +163,11 @@ def _laid_out(p: Patch) -> None:
     _function(p, "astype", change)
 
 
+def _silent(p: Patch) -> None:
+    """A call that another device serves is not told of."""
+    p.setattr(_op.warnings, "warn", lambda *arguments, **options: None)
+
+
 @pytest.mark.parametrize(
     ("op", "name", "fault"),
     [
@@ -176,6 +181,7 @@ def _laid_out(p: Patch) -> None:
         ("surface.sharing", "users", _opens_others),
         ("surface.saved", "users", _exchanged),
         ("astype", "layouts", _laid_out),
+        ("surface.lacking", "users", _silent),
         ("tril", "errors", _untold),
         ("surface.engine", "users", _modes_exchanged),
         ("surface.setitem", "users", _kept_tangent),
