@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import tensorbus as tb
-from tensorbus import _autograd, _devices, _plan, _state, random as library_random
+from tensorbus import _autograd, _devices, _op, _plan, _state
 from tensorbus._tensor import Tensor
-from tensorbus.ops import sorting
+from tensorbus.ops import indexing, sorting
 from tensorbus_backends import dtypes as dt
 from tensorbus_backends.contract import Buffer, Device
 from tensorbus_conformance.judge.guard import Guarded
@@ -120,13 +120,31 @@ def _exchanged(p: Patch) -> None:
     p.setattr(_autograd, "_check_history", lambda op, k, t: check(k, op, t))
 
 
-def _any_key(p: Patch) -> None:
-    def key_of(name: str, given: Any, seed: Any) -> Any:
-        if (given is None) == (seed is None):
-            raise TypeError(f"{name} needs one of key= and seed=")
-        return given if seed is None else library_random.key(seed)
+def _untold(p: Patch) -> None:
+    """A refusal names the function alone."""
 
-    p.setattr(library_random, "key_of", key_of)
+    def change(call: Any) -> Any:
+        def tril(x: Tensor, /, *, k: int = 0) -> Tensor:
+            try:
+                out: Tensor = call(x, k=k)
+            except TypeError:
+                raise TypeError("tril: this is no such thing") from None
+            return out
+
+        return tril
+
+    _function(p, "tril", change)
+
+
+def _modes_exchanged(p: Patch) -> None:
+    p.setattr(_autograd, "enable_grad", tb.no_grad)
+    p.setattr(_autograd, "no_grad", tb.enable_grad)
+
+
+def _kept_tangent(p: Patch) -> None:
+    """What was overwritten keeps its tangent where the value has none."""
+    rule: Any = indexing._replace.jvp
+    p.setattr(indexing._replace, "jvp", lambda c, t: t[0] if t[1] is None else rule(c, t))
 
 
 def _in_c_order(p: Patch) -> None:
@@ -138,6 +156,18 @@ def _contiguous(p: Patch) -> None:
     p.setattr(tb, "astype", lambda x, d, **options: tb.ops.contiguous(astype(x, d, **options)))
 
 
+def _laid_out(p: Patch) -> None:
+    def change(call: Any) -> Any:
+        return lambda x, d, /, **options: tb.ops.contiguous(call(x, d, **options))
+
+    _function(p, "astype", change)
+
+
+def _silent(p: Patch) -> None:
+    """A call that another device serves is not told of."""
+    p.setattr(_op.warnings, "warn", lambda *arguments, **options: None)
+
+
 @pytest.mark.parametrize(
     ("op", "name", "fault"),
     [
@@ -147,21 +177,27 @@ def _contiguous(p: Patch) -> None:
         ("multiply", "autograd", _outer_too),
         ("surface.state", "users", _kept_over_settings),
         ("searchsorted", "users", _other_shape),
-        ("surface.device", "users", _asked_again),
-        ("surface.device", "users", _opens_others),
+        ("surface.sharing", "users", _asked_again),
+        ("surface.sharing", "users", _opens_others),
         ("surface.saved", "users", _exchanged),
-        ("random.uniform", "errors", _any_key),
+        ("astype", "layouts", _laid_out),
+        ("surface.lacking", "users", _silent),
+        ("tril", "errors", _untold),
+        ("surface.engine", "users", _modes_exchanged),
+        ("surface.setitem", "users", _kept_tangent),
         ("surface.device", "users", _in_c_order),
         ("surface.device", "users", _contiguous),
     ],
 )
 def test_a_fault_is_seen(op: str, name: str, fault: Any, monkeypatch: Patch) -> None:
-    healthy = verdict(op, name)
-    assert healthy.state == "pass", healthy.message
-    _state.state.tables.clear()
-    _state.state.refresh()
     fault(monkeypatch)
     assert verdict(op, name).state != "pass"
+
+
+@pytest.mark.parametrize("op", ["expand_dims", "flip", "searchsorted"])
+def test_sound_calls_pass(op: str) -> None:
+    outcome = verdict(op, "users")
+    assert outcome.state == "pass", outcome.message
 
 
 class _Rounded(Guarded):

@@ -41,9 +41,9 @@ class Track:
     def __init__(
         self,
         node: Node | None,
-        index: int = 0,
-        tangents: dict[int, Tensor] | None = None,
-        version: int = 0,
+        index: int,
+        tangents: dict[int, Tensor] | None,
+        version: int,
     ) -> None:
         self.node, self.index, self.tangents = node, index, tangents or {}
         self.version = version

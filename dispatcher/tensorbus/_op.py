@@ -216,7 +216,7 @@ def _make(op: Op, specs: Sequence[Spec], options: dict[str, Any], device: Device
         return _fallback(op, specs, options, where, missing)
     native = None if state.reproducible else where.backend.natives.get(op.name)
     if native is not None and len(results) == 1:
-        dtype, shape = results[0]
+        ((dtype, shape),) = results
         out = Spec.of(where, dtype, shape)
         case = NativeCase(
             op.name,
@@ -251,13 +251,16 @@ def _fallback(
             f"{what}; it has {have}. Use one of these, or another device, or allow a fallback "
             "with tensorbus.fallback_policy('warn')"
         )
+    from .ops._common import from_host
+
     other = get_device("cpu" if device.name != "cpu" else "ref")
     warn = state.policy == "warn"
 
     def run(*tensors: Tensor) -> Any:
         if warn:
             warnings.warn(f"{what}; this call runs on {other} instead", stacklevel=4)
-        moved = [t.detach().to_device(other) for t in tensors]
+        # Not by to_device, which as an op of such a dtype would fall back itself.
+        moved = [from_host(other, t.numpy(), t.dtype) for t in tensors]
         out = apply(op, moved, options, None if moved else other)
         if isinstance(out, tuple):
             return tuple(o.to_device(device) for o in out)
@@ -320,8 +323,8 @@ def composite(
 def linear_jvp(op: Callable[..., Any]) -> Rule:
     """Forward rule of an op that is linear in its only operand: apply it to the tangent."""
 
-    def rule(context: Context, tangents: Sequence[Tensor | None]) -> Any:
+    def rule(context: Context, tangents: Sequence[Tensor]) -> Any:
         (tangent,) = tangents
-        return None if tangent is None else op(tangent, **context.options)
+        return op(tangent, **context.options)
 
     return rule

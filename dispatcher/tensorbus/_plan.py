@@ -223,11 +223,3 @@ def same_device(op: str, specs: Sequence[Spec]) -> Device:
                 f"x.to_device({device.name!r})"
             )
     return device
-
-
-def const_of(value: float | int, dtype: DType) -> Expr:
-    """A constant of an operand dtype, rounded to it."""
-    compute = dtype.compute
-    if dtype.is_float:
-        return ir.const(float(compute.numpy.type(dtype.numpy.type(value))), compute)
-    return ir.const(value, dtype)

@@ -51,9 +51,9 @@ def _vjp(context: Context, g: Tensor) -> list[Tensor | None]:
     return [transfer(g, context.input_spec(0).device)]
 
 
-def _jvp(context: Context, tangents: Sequence[Tensor | None]) -> Tensor | None:
+def _jvp(context: Context, tangents: Sequence[Tensor]) -> Tensor | None:
     (t,) = tangents
-    return None if t is None else transfer(t, context.options["target"])
+    return transfer(t, context.options["target"])
 
 
 _op = _Transfer("to_device", signature="(x, device, /)", vjp=_vjp, jvp=_jvp)

@@ -22,6 +22,7 @@ from .data import all_patterns
 from .items import Outcome, due_ops, random_recipe
 from .layouts import place
 from .session import Session, array_slots, flushed, flushed_calls, oracle_call
+from .signature import parameters, takes_scalars
 
 __all__ = ["PROPERTIES", "claimed_bound", "judge_of", "portable_bound", "same_bits"]
 
@@ -274,7 +275,30 @@ def layouts(session: Session) -> Outcome:
             judge = judge_of(session, case)
             for g, r in zip(session.result(case), oracle_call(session.op, case), strict=True):
                 _merge(outcome, judge.check(g, r), case, array_slots(case))
+    if session.portable and (REFERENCES[session.op].elementwise or session.op == "astype"):
+        _kept_order(session, outcome)
     return outcome
+
+
+def _kept_order(session: Session, outcome: Outcome) -> None:
+    """An elementwise result of dense operands has their order in memory, as NumPy's "K" has it."""
+    several = [c for c in session.cases() if len(c.args) and array_slots(c)]
+    several = [c for c in several if array_slots(c)[0].size and c.options.get("copy") is not False]
+    for case in several[:1]:
+        arrays, rebuild = split(case)
+        shape, order = (3, 2, 4), (2, 0, 1)
+        laid = []
+        for a in arrays:
+            flat = np.resize(a.reshape(-1), tuple(shape[k] for k in order))
+            laid.append(flat.transpose(np.argsort(order)))
+        args, options = rebuild(laid)
+        turned = replace(case, args=tuple(args), options=options, label=f"{shape} of {order}")
+        due = tuple(s // laid[0].itemsize for s in laid[0].strides)
+        for r in session.call(turned, session.tensors(turned)[0]):
+            outcome.decided += 1
+            if r.strides != due and outcome.state == "pass":
+                text = f"{turned.label}: the result has strides {r.strides}, its operands {due}"
+                outcome.state, outcome.message = "fail", text
 
 
 def order(session: Session) -> Outcome:
@@ -365,7 +389,26 @@ def provenance(session: Session) -> Outcome:
     outcome.library = session.library
     if outcome.state == "pass" and not session.portable:
         _switched(session, outcome, largest)
+    if outcome.state == "pass" and REFERENCES[session.op].elementwise:
+        _unwrapped(session, outcome, largest)
     return outcome
+
+
+def _unwrapped(session: Session, outcome: Outcome, case: Case) -> None:
+    """An elementwise function of operands alone is called as it is: it looks at them itself."""
+    from .surfaces.engine import checks_of
+
+    function = tb.FUNCTIONS[session.item.op].call
+    forms = [p.forms for p in parameters(function)]
+    if any("tensor" not in f for f in forms) or (len(forms) > 1 and not takes_scalars(session.op)):
+        return
+    args, options = split(case)[1]([place(session.device, a)[0] for a in array_slots(case)])
+    function(*args, **options)
+    steps = checks_of(lambda: function(*args, **options))
+    outcome.decided += 1
+    if steps:
+        text = f"a warm call goes through checks of its options: {', '.join(steps[:4])}"
+        outcome.state, outcome.message = "fail", text
 
 
 def _switched(session: Session, outcome: Outcome, case: Case) -> None:

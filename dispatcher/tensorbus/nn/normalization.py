@@ -71,10 +71,10 @@ def _softmax_vjp(c: Context, g: Tensor) -> list[Tensor | None]:
     return [apply(_softmax_gradient, [g, c.output()], c.options)]
 
 
-def _softmax_jvp(c: Context, tangents: Sequence[Tensor | None]) -> Tensor | None:
+def _softmax_jvp(c: Context, tangents: Sequence[Tensor]) -> Tensor | None:
     # The Jacobian of softmax is symmetric.
     (t,) = tangents
-    return None if t is None else apply(_softmax_gradient, [t, c.output()], c.options)
+    return apply(_softmax_gradient, [t, c.output()], c.options)  # type: ignore[no-any-return]
 
 
 _softmax = Fused("softmax", _softmax_body, vjp=_softmax_vjp, jvp=_softmax_jvp)
@@ -148,10 +148,8 @@ def _log_softmax_vjp(c: Context, g: Tensor) -> list[Tensor | None]:
     return [apply(_log_softmax_gradient, [g, c.output()], c.options)]
 
 
-def _log_softmax_jvp(c: Context, tangents: Sequence[Tensor | None]) -> Tensor | None:
+def _log_softmax_jvp(c: Context, tangents: Sequence[Tensor]) -> Tensor | None:
     (t,) = tangents
-    if t is None:
-        return None
     wide = widened(t)
     weights = softmax_over(widened(c.input(0)), c.options["axes"])
     mean = ops.sum(ops.multiply(wide, weights), axis=c.options["axes"], keepdims=True)

@@ -116,8 +116,6 @@ def _from_python(obj: Any, dtype: DType | None) -> np.ndarray[Any, Any]:
         if array.dtype.kind == "f" and dtype.is_float:
             with np.errstate(over="ignore"):
                 return array.astype(dtype.numpy)
-        if not array.size:
-            return array.astype(dtype.numpy)
         return array
     if array.dtype.kind == "f":
         with np.errstate(over="ignore"):

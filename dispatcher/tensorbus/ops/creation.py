@@ -442,9 +442,9 @@ def _triangle_vjp(op: Callable[..., Tensor]) -> Callable[..., list[Tensor | None
 
 
 def _triangle_jvp(op: Callable[..., Tensor]) -> Callable[..., Tensor | None]:
-    def rule(c: Context, tangents: Sequence[Tensor | None]) -> Tensor | None:
+    def rule(c: Context, tangents: Sequence[Tensor]) -> Tensor | None:
         (t,) = tangents
-        return None if t is None else op(t, k=c.options["k"])
+        return op(t, k=c.options["k"])
 
     return rule
 

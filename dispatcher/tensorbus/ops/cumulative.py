@@ -204,9 +204,9 @@ def _sum_vjp(c: Context, g: Tensor) -> list[Tensor | None]:
     return [ops.astype(d, spec.dtype, copy=False)]
 
 
-def _sum_jvp(c: Context, tangents: Sequence[Tensor | None]) -> Tensor | None:
+def _sum_jvp(c: Context, tangents: Sequence[Tensor]) -> Tensor | None:
     (t,) = tangents
-    return None if t is None else apply(_sum, [t], c.options)
+    return apply(_sum, [t], c.options)  # type: ignore[no-any-return]
 
 
 def _recurrence(factor: Tensor, term: Tensor, axis: int) -> Tensor:
@@ -253,11 +253,9 @@ def _prod_vjp(c: Context, g: Tensor) -> list[Tensor | None]:
     return [ops.astype(d, c.input_spec(0).dtype, copy=False)]
 
 
-def _prod_jvp(c: Context, tangents: Sequence[Tensor | None]) -> Tensor | None:
+def _prod_jvp(c: Context, tangents: Sequence[Tensor]) -> Tensor | None:
     # y[k] = y[k-1] x[k] gives y'[k] = x[k] y'[k-1] + y[k-1] x'[k].
     (t,) = tangents
-    if t is None:
-        return None
     axis, x = c.options["axis"], widened(c.input(0))
     if x.size == 0:
         return ops.zeros_like(c.output())

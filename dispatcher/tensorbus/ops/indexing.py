@@ -11,12 +11,9 @@ from typing import Any
 
 import numpy as np
 from tensorbus_backends import dtypes as dt
-from tensorbus_backends.dtypes import DType
 
 from .._autograd import Context, record, snapshot
-from .._devices import Device
 from .._op import Op
-from .._plan import Plan
 from .._promotion import promote, result_of_scalar
 from .._spec import Shape, Spec, broadcast_shapes
 from .._tensor import Tensor
@@ -69,9 +66,9 @@ def _slice_vjp(c: Context, g: Tensor) -> list[Tensor | None]:
     return [place(g, c.input_spec(0).shape, c.options["items"])]
 
 
-def _slice_jvp(c: Context, tangents: Sequence[Tensor | None]) -> Tensor | None:
+def _slice_jvp(c: Context, tangents: Sequence[Tensor]) -> Tensor | None:
     (t,) = tangents
-    return None if t is None else slices(t, c.options["items"])
+    return slices(t, c.options["items"])
 
 
 _slice = View("slice", _slice_layout, vjp=_slice_vjp, jvp=_slice_jvp)
@@ -84,16 +81,6 @@ def slices(x: Tensor, items: tuple[Item, ...]) -> Tensor:
         for i, n in zip(items, x.shape, strict=False)
     )
     return x if whole else _slice.view(x, {"items": items})
-
-
-class _Place(Op):
-    """The adjoint of a slice: the operand in the slice of zeros."""
-
-    def infer(self, specs: Sequence[Spec], options: dict[str, Any]) -> list[tuple[DType, Shape]]:
-        return [(specs[0].dtype, options["shape"])]
-
-    def plan(self, device: Device, specs: Sequence[Spec], options: dict[str, Any]) -> Plan:
-        return Plan(lambda g: _placed(g, **options))
 
 
 def _placed(g: Tensor, shape: Shape, items: tuple[Item, ...]) -> Tensor:
@@ -113,28 +100,19 @@ def _place_vjp(c: Context, g: Tensor) -> list[Tensor | None]:
     return [slices(g, c.options["items"])]
 
 
-def _place_jvp(c: Context, tangents: Sequence[Tensor | None]) -> Tensor | None:
+def _place_jvp(c: Context, tangents: Sequence[Tensor]) -> Tensor | None:
     (t,) = tangents
-    return None if t is None else place(t, c.options["shape"], c.options["items"])
+    return place(t, c.options["shape"], c.options["items"])
 
 
-_place = _Place("place", vjp=_place_vjp, jvp=_place_jvp)
+# The adjoint of a slice: the operand in the slice of zeros; `unplanned`, as slices are.
+_place = Op("place", vjp=_place_vjp, jvp=_place_jvp)
 
 
 def place(g: Tensor, shape: Shape, items: tuple[Item, ...]) -> Tensor:
     """Zeros of `shape` with `g` in the slice `items`."""
     options = {"shape": shape, "items": items}
     return unplanned(_place, [g], options, lambda: _placed(g, shape, items))
-
-
-class _Replace(Op):
-    """A copy of the first operand with the second one in a slice of it."""
-
-    def infer(self, specs: Sequence[Spec], options: dict[str, Any]) -> list[tuple[DType, Shape]]:
-        return [(specs[0].dtype, specs[0].shape)]
-
-    def plan(self, device: Device, specs: Sequence[Spec], options: dict[str, Any]) -> Plan:
-        return Plan(lambda x, value: _replaced(x, value, **options))
 
 
 def _replaced(x: Tensor, value: Tensor, items: tuple[Item, ...]) -> Tensor:
@@ -162,7 +140,8 @@ def _replace_jvp(c: Context, tangents: Sequence[Tensor | None]) -> Tensor | None
     return replace(base, value, c.options["items"])
 
 
-_replace = _Replace("replace_slice", vjp=_replace_vjp, jvp=_replace_jvp)
+# A copy of the first operand with the second one in a slice of it.
+_replace = Op("replace_slice", vjp=_replace_vjp, jvp=_replace_jvp)
 
 
 def replace(x: Tensor, value: Tensor, items: tuple[Item, ...]) -> Tensor:

@@ -215,17 +215,17 @@ def _copy_vjp(c: Context, g: Tensor) -> list[Tensor | None]:
 def _forward(call: Callable[..., Tensor]) -> Callable[..., Tensor | None]:
     """Forward rule of a linear op: the op itself, applied to the tangent."""
 
-    def rule(c: Context, tangents: Sequence[Tensor | None]) -> Tensor | None:
+    def rule(c: Context, tangents: Sequence[Tensor]) -> Tensor | None:
         (t,) = tangents
-        return None if t is None else call(t, **c.options)
+        return call(t, **c.options)
 
     return rule
 
 
-def _astype_jvp(c: Context, tangents: Sequence[Tensor | None]) -> Tensor | None:
+def _astype_jvp(c: Context, tangents: Sequence[Tensor]) -> Tensor | None:
     (t,) = tangents
     dtype: DType = c.options["dtype"]
-    return None if t is None or not dtype.is_float else astype(t, dtype)
+    return astype(t, dtype) if dtype.is_float else None
 
 
 def _reshaped(x: Tensor, shape: Shape) -> Tensor:

@@ -313,9 +313,9 @@ def _sum_vjp(c: Context, g: Tensor) -> list[Tensor | None]:
     return [ops.astype(expand(g, spec.shape, c.options["axes"]), spec.dtype, copy=False)]
 
 
-def _sum_jvp(c: Context, tangents: Sequence[Tensor | None]) -> Tensor | None:
+def _sum_jvp(c: Context, tangents: Sequence[Tensor]) -> Tensor | None:
     (t,) = tangents
-    return None if t is None else apply(_sum, [t], c.options)
+    return apply(_sum, [t], c.options)  # type: ignore[no-any-return]
 
 
 _sum = Reduction("sum", "sum", accumulator, 0, vjp=_sum_vjp, jvp=_sum_jvp)
@@ -379,10 +379,8 @@ def _prod_vjp(c: Context, g: Tensor) -> list[Tensor | None]:
     return [ops.astype(d, x.dtype, copy=False)]
 
 
-def _prod_jvp(c: Context, tangents: Sequence[Tensor | None]) -> Tensor | None:
+def _prod_jvp(c: Context, tangents: Sequence[Tensor]) -> Tensor | None:
     (t,) = tangents
-    if t is None:
-        return None
     x, axes = c.input(0), c.options["axes"]
     if not axes or not x.size:
         return apply(_sum, [t], c.options)  # type: ignore[no-any-return]

@@ -52,10 +52,10 @@ def _sort_vjp(c: Context, g: Tensor, _: Tensor | None = None) -> list[Tensor | N
     return [ops.take_along_axis(g, inverse, axis=axis)]
 
 
-def _sort_jvp(c: Context, tangents: Sequence[Tensor | None]) -> list[Tensor | None]:
+def _sort_jvp(c: Context, tangents: Sequence[Tensor]) -> list[Tensor | None]:
     (t,) = tangents
     axis = c.options["axis"]
-    return [None if t is None else ops.take_along_axis(t, c.output(1), axis=axis), None]
+    return [ops.take_along_axis(t, c.output(1), axis=axis), None]
 
 
 _sort = _Sort("sort", vjp=_sort_vjp, jvp=_sort_jvp)
@@ -297,6 +297,4 @@ def nonzero(x: Tensor, /) -> tuple[Tensor, ...]:
     mask = ops.reshape(ops.astype(x.detach(), dt.bool_, copy=False), (-1,))
     counts = ops.cumulative_sum(mask, axis=0)
     found = int(counts[-1].item()) if x.size else 0
-    if found == 0:
-        return tuple(ops.zeros((0,), dtype=dt.int64, device=x.device) for _ in x.shape)
     return apply(_nonzero, [counts], {"shape": x.shape, "found": found})  # type: ignore[no-any-return]

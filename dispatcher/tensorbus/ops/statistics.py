@@ -54,10 +54,8 @@ def _extreme_vjp(c: Context, g: Tensor) -> list[Tensor | None]:
     return [ops.astype(ops.multiply(mask, share), spec.dtype, copy=False)]
 
 
-def _extreme_jvp(c: Context, tangents: Sequence[Tensor | None]) -> Tensor | None:
+def _extreme_jvp(c: Context, tangents: Sequence[Tensor]) -> Tensor | None:
     (t,) = tangents
-    if t is None:
-        return None
     mask, count = _ties(c)
     total = sum_(ops.multiply(widened(t), mask), axis=c.options["axes"], keepdims=True)
     d = ops.reshape(ops.divide(total, count), c.output().shape)
@@ -208,9 +206,9 @@ def _mean_vjp(c: Context, g: Tensor) -> list[Tensor | None]:
     return [expand(share, spec.shape, c.options["axes"])]
 
 
-def _mean_jvp(c: Context, tangents: Sequence[Tensor | None]) -> Tensor | None:
+def _mean_jvp(c: Context, tangents: Sequence[Tensor]) -> Tensor | None:
     (t,) = tangents
-    return None if t is None else apply(_mean, [t], c.options)
+    return apply(_mean, [t], c.options)  # type: ignore[no-any-return]
 
 
 _mean = Reduction("mean", "sum", _own, math.nan, mean=True, vjp=_mean_vjp, jvp=_mean_jvp)
@@ -325,10 +323,8 @@ def _variance_vjp(c: Context, g: Tensor) -> list[Tensor | None]:
     return [ops.astype(d, spec.dtype, copy=False)]
 
 
-def _variance_jvp(c: Context, tangents: Sequence[Tensor | None]) -> Tensor | None:
+def _variance_jvp(c: Context, tangents: Sequence[Tensor]) -> Tensor | None:
     (t,) = tangents
-    if t is None:
-        return None
     centred, inverse = _centred(c)
     total = sum_(
         ops.multiply(centred, widened(t)), axis=c.options["axes"], keepdims=c.options["keepdims"]
@@ -412,10 +408,8 @@ def _logsumexp_vjp(c: Context, g: Tensor) -> list[Tensor | None]:
     return [ops.astype(d, spec.dtype, copy=False)]
 
 
-def _logsumexp_jvp(c: Context, tangents: Sequence[Tensor | None]) -> Tensor | None:
+def _logsumexp_jvp(c: Context, tangents: Sequence[Tensor]) -> Tensor | None:
     (t,) = tangents
-    if t is None:
-        return None
     d = sum_(
         ops.multiply(widened(t), _weights(c)),
         axis=c.options["axes"],

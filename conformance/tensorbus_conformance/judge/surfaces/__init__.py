@@ -12,6 +12,7 @@ from . import (
     getitem as getitem,
     hosts as hosts,
     inplace as inplace,
+    lacking as lacking,
     operators as operators,
     saved as saved,
     setitem as setitem,

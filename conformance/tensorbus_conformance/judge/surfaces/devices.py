@@ -26,7 +26,7 @@ from ..guard import Guarded
 from ..layouts import host
 from .checks import Checks, distinct, surface
 
-__all__ = ["devices"]
+__all__ = ["devices", "sharing"]
 
 
 @surface("device", (dt.float32,), (dt.float32,))
@@ -35,12 +35,18 @@ def devices(c: Checks) -> None:
     _names(c)
     _equality(c)
     _lists(c)
-    _probes(c)
-    _sharing(c)
     _settings(c)
     _kernels(c)
     _specs(c)
     _rows(c)
+
+
+@surface("sharing", (dt.float32,), (dt.float32,))
+def sharing(c: Checks) -> None:
+    """What is looked up and opened on the way to a device, among made-up ones."""
+    _probes(c)
+    for number in (0, 3, 11):
+        _sharing(c, number)
 
 
 def _names(c: Checks) -> None:
@@ -191,7 +197,7 @@ class _Place:
         return self.info.name
 
 
-def _sharing(c: Checks) -> None:
+def _sharing(c: Checks, n: int) -> None:
     """Whose memory a DLPack device is: asked are open devices, then those that could be it.
 
     Opened is none that is absent, has another number, or is simulated: it may be slow to open, and
@@ -203,10 +209,11 @@ def _sharing(c: Checks) -> None:
         evidence = Evidence.SIMULATED if simulated else Evidence.HARDWARE
         return DeviceInfo(name, "madeup", index, available=available, evidence=evidence)
 
-    right = {"good": _Place(kind, 3), "kind": _Place(78, 3), "host": _Place(kind, 3, shared=True)}
+    right = {"good": _Place(kind, n), "kind": _Place(78, n), "host": _Place(kind, n, shared=True)}
     lines = [
-        line("absent", 3, available=False), line("other", 2), line("simulated", 3, simulated=True),
-        line("broken", 3), line("kind", 3), line("host", 3), line("good", 3), line("later", 3),
+        line("absent", n, available=False), line("other", n + 1),
+        line("simulated", n, simulated=True),
+        line("broken", n), line("kind", n), line("host", n), line("good", n), line("later", n),
     ]  # fmt: skip
     opened: list[str] = []
 
@@ -219,7 +226,7 @@ def _sharing(c: Checks) -> None:
     def look(known: dict[str, Any], given: list[DeviceInfo], *target: Any) -> Any:
         opened.clear()
         with _replaced(registry=_Lines(given), get_device=get_device, _open=known):
-            return _devices.sharing(kind, 3, *target)
+            return _devices.sharing(kind, n, *target)
 
     found = c.attempt("sharing", lambda: look({}, lines))
     c.true("sharing", found is right["good"], f"{found!r}")
@@ -229,15 +236,15 @@ def _sharing(c: Checks) -> None:
         c.true(f"sharing, {one.name} alone", found is (right["good"] if k == 6 else None))
         due = [one.name] if k > 2 else []
         c.true(f"sharing, {one.name} alone", opened == due, f"opened {opened}")
-    known = {p.info.name: p for p in (_Place(kind, 2), _Place(78, 3), _Place(kind, 3, True),
-                                      _Place(kind, 3, simulated=True))}  # fmt: skip
+    known = {p.info.name: p for p in (_Place(kind, n + 1), _Place(78, n), _Place(kind, n, True),
+                                      _Place(kind, n, simulated=True))}  # fmt: skip
     found = c.attempt("sharing with an open device", lambda: look(known, lines))
     c.true("sharing with an open device", found is list(known.values())[-1], f"{found!r}")
     c.true("sharing with an open device", not opened, f"opened {opened}")
-    target = _Place(kind, 3)
+    target = _Place(kind, n)
     found = c.attempt("sharing with a target", lambda: look(known, lines, target))
     c.true("sharing with a target", found is target and not opened, f"{found!r}")
-    found = c.attempt("sharing, wrong target", lambda: look({}, lines, _Place(kind, 2)))
+    found = c.attempt("sharing, wrong target", lambda: look({}, lines, _Place(kind, n + 1)))
     c.true("sharing with another target", found is right["good"], f"{found!r}")
     found = c.attempt("sharing, nothing", lambda: look({}, []))
     c.true("sharing with nothing", found is None, f"{found!r}")
