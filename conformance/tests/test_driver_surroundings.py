@@ -5,17 +5,27 @@ Faults are put in the place of a function or constant; the judge's forked child 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from importlib import import_module
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import tensorbus as tb
-from tensorbus_backends import cache, discovery, opening, pool, probing
+from tensorbus_backends import cache, discovery, grid, opening, pool, probing
 from tensorbus_backends.contract import CompileError, DeviceInfo, LaunchError
 from tensorbus_conformance.judge import parts
-from tensorbus_conformance.judge.driver import apart, compiler, keeping, platforms, processor
+from tensorbus_conformance.judge.driver import (
+    apart,
+    cold,
+    compiler,
+    keeping,
+    platforms,
+    processor,
+    team,
+)
 from tensorbus_conformance.judge.guard import Guarded
 from tensorbus_conformance.judge.items import Item, Outcome, items
 from tensorbus_conformance.judge.properties import judge
@@ -45,6 +55,12 @@ def nothing(*_: Any, **__: Any) -> None:
 
 def always(value: Any) -> Callable[..., Any]:
     return lambda *_, **__: value
+
+
+def slowly(kernel: Any, groups: int, meta: bytes) -> Callable[..., None]:
+    """A launch that is no built-in function."""
+    launch = kernel._runtime.prepare(kernel.address, kernel.count, groups, meta)
+    return lambda *buffers: launch(*buffers)
 
 
 def first(registry: Any) -> DeviceInfo:
@@ -87,7 +103,27 @@ HERE: list[tuple[str, str, Any, str, Any]] = [
     ("compiler", "proof", "plugin", "processor", always(SimpleNamespace(name="x", fma=True))),
     ("compiler", "doubts", "plugin", "_run_check", always("")),
     ("processor", "exhausted", "device.CpuDevice", "empty_cache", nothing),
+    ("team", "together", "runtime", "usable_threads", always(3)),
+    ("team", "calls", "device.CpuKernel", "prepare", slowly),
+    ("cold", "processes", cache.DiskCache, "lookup", nothing),
+    ("cold", "lost", "kernels.Builder", "_find", always(1)),
+    ("cold", "library", "blas", "_environment", always(contextlib.nullcontext())),
+    ("grid", "memory", grid.GridDevice, "_span", lambda device, buffer, *_: buffer.at),
+    ("grid", "copies", grid.GridDevice, "retry", nothing),
+    ("grid", "launches", grid.GridDevice, "spelling", lambda device, spec: device.dialect),
+    ("grid", "forks", grid._Forked, "release", nothing),
 ]  # fmt: skip
+
+# Of the C runtime: property of the duty "team", what changes, what takes its place.
+C_TEXT: list[tuple[str, str, str]] = [
+    ("together", "    wake_workers();", "    ;"),
+    ("rivals", "        pthread_mutex_unlock(&pool.submit);", "        ;"),
+    ("masks", "pthread_sigmask(SIG_SETMASK, &old, NULL);", ";"),
+    ("masks", "sigfillset(&all);", "sigemptyset(&all);"),
+    ("growth", "        free((void *)block);", "        ;"),
+    ("growth", "munmap(start + size, (size_t)(base + HUGE - start));", ";"),
+    ("few", "pool.threads = pool.started + 1;", "pool.threads = 0;"),
+]
 
 # Of opencl's duties: part, property, module of the plugin, name, what takes its place.
 THERE: list[tuple[str, str, str, str, Any]] = [
@@ -119,7 +155,7 @@ def planted(monkeypatch: pytest.MonkeyPatch, package: str, module: str, name: st
         setattr(getattr(target, holder) if holder else target, name, to)
         return found
 
-    for user in (platforms, processor, compiler):
+    for user in (platforms, processor, compiler, cold, team):
         monkeypatch.setattr(user, "afresh", spoilt)
 
 
@@ -128,13 +164,34 @@ def test_a_fault_is_seen(
     monkeypatch: pytest.MonkeyPatch, part: str, name: str, where: Any, attribute: str, to: Any
 ) -> None:
     level = "standard" if name == "doubts" else "smoke"
-    assert judged("cpu", part, name, level).state == "pass"
+    healthy = judged("cpu", part, name, level)
+    assert healthy.state == "pass", healthy
     if isinstance(where, str):
         planted(monkeypatch, "tensorbus_cpu", where, attribute, to)
     else:
         monkeypatch.setattr(where, attribute, to)
     outcome = judged("cpu", part, name, level)
     assert outcome.state in ("fail", "error"), outcome
+    assert outcome.message
+
+
+@pytest.mark.parametrize(("name", "before", "after"), C_TEXT)
+def test_a_fault_of_the_runtime_is_seen(
+    monkeypatch: pytest.MonkeyPatch, name: str, before: str, after: str
+) -> None:
+    assert judged("cpu", "team", name).state == "pass"
+    read_text = Path.read_text
+
+    def spoilt(path: Path, *rest: Any, **options: Any) -> str:
+        text = read_text(path, *rest, **options)
+        if path.name != "runtime.c":
+            return text
+        assert before in text
+        return text.replace(before, after)
+
+    monkeypatch.setattr(Path, "read_text", spoilt)
+    outcome = judged("cpu", "team", name)
+    assert outcome.state == "fail", outcome
     assert outcome.message
 
 
@@ -156,7 +213,8 @@ def test_every_duty_is_tried() -> None:
     # The toolkit's own classes are broken in test_toolkit_duties.py, kernels in test_lanes.py.
     toolkit = ("language", "products", "cache", "pool", "dtypes", "lanes")
     due = {(p, n) for p, n in duties("cpu") if p not in toolkit}
-    assert {(p, n) for p, n, *_ in HERE} == due
+    tried = {(p, n) for p, n, *_ in HERE} | {("team", n) for n, *_ in C_TEXT}
+    assert tried == due
     # Groups of other sizes are compiled for minutes where no kernel is kept yet.
     assert {(p, n) for p, n, *_ in THERE} == set(duties("opencl")) - {("calls", "groups")}
 

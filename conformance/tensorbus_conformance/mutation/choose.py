@@ -42,8 +42,9 @@ _LAYERS = (
 """Which parts judge a layer alone, and the beginnings and ends of its files' paths."""
 
 _HOMES = (
-    ("cpu/tensorbus_cpu/runtime.", ("team", "cold")),
-    ("cpu/tensorbus_cpu/fastcall.c", ("team",)),
+    ("cpu/tensorbus_cpu/runtime.c", ("team", "environment", "fork", "threads", "processor")),
+    ("cpu/tensorbus_cpu/runtime.py", ("team", "cold", "environment")),
+    ("cpu/tensorbus_cpu/fastcall.c", ("team", "launch", "threads")),
     ("cpu/tensorbus_cpu/kernels.py", ("cold",)),
     ("cpu/tensorbus_cpu/blas.py", ("cold",)),
     ("cpu/tensorbus_cpu/toolchain.py", ("cold", "compiler")),

@@ -466,4 +466,4 @@ def forks(checks: Checks, folder: Path, session: Session) -> None:
     checks.that([c[0] for c in real.calls()] == ["run"], "the parent's driver is another")
 
 
-duty("grid", memory, copies, launches, forks, plugins=("cpu",))
+duty("grid", memory, copies, launches, forks, plugins=("cpu",), smoke=False)
