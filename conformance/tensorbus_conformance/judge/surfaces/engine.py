@@ -194,6 +194,9 @@ def checks_of(call: Callable[[], Any]) -> list[str]:
             frames.append(frame.f_code.co_name)
 
     before = sys.getprofile()
+    if before is not None and not callable(before):  # cProfile's, which cannot be put back
+        call()
+        return []
     sys.setprofile(seen)
     try:
         call()
