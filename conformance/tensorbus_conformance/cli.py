@@ -250,7 +250,7 @@ def _conform(options: argparse.Namespace) -> int:
             return rerun(options.rerun, options.level, options.seed, options.timeout)
         except ValueError as error:
             raise UsageError(str(error)) from None
-    chosen = (options.mutate, options.mutant, options.rescore)
+    chosen = (options.mutate, options.mutant, options.rescore, options.rejudge)
     if any(c is not None for c in chosen) or options.coverage:
         from .mutation.options import run
 

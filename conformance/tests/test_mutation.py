@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from tensorbus_conformance.mutation import ctext, operators, register
+from tensorbus_conformance.mutation.again import rescore
 from tensorbus_conformance.mutation.branches import branches, way
 from tensorbus_conformance.mutation.choose import Chooser
 from tensorbus_conformance.mutation.coverage import Coverage, Recorded, chosen_items, limits, record
@@ -28,9 +29,8 @@ from tensorbus_conformance.mutation.mutant import (
 )
 from tensorbus_conformance.mutation.pool import Pool
 from tensorbus_conformance.mutation.probes import HITS, arms, instrument, places
-from tensorbus_conformance.mutation.run import rescore
 from tensorbus_conformance.mutation.tree import STRATA, Source, Tree, TreeError
-from tensorbus_conformance.mutation.verdict import Result, scores, try_mutant
+from tensorbus_conformance.mutation.verdict import Result, further, scores, try_mutant
 from tensorbus_conformance.mutation.zygote import layout
 
 TREE = Tree.here()
@@ -445,7 +445,7 @@ def test_parts_judge_what_survives_the_ops() -> None:
     every = [f"{n}/cpu/float32/portable" for n in names]
     coverage.items = {n: Recorded(hits, 0.1, {}, []) for n in every}
     groups = Chooser(TREE, layout(TREE), coverage).items(mutant, 2, 1, 4)
-    assert [len(g) for g in groups] == [2, 1, 4]
+    assert [len(g) for g in groups] == [2, 1, 4, 0]
     flat = [n for g in groups for n in g]
     assert len(set(flat)) == 7
     assert set(every[-2:]) <= set(flat)
@@ -461,7 +461,7 @@ def test_duties_of_drivers_come_first_for_a_driver() -> None:
     names = [*(f"op{k}" for k in range(20)), "driver.copy", "driver.discovery", "surface.map"]
     every = [f"{n}/{d}/float32/portable" for n in names for d in ("cpu", "opencl:0")]
     coverage.items = {n: Recorded(none if "copy" in n else hits, 0.1, {}, []) for n in every}
-    duties, surfaces, others = Chooser(TREE, layout(TREE), coverage).items(mutant, 2, 1, 4)
+    duties, surfaces, others, _ = Chooser(TREE, layout(TREE), coverage).items(mutant, 2, 1, 4)
     assert duties == [f"driver.{n}/cpu/float32/portable" for n in ("discovery", "copy")]
     assert surfaces == ["surface.map/cpu/float32/portable"]
     assert len(others) == 3
@@ -483,7 +483,7 @@ def test_recorded_texts_tell_helpers_apart() -> None:
         return found[m.edit.variant].text if m.edit and m.edit.variant < len(found) else ""
 
     mutant = next(m for m in mutants_of(source) if becomes(m) == "0x7fc1u")
-    assert Chooser(TREE, layout(TREE), coverage).items(mutant, 4, 2, 2) == [[B], [], []]
+    assert Chooser(TREE, layout(TREE), coverage).items(mutant, 4, 2, 2) == [[B], [], [], []]
 
 
 def test_a_report_is_scored_again_by_the_register(
@@ -516,6 +516,44 @@ def test_a_report_is_scored_again_by_the_register(
         rescore(report, made, None)
 
 
+def test_dtypes_that_nobody_recorded_judge_what_lives() -> None:
+    mutant = mutants_of(TREE.sources["dispatcher/tensorbus/ops/cumulative.py"])[0]
+    coverage = Coverage("smoke")
+    other = "cumulative_sum/cpu/bfloat16/portable"
+    coverage.listing = (A, B, other, "exp/cpu/bfloat16/portable")
+    hits = np.ones(layout(TREE).size, np.uint8)
+    for name in (A, "cumulative_sum/cpu/float32/portable"):
+        coverage.items[name] = Recorded(hits, 0.5, {}, [])
+    groups = Chooser(TREE, layout(TREE), coverage).items(mutant, 4, 2, 2)
+    assert groups[-1][0] == other
+    assert "exp/cpu/bfloat16/portable" not in groups[-1]
+    assert coverage.seconds(other) == 0.5
+
+
+def test_a_survivor_is_judged_by_what_has_not_judged_it() -> None:
+    mutant = mutants_of(TREE.sources["dispatcher/tensorbus/_plan.py"])[0]
+    survivor = Result(mutant, "survived", True, {A: "pass"}, seconds=1.0)
+    asked: list[list[str]] = []
+
+    def ask(request: dict[str, Any]) -> dict[str, Any]:
+        asked.append(request["items"])
+        return {
+            "status": "exit 0", "seconds": 2.0,
+            "messages": [
+                {"imported": 1}, {"opened": 1},
+                {"item": B, "property": "values", "state": "error", "message": "m"},
+                {"end": B, "texts": [], "active": True},
+            ],
+        }  # fmt: skip
+
+    found = further(ask, survivor, [[A], [B]], Coverage("smoke"), 0)
+    assert asked == [[B]]
+    # An error beside an item that passed is no failure of all that it reaches.
+    assert (found.verdict, found.items) == ("caught", {A: "pass", B: "error"})
+    assert found.seconds == 3.0
+    assert further(ask, found, [[A], [B]], Coverage("smoke"), 0) is found
+
+
 def test_conversions_are_recorded_for_every_dtype() -> None:
     names = [
         f"{op}/{device}/{dtype}/portable"
@@ -541,7 +579,7 @@ def chosen_late(path: str, names: Sequence[str]) -> list[str]:
     hits = np.zeros(layout(TREE).size, np.uint8)
     hits[layout(TREE).base[source.module] + mutant.edit.unit] = 1
     coverage.items = {n: Recorded(hits, 0.1, {}, []) for n in names}
-    return Chooser(TREE, layout(TREE), coverage).items(mutant, 1, 1, 2)[-1]
+    return Chooser(TREE, layout(TREE), coverage).items(mutant, 1, 1, 2)[2]
 
 
 def test_the_language_is_judged_by_all_primitives() -> None:

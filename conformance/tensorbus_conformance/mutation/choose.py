@@ -85,7 +85,14 @@ class Chooser:
         """
         found = self._on_devices(mutant.path, self._reaching(mutant))
         if mutant.stratum == "drivers":
-            return self._for_drivers(mutant.path, found, mutant.ident, first + more, rest)
+            groups = self._for_drivers(mutant.path, found, mutant.ident, first + more, rest)
+        else:
+            groups = self._for_others(mutant, found, first, more, rest)
+        return [*groups, self._other_dtypes(groups, mutant.path, rest)]
+
+    def _for_others(
+        self, mutant: Mutant, found: list[str], first: int, more: int, rest: int
+    ) -> list[list[str]]:
         # What a file itself defines is the best judge of it, and may be lost among its users.
         mine = self._own(mutant.path)
         home = [n for n in found if n.split("/")[0] in mine]
@@ -104,6 +111,22 @@ class Chooser:
         late = homes + self._parts(parts, mutant.path, max(0, 2 * rest // 3 - len(homes)))
         late += self._spread([n for n in left if n not in late], rest - len(late), mutant.ident)
         return [early[:first], early[first:], [*whole, *second, *late]]
+
+    def _other_dtypes(self, groups: Sequence[Sequence[str]], path: str, count: int) -> list[str]:
+        """Items that nobody recorded, of the ops that were chosen and of the file's own.
+
+        `conform` judges every dtype; what only one of them takes is recorded by lot.
+        """
+        ops = [n.rsplit("/", 2)[0] for group in groups for n in group]
+        ops = [f"{op}/cpu" for op in sorted(self._own(path))] + ops
+        left: dict[str, list[str]] = {op: [] for op in ops}
+        for name in self.coverage.listing:
+            if (op := name.rsplit("/", 2)[0]) in left and name not in self.coverage.items:
+                left[op].append(name)
+        found: list[str] = []
+        while len(found) < count and any(left.values()):
+            found += [names.pop(0) for names in left.values() if names]
+        return found[:count]
 
     def _whole(self, names: Sequence[str], path: str) -> list[str]:
         """What is judged before others by lot, as it looks at a file from all sides.

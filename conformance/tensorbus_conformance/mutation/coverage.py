@@ -76,6 +76,7 @@ class Coverage:
         at_import: Bytes of what importing tensorbus ran.
         owners: For a byte that ran at import, the functions that it helped to define.
         building: What an item runs that finds no compiled kernel, compiler or runtime.
+        listing: Names of all items, those that were not recorded included.
     """
 
     level: str
@@ -85,6 +86,16 @@ class Coverage:
     owners: dict[int, set[str]] = field(default_factory=dict)
 
     building: NDArray[np.uint8] = field(default_factory=lambda: np.zeros(0, np.uint8))
+    listing: tuple[str, ...] = ()
+
+    def seconds(self, name: str) -> float:
+        """What an item takes; of one that was not recorded what the longest of its op takes."""
+        if name in self.items:
+            return self.items[name].seconds
+        op = name.split("/")[:2]
+        return max(
+            (r.seconds for n, r in self.items.items() if n.split("/")[:2] == op), default=0.0
+        )
 
     @property
     def known_bad(self) -> dict[str, list[str]]:
@@ -206,7 +217,7 @@ def record(
             listing.extend(m.get("items", []))
 
     pool.map(devices, ask_list, listed)
-    wanted = [n for n in listing if ops is None or n.split("/")[0] in ops]
+    wanted = every = [n for n in listing if ops is None or n.split("/")[0] in ops]
     chosen = chosen_items(wanted)
     if branches:
         chosen += [n for n in wanted if n.split("/")[1] == "cpu" and n not in set(chosen)]
@@ -251,7 +262,9 @@ def record(
             pool.map(tasks, work, done)
     finally:
         _save(path, kept)
-    return _loaded(kept, level, set(wanted))
+    found = _loaded(kept, level, set(wanted))
+    found.listing = tuple(every)
+    return found
 
 
 def _save(path: Path, kept: dict[str, Any]) -> None:

@@ -94,6 +94,12 @@ def markdown(data: Mapping[str, Any]) -> str:
                 *(s[c] for c in CLASSES[2:]), f"{s['raw']:.1%}" if s["drawn"] else "-",
             )
         )  # fmt: skip
+    if again := data.get("again"):
+        lines += [
+            "",
+            f"{again['judged']} survivors were judged again, by further items of the same level: "
+            f"{again['caught']} are counted as what these said.",
+        ]
     if data["remarks"]:
         lines += ["", "## Remarks", "", *(f"- {r}" for r in data["remarks"])]
     alive = [m for m in data["mutants"] if m["verdict"] == "survived" and not m["excused"]]

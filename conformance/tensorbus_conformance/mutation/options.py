@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 __all__ = ["add_options", "run"]
@@ -35,6 +36,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="count a report of mutants again by the register of equivalents as it is now",
     )
+    group.add_argument(
+        "--rejudge",
+        metavar="REPORT",
+        type=Path,
+        help="judge the survivors of a report by items that have not judged them",
+    )
     group.add_argument("--mutant", metavar="ID", help="show one mutant and judge it")
     group.add_argument(
         "--least", metavar="SHARE", type=float, help="fail if less of the silent ones is caught"
@@ -45,9 +52,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, usage: type[Exception]) -> int:
     """Do what was asked; `usage` is raised for what cannot be asked."""
     from ..cli import choose_ops
+    from .again import rejudge, rescore
     from .branches import judge_coverage
     from .register import RegisterError
-    from .run import mutate, one, rescore
+    from .run import mutate, one
     from .tree import TreeError
 
     level = options.level or "standard"
@@ -75,6 +83,14 @@ def run(options: argparse.Namespace, usage: type[Exception]) -> int:
             )
         if options.rescore is not None:
             return rescore(options.rescore, options.json, options.markdown)
+        if options.rejudge is not None:
+            return rejudge(
+                options.rejudge,
+                workers=options.workers or os.cpu_count() or 1,
+                json_file=options.json,
+                markdown_file=options.markdown,
+                stale=options.stale_coverage,
+            )
         if options.mutant is not None:
             return one(options.mutant, level, choose_ops(options.ops), stale=options.stale_coverage)
         return mutate(

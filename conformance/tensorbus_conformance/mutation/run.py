@@ -27,7 +27,19 @@ from .tree import Tree, TreeError
 from .verdict import Result, Score, cold, scores, try_mutant
 from .zygote import layout
 
-__all__ = ["COLD", "FIRST", "MORE", "REST", "mutate", "one", "rescore"]
+__all__ = [
+    "COLD",
+    "FIRST",
+    "MORE",
+    "REST",
+    "devices_of",
+    "lot",
+    "mutate",
+    "one",
+    "progress_bar",
+    "recorded",
+    "show",
+]
 
 FIRST, MORE, REST = 4, 6, 30
 """Items that judge a mutant at first, how many more judge one that lives, and again."""
@@ -50,7 +62,12 @@ class _Lines:
             self._console.print(text)
 
 
-def _bar(console: Console) -> Progress:
+def lot(chooser: Chooser, mutant: Mutant) -> list[list[str]]:
+    """The items that judge a mutant, in groups."""
+    return chooser.items(mutant, FIRST, MORE, COLD if cold(mutant.path) else REST)
+
+
+def progress_bar(console: Console) -> Progress:
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -62,7 +79,7 @@ def _bar(console: Console) -> Progress:
     )
 
 
-def _devices(mutants: Sequence[Mutant]) -> list[str]:
+def devices_of(mutants: Sequence[Mutant]) -> list[str]:
     """Where mutants are judged: opencl shares the backends' kernel texts, ref their interpreter.
 
     Of opencl's own sources a second platform takes what the first one does not.
@@ -78,7 +95,7 @@ def _devices(mutants: Sequence[Mutant]) -> list[str]:
     return found
 
 
-def _recorded(
+def recorded(
     tree: Tree,
     pool: Pool,
     level: str,
@@ -153,17 +170,16 @@ def mutate(
     results: list[Result] = []
     complete = False
     start = time.monotonic()
-    with stoppable(), _bar(console) as bar, Pool(count) as pool:
+    with stoppable(), progress_bar(console) as bar, Pool(count) as pool:
         try:
-            coverage = _recorded(tree, pool, level, _devices(mutants), bar, ops, stale)
+            coverage = recorded(tree, pool, level, devices_of(mutants), bar, ops, stale)
             chooser = Chooser(tree, layout(tree), coverage)
             start = time.monotonic()
             task = bar.add_task("mutants", total=len(mutants), said="")
             heard = _Lines(console)
 
             def work(ask: Any, mutant: Mutant) -> Result:
-                groups = chooser.items(mutant, FIRST, MORE, COLD if cold(mutant.path) else REST)
-                return try_mutant(ask, mutant, groups, coverage, data_seed)
+                return try_mutant(ask, mutant, lot(chooser, mutant), coverage, data_seed)
 
             def done(result: Result) -> None:
                 results.append(result)
@@ -201,7 +217,7 @@ def mutate(
     }
     texts = {r.mutant.ident: before_after(tree.sources[r.mutant.path], r.mutant) for r in results}
     data = document(tree, results, table, settings, remarks, texts, known)
-    _show(console, data, table)
+    show(console, data, table)
     stamp = data["created"].replace(":", "").replace("+0000", "Z")
     target = json_file or folder / f"mutation-{level}-{stamp}.json"
     saved = write_or_say(target, json.dumps(data, indent=1) + "\n")
@@ -211,53 +227,6 @@ def mutate(
     if not enough:
         console.print(Text(f"less than {least:.0%} of the silent mutants are caught", "bold red"))
     return 0 if complete and saved and enough else 1
-
-
-_SETTINGS = ("commit", "created", "command", "seed", "level", "sample", "population", "complete",
-             "seconds", "each", "workers")  # fmt: skip
-
-
-def rescore(report: Path, json_file: Path | None, markdown_file: Path | None) -> int:
-    """Score the mutants of a report again by the register as it is now; nothing is judged.
-
-    Args:
-        report: What a run wrote.
-        json_file: Where the new report goes; into its place if it is None.
-        markdown_file: Where the report to read goes, else beside it.
-
-    Returns:
-        0 if both are on disk, else 1.
-
-    Raises:
-        TreeError: It is no such report, or of sources that have changed since.
-        RegisterError: The register says what it may not.
-    """
-    tree = Tree.here()
-    try:
-        old = json.loads(report.read_text(encoding="utf-8"))
-        mutants = {m["mutant"]: named(tree, m["mutant"]) for m in old["mutants"]}
-        fields = ("verdict", "reached", "items", "killer", "message", "seconds")
-        results = [
-            Result(mutants[m["mutant"]], **{f: m[f] for f in fields}) for m in old["mutants"]
-        ]
-        settings = {name: old[name] for name in _SETTINGS}
-    except LookupError as error:
-        raise TreeError(f"{report} is of other sources: {error}") from None
-    except (OSError, ValueError, TypeError) as error:
-        raise TreeError(f"{report} is no report of mutants: {error}") from None
-    where = register.path_of(tree)
-    known, regions = register.load(where), register.regions(where)
-    alive = [r.mutant for r in results if r.verdict == "survived"]
-    known = register.inside(tree, regions, alive) | known
-    remarks = register.apply(known, results)
-    texts = {i: before_after(tree.sources[m.path], m) for i, m in mutants.items()}
-    table = scores(results)
-    data = document(tree, results, table, settings, remarks, texts, known)
-    _show(make_console(), data, table)
-    target = json_file or report
-    saved = write_or_say(target, json.dumps(data, indent=1) + "\n")
-    saved = write_or_say(markdown_file or target.with_suffix(".md"), markdown(data)) and saved
-    return 0 if saved else 1
 
 
 def _check_stale(tree: Tree, known: dict[str, tuple[str, str]]) -> None:
@@ -283,7 +252,7 @@ def _command(
     return f"tensorbus conform --mutate{where}{most}"
 
 
-def _show(console: Console, data: dict[str, Any], table: Sequence[Score]) -> None:
+def show(console: Console, data: dict[str, Any], table: Sequence[Score]) -> None:
     shown = Table(box=None, pad_edge=False)
     heads = ("stratum", "drawn", "score", "caught", "survived", "unreached", "equivalent",
              "speed", "loud", "import", "crash", "timeout", "raw")  # fmt: skip
@@ -323,8 +292,8 @@ def one(
     console.print(Text(f"{mutant.path}:{mutant.line}  {mutant.operator}  ({mutant.stratum})"))
     console.print(Text(f"- {before}", "red"))
     console.print(Text(f"+ {after}", "green"))
-    with stoppable(), _bar(console) as bar, Pool(min(os.cpu_count() or 1, 2)) as pool:
-        coverage = _recorded(tree, pool, level, _devices([mutant]), bar, ops, stale)
+    with stoppable(), progress_bar(console) as bar, Pool(min(os.cpu_count() or 1, 2)) as pool:
+        coverage = recorded(tree, pool, level, devices_of([mutant]), bar, ops, stale)
         groups = Chooser(tree, layout(tree), coverage).items(mutant, FIRST, MORE, REST)
         results: list[Result] = []
 

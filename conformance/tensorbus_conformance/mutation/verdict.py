@@ -10,7 +10,7 @@ from .coverage import Coverage, limits
 from .mutant import Mutant
 from .tree import STRATA
 
-__all__ = ["CLASSES", "CAP", "Result", "Score", "cold", "scores", "try_mutant"]
+__all__ = ["CLASSES", "CAP", "Result", "Score", "cold", "further", "scores", "try_mutant"]
 
 CLASSES = ("caught", "survived", "loud", "import", "crash", "timeout")
 """Caught and survived are silent mutants; the others fail all that they reach, or never start."""
@@ -97,6 +97,28 @@ def try_mutant(
     return result
 
 
+def further(
+    ask: Callable[[dict[str, Any]], dict[str, Any]],
+    result: Result,
+    groups: Sequence[Sequence[str]],
+    coverage: Coverage,
+    seed: int,
+) -> Result:
+    """Judge a survivor by the items that have not judged it yet."""
+    left = [[n for n in group if n not in result.items] for group in groups]
+    left = [group for group in left if group]
+    if not left:
+        return result
+    more = try_mutant(ask, result.mutant, left, coverage, seed)
+    more.items = result.items | more.items
+    more.reached |= result.reached
+    more.seconds += result.seconds
+    if more.verdict != "caught":
+        more.verdict = "survived"
+        _classify(more)
+    return more
+
+
 def _judge(
     ask: Callable[[dict[str, Any]], dict[str, Any]],
     result: Result,
@@ -107,7 +129,7 @@ def _judge(
 ) -> bool:
     """Judge items in one process; whether there is no use in another one for those left."""
     mutant = result.mutant
-    took = sum(coverage.items[n].seconds for n in todo if n in coverage.items)
+    took = sum(map(coverage.seconds, todo))
     known = coverage.known_bad
     answer = ask(
         {
@@ -131,7 +153,7 @@ def _judge(
             result.reached = True
         if "end" in m:
             result.items[m["end"]] = states.get(m["end"], "pass")
-            fresh = bool(set(m["texts"]) - healthy)
+            fresh = m["end"] in coverage.items and bool(set(m["texts"]) - healthy)
             text = mutant.edit is not None and mutant.edit.text
             # A prelude is no part of a kernel's own text.
             plain = not text or mutant.path.endswith("dialect.py")

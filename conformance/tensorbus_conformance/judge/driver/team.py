@@ -36,6 +36,7 @@ from .base import Checks, affine, duty, filled, integers, numbers
 Array = NDArray[np.int64]
 
 _THREADS, _GROUPS = 4, 64
+_END = 60  # seconds after which what hangs is ended; a busy machine takes one or two
 _MISSING, _COUNT, _GO = 0, 1, 2  # words of a job's state
 _SEATS, _MASKS, _WORDS = 8, 80, 160  # threads that came, the signals that they do not take, all
 
@@ -95,7 +96,7 @@ class _Team:
     """A cpu device that runs jobs on `_THREADS` threads, as a process of its own would have it."""
 
     def __init__(self, session: Session, checks: Checks, threads: int = _THREADS) -> None:
-        signal.alarm(20)  # an end to whatever hangs
+        signal.alarm(_END)
         package = type(session.guard.real).__module__.partition(".")[0]
         with changed(os.environ, TENSORBUS_NUM_THREADS=str(threads)):
             self.device: Device = afresh(package).PLUGIN.open(0)
@@ -140,7 +141,7 @@ def _grandchild(checks: Checks, work: Callable[[], object], who: str) -> None:
     child = os.fork()
     if child == 0:
         try:
-            signal.alarm(20)
+            signal.alarm(_END)
             work()
         except BaseException as error:
             checks.that(False, f"{type(error).__name__}: {error}")
