@@ -420,7 +420,7 @@ def _bits_literal(dtype: DType, bits: int) -> str:
         u = f"u{dtype.bits}"
         return f"as_f{dtype.bits}_{u}({_integer_literal(dt.by_name(f'uint{dtype.bits}'), bits)})"
     if value == int(value) and abs(value) < 1e6:
-        return f"{value!r}{suffix}" if bits != 1 << (dtype.bits - 1) else f"-0.0{suffix}"
+        return f"{value!r}{suffix}"
     return f"{value.hex()}{suffix}"
 
 

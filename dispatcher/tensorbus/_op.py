@@ -11,7 +11,6 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import wraps
 from typing import Any, TypeVar
 
 from tensorbus_backends import dtypes as dt
@@ -26,7 +25,7 @@ from ._spec import Shape, Spec
 from ._state import Record, state
 from ._tensor import Tensor
 
-__all__ = ["FUNCTIONS", "OPS", "Function", "Op", "apply", "composite", "function", "linear_jvp"]
+__all__ = ["FUNCTIONS", "OPS", "Function", "Op", "apply", "function", "linear_jvp"]
 
 Rule = Callable[..., Any]
 
@@ -123,7 +122,7 @@ class Op:
         return f"<op {self.name}>"
 
 
-OPS: dict[str, Op | Composite] = {}
+OPS: dict[str, Op] = {}
 """Every op by name: what is listed, dispatched and judged."""
 
 
@@ -267,57 +266,6 @@ def _fallback(
         return out.to_device(device)
 
     return Plan(run, "fallback", other.name)
-
-
-class Composite:
-    """An op that is written in terms of other ops, gradients included.
-
-    Attributes:
-        name: Public name.
-        signature: As shown by ``tensorbus ops``.
-        function: The decomposition.
-        differentiable: Whether gradients flow through it.
-    """
-
-    def __init__(
-        self, name: str, signature: str, function: Callable[..., Any], differentiable: bool
-    ) -> None:
-        self.name, self.signature, self.function = name, signature, function
-        self.differentiable = differentiable
-        OPS[name] = self
-
-    def __repr__(self) -> str:
-        return f"<composite op {self.name}>"
-
-
-_DECOMPOSED = Plan(lambda: None, "decomposed")
-
-
-def composite(
-    name: str, *, differentiable: bool = True
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Register a function of tensors that only calls other ops as an op of its own."""
-
-    def wrap(function: Callable[..., Any]) -> Callable[..., Any]:
-        op = Composite(name, str(inspect.signature(function)), function, differentiable)
-
-        @wraps(function)
-        def call(*args: Any, **options: Any) -> Any:
-            if state.trace is None:
-                return op.function(*args, **options)
-            tensors = [a for a in args if isinstance(a, Tensor)]
-            specs = [t._spec for t in tensors]
-            return _traced(
-                name,
-                _DECOMPOSED,
-                specs,
-                None if specs else options.get("device"),
-                lambda: op.function(*args, **options),
-            )
-
-        return call
-
-    return wrap
 
 
 def linear_jvp(op: Callable[..., Any]) -> Rule:
