@@ -163,6 +163,20 @@ def _laid_out(p: Patch) -> None:
     _function(p, "astype", change)
 
 
+def _one_by_one(p: Patch) -> None:
+    """Each name that is not known yet gives another object over the same device."""
+
+    def get_device(name: Any = None) -> tb.Device:
+        if not isinstance(name, str):
+            return named(name)
+        if name not in _devices._open:
+            _devices._open[name] = tb.Device(named(name).backend)
+        return _devices._open[name]
+
+    named = _devices.get_device
+    p.setattr(tb, "get_device", get_device)
+
+
 def _silent(p: Patch) -> None:
     """A call that another device serves is not told of."""
     p.setattr(_op.warnings, "warn", lambda *arguments, **options: None)
@@ -187,6 +201,7 @@ def _silent(p: Patch) -> None:
         ("surface.setitem", "users", _kept_tangent),
         ("surface.device", "users", _in_c_order),
         ("surface.device", "users", _contiguous),
+        ("surface.device", "users", _one_by_one),
     ],
 )
 def test_a_fault_is_seen(op: str, name: str, fault: Any, monkeypatch: Patch) -> None:

@@ -59,6 +59,14 @@ def _names(c: Checks) -> None:
         for turn in range(2):
             found = tb.get_device(text)
             c.true(f"get_device({text!r}), call {turn}", found is one, f"gives another, {found!r}")
+    info = one.info
+    texts = (info.name, f"{info.plugin}:{info.index}", info.name.upper(), *info.aliases)
+    for chosen in (texts, texts[::-1]):
+        with _replaced(_open={}):  # as in a process that has opened nothing
+            opened = [tb.get_device(text) for text in chosen + chosen]
+        same = all(f is opened[0] for f in opened)
+        c.true("names one after the other", same, f"{chosen} give several objects")
+        c.true("names one after the other", opened[0].backend is one.backend, "another device")
     c.true("get_device of a device", tb.get_device(c.device) is c.device)
     c.true("get_device of none", tb.get_device() is c.device)
     with tb.device(name) as inside:
