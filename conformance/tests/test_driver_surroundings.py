@@ -179,7 +179,8 @@ def test_a_fault_is_seen(
 def test_a_fault_of_the_runtime_is_seen(
     monkeypatch: pytest.MonkeyPatch, name: str, before: str, after: str
 ) -> None:
-    assert judged("cpu", "team", name).state == "pass"
+    healthy = judged("cpu", "team", name)
+    assert healthy.state == "pass", healthy
     read_text = Path.read_text
 
     def spoilt(path: Path, *rest: Any, **options: Any) -> str:
