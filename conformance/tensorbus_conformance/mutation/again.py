@@ -67,7 +67,7 @@ def rejudge(
     known = register.inside(tree, register.regions(where), [r.mutant for r in alive]) | known
     place = {r.mutant.ident: k for k, r in enumerate(results)}
     mutants = [r.mutant for r in alive if r.mutant.ident not in known]
-    console = make_console()
+    console, judged = make_console(), 0
     with stoppable(), progress_bar(console) as bar, Pool(workers) as pool:
         coverage = recorded(tree, pool, settings["level"], devices_of(mutants), bar, stale=stale)
         chooser = Chooser(tree, layout(tree), coverage)
@@ -78,14 +78,19 @@ def rejudge(
             return further(ask, result, lot(chooser, mutant), coverage, data_seed)
 
         def done(result: Result) -> None:
+            nonlocal judged
+            judged += 1
             results[place[result.mutant.ident]] = result
             bar.update(task, advance=1)
             if result.verdict != "survived":
                 console.print(f"{result.verdict}  {result.mutant.ident}", soft_wrap=True)
 
-        pool.map(mutants, work, done)
+        try:
+            pool.map(mutants, work, done)
+        except KeyboardInterrupt:
+            console.print("interrupted; the report holds what was judged", style="yellow")
     settings["again"] = {
-        "judged": len(mutants),
+        "judged": judged,
         "caught": sum(results[place[m.ident]].verdict != "survived" for m in mutants),
     }
     return _write(tree, results, settings, json_file or report, markdown_file)

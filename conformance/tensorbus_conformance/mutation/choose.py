@@ -24,7 +24,7 @@ _OTHERS = ("/interp.py", "/ref.py", "/flushing.py")
 _SECOND = 8
 """Items of a second platform that judge the sources of opencl."""
 
-_LANGUAGE = ("/clike.py", "/ir.py", "/interp.py", "/flushing.py")
+_LANGUAGE = ("/clike.py", "/ir.py", "/interp.py", "/flushing.py", "/dialect.py")
 """Files of which each line is a primitive's."""
 
 _SKELETONS = tuple(
