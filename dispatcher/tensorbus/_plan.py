@@ -34,7 +34,7 @@ class Plan:
 
     Attributes:
         run: From operands to the result (a tensor or a tuple of them).
-        variant: ``"native"``, ``"portable"``, ``"decomposed"`` or ``"fallback"``.
+        variant: ``"native"``, ``"portable"`` or ``"fallback"``.
         library: Whose code runs, where native; which device, where fallback.
     """
 

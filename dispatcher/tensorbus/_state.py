@@ -37,7 +37,7 @@ class Record:
         device: Canonical device name.
         dtypes: Names of the operands' dtypes.
         shapes: Shapes of the operands.
-        variant: ``"native"``, ``"portable"``, ``"decomposed"`` or ``"fallback"``.
+        variant: ``"native"``, ``"portable"`` or ``"fallback"``.
         library: Whose kernel it was, where native; the other device, where fallback.
         seconds: Host time from call to return; launches may still be running.
         depth: 0 for what the user called, more for what a decomposition called.

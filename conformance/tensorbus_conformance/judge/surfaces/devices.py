@@ -22,6 +22,7 @@ from tensorbus_backends.contract import (
     UnknownDeviceError,
 )
 
+from ..driver.apart import changed
 from ..guard import Guarded
 from ..layouts import host
 from .checks import Checks, distinct, surface
@@ -62,7 +63,7 @@ def _names(c: Checks) -> None:
     info = one.info
     texts = (info.name, f"{info.plugin}:{info.index}", info.name.upper(), *info.aliases)
     for chosen in (texts, texts[::-1]):
-        with _replaced(_open={}):  # as in a process that has opened nothing
+        with changed(_devices, _open={}):  # as in a process that has opened nothing
             opened = [tb.get_device(text) for text in chosen + chosen]
         same = all(f is opened[0] for f in opened)
         c.true("names one after the other", same, f"{chosen} give several objects")
@@ -159,20 +160,6 @@ class _Lines:
         return self.lines
 
 
-@contextmanager
-def _replaced(**values: Any) -> Iterator[None]:
-    """Names of the module of devices with other values."""
-    module: Any = _devices
-    before = {k: getattr(module, k) for k in values}
-    for k, v in values.items():
-        setattr(module, k, v)
-    try:
-        yield
-    finally:
-        for k, v in before.items():
-            setattr(module, k, v)
-
-
 def _probes(c: Checks) -> None:
     """Plugins are asked once a process: they are asked again only on demand."""
     lines = [DeviceInfo("madeup", "madeup", 0)]
@@ -184,7 +171,7 @@ def _probes(c: Checks) -> None:
     }
     for label, (call, due) in calls.items():
         registry = _Lines(lines)
-        with _replaced(registry=registry):
+        with changed(_devices, registry=registry):
             found = call()
         c.true(label, found == lines, f"{found}")
         c.true(label, registry.asked == [due], f"asked to look again: {registry.asked}")
@@ -233,7 +220,7 @@ def _sharing(c: Checks, n: int) -> None:
 
     def look(known: dict[str, Any], given: list[DeviceInfo], *target: Any) -> Any:
         opened.clear()
-        with _replaced(registry=_Lines(given), get_device=get_device, _open=known):
+        with changed(_devices, registry=_Lines(given), get_device=get_device, _open=known):
             return _devices.sharing(kind, n, *target)
 
     found = c.attempt("sharing", lambda: look({}, lines))

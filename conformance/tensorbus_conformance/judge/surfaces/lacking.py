@@ -16,6 +16,7 @@ from tensorbus._spec import Spec
 from tensorbus_backends import dtypes as dt
 from tensorbus_backends.contract import UnsupportedError
 
+from ..driver.apart import changed
 from ..guard import Guarded
 from ..session import reference_device
 from .checks import Checks, surface
@@ -46,18 +47,13 @@ def _other(asked: list[str]) -> Iterator[None]:
 
     No device but the one that is judged is opened in this process.
     """
-    module: Any = _op
-    before = module.get_device
 
     def get_device(name: str) -> tb.Device:
         asked.append(name)
         return reference_device()
 
-    module.get_device = get_device
-    try:
+    with changed(_op, get_device=get_device):
         yield
-    finally:
-        module.get_device = before
 
 
 @surface("lacking", (dt.float32,), (dt.float32,))
