@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from . import dtypes as dt
 from .dialect import Dialect
 from .dtypes import DType
-from .ir import Expr, loops_of, value_of, walk
+from .ir import Expr, value_of, walk
 
 __all__ = ["Argument", "Emitter", "assemble", "ctype", "storage_ctype"]
 
@@ -231,11 +231,10 @@ class Emitter:
 
     def statements(self, outputs: Sequence[Expr]) -> tuple[list[str], list[str]]:
         """Statements for `outputs`, and the text that then names each output's value."""
-        free = loops_of(*outputs)
         names: dict[int, str] = {}
         lines: list[str] = []
         for out in outputs:
-            self._emit(out, names, {}, free, lines)
+            self._emit(out, names, {}, lines)
         return lines, [names[id(out)] for out in outputs]
 
     def _fresh(self) -> str:
@@ -247,7 +246,6 @@ class Emitter:
         root: Expr,
         names: dict[int, str],
         loops: Mapping[int, tuple[str, list[str]]],
-        free: Mapping[int, frozenset[int]],
         lines: list[str],
     ) -> None:
         stack = [(root, False)]
@@ -257,13 +255,11 @@ class Emitter:
                 continue
             if node.op == "repeat":
                 if ready:
-                    self._loop(node, names, loops, free, lines)
+                    self._loop(node, names, loops, lines)
                     continue
                 own, n = node.attr
                 outside = list(node.args[: 1 + n])
-                outside += [
-                    x for x in walk(*node.args[1 + n :]) if self._hoist(x, own, loops, free)
-                ]
+                outside += [x for x in walk(*node.args[1 + n :]) if self._hoist(x, own, loops)]
                 stack.append((node, True))
                 stack.extend((a, False) for a in reversed(outside))
             elif ready or not node.args:
@@ -273,21 +269,15 @@ class Emitter:
                 stack.extend((a, False) for a in reversed(node.args))
 
     @staticmethod
-    def _hoist(
-        x: Expr,
-        own: int,
-        loops: Mapping[int, tuple[str, list[str]]],
-        free: Mapping[int, frozenset[int]],
-    ) -> bool:
+    def _hoist(x: Expr, own: int, loops: Mapping[int, tuple[str, list[str]]]) -> bool:
         """Whether a node of a loop's body can be computed before the loop."""
-        return own not in free[id(x)] and free[id(x)] <= loops.keys()
+        return own not in x.free and x.free <= loops.keys()
 
     def _loop(
         self,
         node: Expr,
         names: dict[int, str],
         loops: Mapping[int, tuple[str, list[str]]],
-        free: Mapping[int, frozenset[int]],
         lines: list[str],
     ) -> None:
         loop, n = node.attr
@@ -301,7 +291,7 @@ class Emitter:
         body: list[str] = []
         scope = {**loops, loop: (counter, carried)}
         for b in bodies:
-            self._emit(b, inner, scope, free, body)
+            self._emit(b, inner, scope, body)
         # All next values are computed before any carried one changes.
         for name, b in zip(carried, bodies, strict=True):
             body.append(f"const {ctype(b.dtype)} {name}_next = {inner[id(b)]};")

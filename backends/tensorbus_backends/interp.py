@@ -9,7 +9,7 @@ processor does not flush subnormals; device `ref` checks that before it speaks. 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache, cached_property
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from . import dtypes as dt, flushing
 from .dtypes import DType
-from .ir import Expr, loops_of, walk
+from .ir import Expr, walk
 
 __all__ = ["add", "convert", "evaluate", "fma32", "fma64", "narrow", "widen"]
 
@@ -251,16 +251,10 @@ class _Evaluation:
         self,
         leaf: Callable[[Expr], Array],
         load: Callable[[int, DType, Array], Array],
-        outputs: Sequence[Expr],
     ) -> None:
-        self.leaf, self.load, self.outputs = leaf, load, outputs
+        self.leaf, self.load = leaf, load
         self.values: dict[int, Any] = {}
         self.active: Array | None = None
-
-    @cached_property
-    def free(self) -> dict[int, frozenset[int]]:
-        """`loops_of` the outputs: only expressions with loops pay for it."""
-        return loops_of(*self.outputs)
 
     def run(self, root: Expr) -> None:
         stack = [(root, False)]
@@ -286,7 +280,7 @@ class _Evaluation:
         count = np.asarray(self.values[id(node.args[0])])
         carried = [self.values[id(a)] for a in node.args[1 : 1 + n]]
         bodies = node.args[1 + n :]
-        inside = [x for x in walk(*bodies) if loop in self.free[id(x)]]
+        inside = [x for x in walk(*bodies) if loop in x.free]
         # A carried value that its body does not name has no node there, and needs no value.
         slots = {x.attr[1]: id(x) for x in inside if x.op == "carry" and x.attr[0] == loop}
         counters = [id(x) for x in inside if x.op == "iter" and x.attr == loop]
@@ -361,7 +355,7 @@ def evaluate(
     def no_load(slot: int, storage: DType, at: Array) -> Array:
         raise LookupError("this expression loads from a buffer, but none was given")
 
-    state = _Evaluation(leaf, load or no_load, outputs)
+    state = _Evaluation(leaf, load or no_load)
     with np.errstate(all="ignore"):
         for out in outputs:
             state.run(out)

@@ -31,7 +31,9 @@ from __future__ import annotations
 import itertools
 import math
 import struct
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -77,20 +79,24 @@ class IRError(TypeError):
 
 
 class Expr:
-    """A node: interned, so that equal expressions are the same object.
+    """A node: interned, so that equal expressions are the same object while one of them lives.
 
     Attributes:
         op: Primitive name.
         dtype: Dtype of the value, always a compute dtype.
         args: Operands.
         attr: What the primitive needs besides operands (bits of a constant, slot, table, ...).
+        free: Loops around it whose carried values or counter it depends on.
+        height: How many loops lie in one another below it, itself included.
     """
 
-    __slots__ = ("args", "attr", "dtype", "op")
+    __slots__ = ("__weakref__", "args", "attr", "dtype", "free", "height", "op")
     op: str
     dtype: DType
     args: tuple[Expr, ...]
     attr: Any
+    free: frozenset[int]
+    height: int
 
     def __add__(self, other: Operand) -> Expr:
         return _binary("add", self, other)
@@ -183,8 +189,10 @@ PRIMITIVES = (
 
 _FLOAT_UNARY = ("sqrt", "floor", "ceil", "trunc", "rint")
 _LEAVES = ("const", "input", "index", "param", "carry", "iter")
-_interned: dict[tuple[Any, ...], Expr] = {}
-_loop_ids = itertools.count()
+_interned: weakref.WeakValueDictionary[tuple[Any, ...], Expr] = weakref.WeakValueDictionary()
+_interning = threading.Lock()  # two threads that miss the same node must not make two
+_tracing = itertools.count(1)
+_NONE: frozenset[int] = frozenset()
 
 _COMPUTE = frozenset(d for d in dt.ALL if d.compute is d)
 _INTS = frozenset(dt.INTEGER)
@@ -265,10 +273,31 @@ def _make(op: str, dtype: DType, args: tuple[Expr, ...] = (), attr: Any = None) 
     node = _interned.get(key)
     if node is None:
         _check(op, dtype, args, attr)
-        node = Expr()
-        node.op, node.dtype, node.args, node.attr = op, dtype, args, attr
-        node = _interned.setdefault(key, node)
+        made = Expr()
+        made.op, made.dtype, made.args, made.attr = op, dtype, args, attr
+        made.free, made.height = _scope(op, args, attr)
+        with _interning:
+            node = _interned.setdefault(key, made)
     return node
+
+
+def _scope(op: str, args: tuple[Expr, ...], attr: Any) -> tuple[frozenset[int], int]:
+    """The loops that a node depends on, and the height of the loops below it."""
+    if op == "carry":
+        return frozenset({attr[0]}), 0
+    if op == "iter":
+        return frozenset({attr}), 0
+    height = max((a.height for a in args), default=0)
+    if op == "repeat":
+        outside, bodies = args[: 1 + attr[1]], args[1 + attr[1] :]
+        inner: frozenset[int] = _NONE.union(*(b.free for b in bodies)) - {attr[0]}
+        free = inner.union(*(a.free for a in outside))
+        return free, max(height, 1 + max(b.height for b in bodies))
+    free = _NONE
+    for a in args:
+        if a.free:
+            free = free | a.free
+    return free, height
 
 
 def _lift(x: Operand, dtype: DType) -> Expr:
@@ -417,17 +446,42 @@ def repeat(
     """Run ``carry = body(i, *carry)`` for i = 0 .. count-1 (int32), starting from `init`.
 
     The body must keep the dtypes of the carried values; it is traced once.
+
+    A loop is named by its height, one more than that of the loops inside its body, and its carried
+    values by the loop's name and their number.  So loops of one structure are one object, and a
+    name can only mean the innermost loop of that height (the canonical names of Sato and Pollack,
+    "External and internal syntax of the lambda-calculus", J. Symb. Comput. 45, 2010).
     """
-    loop = next(_loop_ids)
+    loop = -next(_tracing)  # until the body is known
     carries = tuple(_make("carry", e.dtype, (), (loop, k)) for k, e in enumerate(init))
     outs = tuple(body(_make("iter", dt.int32, (), loop), *carries))
     if len(outs) != len(init):
         raise IRError(f"repeat carries {len(init)} values but its body returns {len(outs)}")
     lifted = tuple(_lift(o, c.dtype) for o, c in zip(outs, carries, strict=True))
-    args = (_lift(count, dt.int32), *init, *lifted)
-    n = len(init)
-    node = _make("repeat", init[0].dtype, args, (loop, n))
+    node = _close(loop, _lift(count, dt.int32), tuple(init), lifted)
     return tuple(_make("get", e.dtype, (node,), k) for k, e in enumerate(init))
+
+
+def _close(loop: int, count: Expr, init: tuple[Expr, ...], bodies: tuple[Expr, ...]) -> Expr:
+    """The repeat whose bodies name it `loop` so far."""
+    height = 1 + max(b.height for b in bodies)
+    named = _rename(bodies, loop, height)
+    return _make("repeat", init[0].dtype, (count, *init, *named), (height, len(init)))
+
+
+def _rename(roots: Sequence[Expr], old: int, new: int) -> list[Expr]:
+    """`roots` with the values of loop `old` as those of loop `new`."""
+    done: dict[Expr, Expr] = {}
+    for node in walk(*roots):
+        if old not in node.free:
+            done[node] = node
+        elif node.op == "carry":
+            done[node] = _make("carry", node.dtype, (), (new, node.attr[1]))
+        elif node.op == "iter":
+            done[node] = _make("iter", node.dtype, (), new)
+        else:
+            done[node] = _make(node.op, node.dtype, tuple(done[a] for a in node.args), node.attr)
+    return [done[r] for r in roots]
 
 
 def walk(*roots: Expr) -> Iterator[Expr]:
@@ -447,52 +501,64 @@ def walk(*roots: Expr) -> Iterator[Expr]:
 def substitute(root: Expr, replace: Callable[[Expr], Expr | None]) -> Expr:
     """Rebuild `root` with every leaf for which `replace` gives an expression exchanged.
 
-    Loops are shared, not copied: a body must not be substituted into itself.
+    Raises:
+        IRError: The other expression has another dtype, or depends on a loop that it is not in.
     """
-    done: dict[int, Expr] = {}
-    for node in walk(root):
-        new = replace(node) if not node.args else None
-        if new is not None:
-            _require(new.dtype is node.dtype, "substitute", (node, new), "dtypes differ")
-            done[id(node)] = new
-        elif node.args:
-            args = tuple(done[id(a)] for a in node.args)
-            done[id(node)] = _make(node.op, node.dtype, args, node.attr)
-        else:
-            done[id(node)] = node
-    return done[id(root)]
+    return _substituted(root, replace, {})
 
 
-def loops_of(*roots: Expr) -> dict[int, frozenset[int]]:
-    """For every node (by id) the loops whose carried values or counter it depends on."""
-    free: dict[int, frozenset[int]] = {}
-    for node in walk(*roots):
-        if node.op == "carry":
-            free[id(node)] = frozenset({node.attr[0]})
-        elif node.op == "iter":
-            free[id(node)] = frozenset({node.attr})
+def _substituted(
+    root: Expr, replace: Callable[[Expr], Expr | None], loops: Mapping[int, int]
+) -> Expr:
+    """`substitute` in the body of `loops`: how each of them is named so far."""
+    done: dict[Expr, Expr] = {}
+    stack = [(root, False)]
+    while stack:
+        node, ready = stack.pop()
+        if node in done:
+            continue
+        if not node.args:
+            done[node] = _replaced(node, replace, loops)
+            continue
+        # A loop's bodies are in a scope of their own.
+        seen = node.args[: 1 + node.attr[1]] if node.op == "repeat" else node.args
+        if not ready:
+            stack.append((node, True))
+            stack.extend((a, False) for a in seen)
+            continue
+        args = tuple(done[a] for a in seen)
+        if node.op == "repeat":
+            own, n = node.attr
+            loop = -next(_tracing)
+            scope = {**loops, own: loop}
+            bodies = tuple(_substituted(b, replace, scope) for b in node.args[1 + n :])
+            done[node] = _close(loop, args[0], args[1:], bodies)
         else:
-            inner: frozenset[int] = frozenset().union(*(free[id(a)] for a in node.args))
-            if node.op == "repeat":
-                inner -= {node.attr[0]}
-            free[id(node)] = inner
-    return free
+            done[node] = _make(node.op, node.dtype, args, node.attr)
+    return done[root]
+
+
+def _replaced(node: Expr, replace: Callable[[Expr], Expr | None], loops: Mapping[int, int]) -> Expr:
+    new = replace(node)
+    if new is not None:
+        _require(new.dtype is node.dtype, "substitute", (node, new), "dtypes differ")
+        _require(not new.free, "substitute", (node, new), "depends on a loop around it")
+        return new
+    if node.op == "carry":
+        loop, k = node.attr
+        return _make("carry", node.dtype, (), (loops.get(loop, loop), k))
+    if node.op == "iter":
+        return _make("iter", node.dtype, (), loops.get(node.attr, node.attr))
+    return node
 
 
 def fingerprint(*roots: Expr) -> str:
     """A text that is the same for the same computation in every process."""
     number: dict[int, int] = {}
-    loops: dict[int, int] = {}
     lines: list[str] = []
     for k, node in enumerate(walk(*roots)):
         number[id(node)] = k
-        attr = node.attr
-        if node.op in ("repeat", "carry"):
-            attr = (loops.setdefault(attr[0], len(loops)), attr[1])
-        elif node.op == "iter":
-            attr = loops.setdefault(attr, len(loops))
-        elif node.op == "load":
-            attr = (attr[0], attr[1].name)
+        attr = (node.attr[0], node.attr[1].name) if node.op == "load" else node.attr
         args = ",".join(str(number[id(a)]) for a in node.args)
         lines.append(f"{node.op}:{node.dtype.name}({args})[{attr}]")
     lines.append(",".join(str(number[id(r)]) for r in roots))
@@ -520,9 +586,8 @@ def validate(
     for node in walk(*outputs):
         _check(node.op, node.dtype, node.args, node.attr)
     validate_leaves(outputs, inputs, params, allow_index=allow_index)
-    free = loops_of(*outputs)
     for out in outputs:
-        if free[id(out)]:
+        if out.free:
             raise IRError(f"a value carried by repeat is used outside its loop: {out!r}")
 
 

@@ -10,7 +10,8 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tensorbus_backends import dtypes as dt, ir
+import numpy as np
+from tensorbus_backends import dtypes as dt, interp, ir
 from tensorbus_backends.dtypes import DType
 from tensorbus_backends.ir import Expr, IRError
 
@@ -216,10 +217,7 @@ def bodies(session: Session) -> Outcome:
     texts = [ir.fingerprint(*m) for m in made]
     checks.that(len(set(texts)) == len(texts), "two bodies that differ have one fingerprint")
     for step in (1, 2):
-        checks.that(
-            ir.fingerprint(_loop(n, step)) == ir.fingerprint(_loop(n, step)),
-            "a loop that is traced again has another fingerprint",
-        )
+        checks.that(_loop(n, step) is _loop(n, step), "a loop that is traced again is another")
 
     def exchange(node: Expr) -> Expr | None:
         return {x: y, p: ir.const(3.0, dt.float32)}.get(node)
@@ -232,9 +230,43 @@ def bodies(session: Session) -> Outcome:
     swapped = ir.substitute(looped, exchange)
     leaves = {m for m in ir.walk(swapped) if not m.args and m.op in ("input", "param")}
     checks.that(leaves == {y, n}, "substitute does not reach into a loop")
+    _nested(checks, n)
     _free(checks, n)
     _validation(checks, x, p, n)
     return checks.outcome
+
+
+def _nested(checks: Checks, n: Expr) -> None:
+    """A body substituted into itself computes the same as if it had been traced there."""
+
+    def twice(x: Expr) -> Expr:
+        return ir.repeat(n, [x], lambda k, a: (a + k * x,))[0]
+
+    whole = ir.substitute(twice(n), lambda node: twice(n) if node is n else None)
+    due = ir.repeat(twice(n), [twice(n)], lambda k, a: (a + k * twice(n),))[0]
+    checks.that(whole is due, "a loop substituted into itself is another one")
+    values = []
+    for root in (twice(n), whole):
+        (got,) = interp.evaluate([root], lambda leaf: np.asarray([0, 1, 2, 3], np.int32))
+        values.append(got.tolist())
+
+    def plain(count: int, x: int) -> int:
+        total = x
+        for k in range(count):
+            total += k * x
+        return total
+
+    once = [plain(x, x) for x in range(4)]
+    again = [plain(x, x) for x in once]
+    checks.that(values == [once, again], f"loops in loops give {values}, not {[once, again]}")
+    stray: list[Expr] = []
+
+    def kept(k: Expr, a: Expr) -> Sequence[Expr]:
+        stray.append(a)
+        return (a,)
+
+    ir.repeat(n, [n], kept)
+    checks.raises(IRError, "a loop's value put outside", ir.substitute, n, lambda x: stray[0])
 
 
 def _free(checks: Checks, n: Expr) -> None:
@@ -249,8 +281,7 @@ def _free(checks: Checks, n: Expr) -> None:
         return (ir.repeat(k, [a], inner)[0] + n,)
 
     whole = ir.repeat(n, [n], body)[0]
-    free = ir.loops_of(whole, *inside)
-    sizes = [len(free[id(e)]) for e in (*inside, whole, n)]
+    sizes = [len(e.free) for e in (*inside, whole, n)]
     checks.that(sizes == [1, 1, 2, 0, 0], f"expressions depend on {sizes} loops")
     for stray in inside:
         checks.raises(IRError, "a value outside of its loop", ir.validate, [stray], [dt.int32] * 3)
