@@ -19,6 +19,7 @@ from tensorbus_backends.contract import (
 )
 from tensorbus_backends.discovery import Registry
 
+from ._recent import Recent
 from ._state import state
 
 __all__ = ["Device", "device", "devices", "get_device", "registry", "sharing"]
@@ -32,13 +33,15 @@ class Device:
     Attributes:
         name: Canonical name, ``"cpu"`` or ``"opencl:0"``.
         backend: The plugin's device object.
+        constants: Memory that calls share and that can be made again, by what it holds.
     """
 
-    __slots__ = ("__weakref__", "_kernels", "_lock", "backend", "name")
+    __slots__ = ("__weakref__", "_kernels", "_lock", "backend", "constants", "name")
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
         self.name = backend.info.name
+        self.constants: Recent[Any, Any] = Recent(64)
         self._kernels: dict[KernelSpec, Compiled] = {}
         self._lock = threading.Lock()
 

@@ -20,12 +20,22 @@ from tensorbus_backends.dtypes import DType
 from ._arguments import checked
 from ._autograd import Context, record
 from ._devices import Device, get_device
-from ._plan import Plan, same_device
+from ._plan import Plan, Planner, Value, same_device
 from ._spec import Shape, Spec
 from ._state import Record, state
 from ._tensor import Tensor
 
-__all__ = ["FUNCTIONS", "OPS", "Function", "Op", "apply", "function", "linear_jvp"]
+__all__ = [
+    "FUNCTIONS",
+    "OPS",
+    "Function",
+    "Op",
+    "apply",
+    "function",
+    "linear_jvp",
+    "perform",
+    "serve",
+]
 
 Rule = Callable[..., Any]
 
@@ -105,15 +115,22 @@ class Op:
         jvp: Rule | None = None,
     ) -> None:
         self.name, self.signature, self.vjp, self.jvp = name, signature, vjp, jvp
+        if name in OPS:
+            raise ValueError(f"there is an op {name!r} already; give this one another name")
         OPS[name] = self
 
     def infer(self, specs: Sequence[Spec], options: dict[str, Any]) -> list[tuple[DType, Shape]]:
         """Dtype and shape of the outputs; raises TypeError, ValueError or IndexError."""
         raise NotImplementedError
 
-    def plan(self, device: Device, specs: Sequence[Spec], options: dict[str, Any]) -> Plan:
-        """How to serve calls with these specs by portable kernels."""
+    def build(self, p: Planner, values: Sequence[Value], options: dict[str, Any]) -> Any:
+        """Add the steps of portable kernels to a plan; the result's value, or a tuple of them."""
         raise NotImplementedError
+
+    def plan(self, device: Device, specs: Sequence[Spec], options: dict[str, Any]) -> Plan:
+        """How to serve calls with these specs without a native kernel."""
+        planner = Planner(device, specs)
+        return planner.finish(self.build(planner, planner.operands, options))
 
     def __call__(self, *tensors: Tensor, **options: Any) -> Any:
         return apply(self, tensors, options)
@@ -126,13 +143,27 @@ OPS: dict[str, Op] = {}
 """Every op by name: what is listed, dispatched and judged."""
 
 
-def _freeze(value: Any) -> Any:
+def freeze(value: Any) -> Any:
     if isinstance(value, dict):
-        return tuple((k, _freeze(v)) for k, v in sorted(value.items()))
+        return tuple((k, freeze(v)) for k, v in sorted(value.items()))
     if isinstance(value, list | tuple):
-        return tuple(_freeze(v) for v in value)
+        return tuple(freeze(v) for v in value)
     # 0.0 == -0.0 == False, but they are different options.
     return (type(value), repr(value)) if isinstance(value, bool | int | float) else value
+
+
+def _option_key(options: dict[str, Any]) -> tuple[Any, ...]:
+    """What tells options apart; equal numbers of other types, and -0.0, are other options."""
+    values = options.values()
+    for value in values:
+        kind = value.__class__
+        if kind is tuple:
+            for part in value:
+                if part.__class__ is not int:
+                    return (freeze(options),)
+        elif kind is float or kind is list or kind is dict:
+            return (freeze(options),)
+    return (*options, *values, *[v.__class__ for v in values])
 
 
 def apply(
@@ -149,23 +180,8 @@ def apply(
         options: Its other arguments, hashable.
         device: Where, for an op without operands.
     """
-    specs = [t._spec for t in tensors]
-    key: Any = (op.name, *specs) if device is None else (op.name, *specs, device)
-    if options:
-        key = (*key, _freeze(options))
-    run = state.plans.get(key)
-    if run is None:
-        plan = _make(op, specs, options or {}, device)
-        if len(state.plans) >= _KEPT_PLANS:
-            for old in state.plans.values():
-                _details.pop(old, None)
-            state.plans.clear()
-        run = state.plans[key] = plan.run
-        _details[run] = plan
-    if state.trace is None:
-        out = run(*tensors)
-    else:
-        out = _traced(op.name, _details[run], specs, device, lambda: run(*tensors))
+    run = _runner(op, tensors, options, device)
+    out = run(*tensors) if state.trace is None else _traced(op.name, run, tensors, device)
     for t in tensors:
         if t._track is not None:
             record(op, tensors, options or {}, out if isinstance(out, tuple) else (out,))
@@ -173,19 +189,42 @@ def apply(
     return out
 
 
-_KEPT_PLANS = 1 << 15
-_details: dict[Callable[..., Any], Plan] = {}
+def perform(
+    op: Op,
+    tensors: Sequence[Tensor],
+    options: dict[str, Any] | None = None,
+    device: Device | None = None,
+) -> Any:
+    """Run an op as a part of something else: without history and provenance of its own."""
+    return _runner(op, tensors, options, device)(*tensors)
+
+
+def _runner(
+    op: Op, tensors: Sequence[Tensor], options: dict[str, Any] | None, device: Device | None
+) -> Callable[..., Any]:
+    key: tuple[Any, ...] = (op, *[t._spec for t in tensors])
+    if device is not None:
+        key = (*key, device)
+    if options:
+        key = (*key, *_option_key(options))
+    run = state.plans.get(key)
+    if run is None:
+        run = state.plans.find(key)
+        if run is None:
+            plan = _make(op, [t._spec for t in tensors], options or {}, device)
+            run = state.plans.keep(key, plan.run)
+    return run  # type: ignore[no-any-return]
 
 
 def _traced(
-    name: str, plan: Plan, specs: Sequence[Spec], device: Device | None, call: Callable[[], Any]
+    name: str, run: Callable[..., Any], tensors: Sequence[Tensor], device: Device | None
 ) -> Any:
-    trace = state.trace
-    where = specs[0].device if specs else device
+    trace, plan = state.trace, run.plan  # type: ignore[attr-defined]
+    where = tensors[0]._spec.device if tensors else device
     start = time.perf_counter()
     state.depth += 1
     try:
-        out = call()
+        out = run(*tensors)
     finally:
         state.depth -= 1
     if trace is not None:
@@ -193,8 +232,8 @@ def _traced(
             Record(
                 name,
                 str(where),
-                tuple(s.dtype.name for s in specs),
-                tuple(s.shape for s in specs),
+                tuple(t._spec.dtype.name for t in tensors),
+                tuple(t._spec.shape for t in tensors),
                 plan.variant,
                 plan.library,
                 time.perf_counter() - start,
@@ -204,40 +243,72 @@ def _traced(
     return out
 
 
+class _Lacking(UnsupportedError):
+    """An op inside a plan meets a dtype that the device lacks."""
+
+    def __init__(self, missing: list[str]) -> None:
+        super().__init__(", ".join(missing))
+        self.missing = missing
+
+
+def _missing(
+    device: Device, specs: Sequence[Spec], results: Sequence[tuple[DType, Shape]]
+) -> list[str]:
+    known = device.capabilities.dtypes
+    names = {s.dtype.name for s in specs}
+    names.update([d.name for d, _ in results])
+    return [] if names <= known else sorted(names - known)
+
+
+def serve(op: Op, p: Planner, values: Sequence[Value], options: dict[str, Any]) -> Any:
+    """Add the steps of a call to a plan: a native kernel whose condition holds, else portable."""
+    specs = [v.spec for v in values]
+    results = op.infer(specs, options)
+    if missing := _missing(p.device, specs, results):
+        raise _Lacking(missing)
+    made = _native(op, p, values, results, options)
+    return op.build(p, values, options) if made is None else made
+
+
+def _native(
+    op: Op,
+    p: Planner,
+    values: Sequence[Value],
+    results: Sequence[tuple[DType, Shape]],
+    options: dict[str, Any],
+) -> Any:
+    native = None if state.reproducible else p.device.backend.natives.get(op.name)
+    if native is None:
+        return None
+    outs = tuple(Spec.of(p.device, dtype, shape) for dtype, shape in results)
+    whole = (*(v.spec for v in values), *outs)
+    case = NativeCase(
+        op.name,
+        tuple(s.dtype for s in whole),
+        tuple(s.shape for s in whole),
+        tuple(s.strides for s in whole),
+        options,
+    )
+    if not native.when(case):
+        return None
+    made = tuple(p.place(spec) for spec in outs)
+    p.native(native, case, (*values, *made))
+    return made[0] if len(made) == 1 else made
+
+
 def _make(op: Op, specs: Sequence[Spec], options: dict[str, Any], device: Device | None) -> Plan:
     where = device if device is not None else same_device(op.name, specs)
     results = op.infer(specs, options)
-    known = where.capabilities.dtypes
-    missing = sorted(
-        {d.name for d in (*(s.dtype for s in specs), *(d for d, _ in results))} - known
-    )
-    if missing:
+    if missing := _missing(where, specs, results):
         return _fallback(op, specs, options, where, missing)
-    native = None if state.reproducible else where.backend.natives.get(op.name)
-    if native is not None and len(results) == 1:
-        ((dtype, shape),) = results
-        out = Spec.of(where, dtype, shape)
-        case = NativeCase(
-            op.name,
-            (*(s.dtype for s in specs), dtype),
-            (*(s.shape for s in specs), shape),
-            (*(s.strides for s in specs), out.strides),
-            options,
-        )
-        if native.when(case):
-            launch, allocate = native.run, where.backend.allocate
-
-            def run(*tensors: Tensor) -> Tensor:
-                buffer = allocate(out.nbytes)
-                launch(
-                    case,
-                    [*(t._buffer for t in tensors), buffer],
-                    [*(t._offset for t in tensors), 0],
-                )
-                return Tensor(buffer, out)
-
-            return Plan(run, "native", native.library)
-    return op.plan(where, specs, options)
+    planner = Planner(where, specs)
+    made = _native(op, planner, planner.operands, results, options)
+    if made is not None:
+        return planner.finish(made)
+    try:
+        return op.plan(where, specs, options)
+    except _Lacking as lacking:
+        return _fallback(op, specs, options, where, lacking.missing)
 
 
 def _fallback(

@@ -1,73 +1,374 @@
-"""Planning: from specs to kernels, metadata and launches.
+"""Plans: how calls of one kind are served, as data.
 
-A plan is made once for each combination of op, specs, options and settings.  What it leaves for
-every further call is an allocation and a launch with ready metadata.
+A plan names buffers by number (operands first, then tables, then what it allocates) and lists
+steps: a kernel with its metadata and the buffers that it takes, or a native call.  Ops write plans
+with a `Planner`; an op may use other ops there, whose steps become steps of the same plan.  Nothing
+is compiled or launched until `Plan.run` is asked for, so that whoever wants to know which kernels
+an op needs reads its plan.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tensorbus_backends import ir
-from tensorbus_backends.contract import Buffer
+from tensorbus_backends import dtypes as dt, ir
+from tensorbus_backends.contract import Buffer, Native, NativeCase
 from tensorbus_backends.dtypes import DType
 from tensorbus_backends.ir import Expr
 from tensorbus_backends.kernels import Kernel, Map, Operand, Strided, pack
 from tensorbus_backends.kernels.base import bits_of
 
 from ._devices import Device
+from ._recent import Recent
 from ._spec import Shape, Spec, broadcast_strides, collapse, contiguous_strides
+from ._tensor import Tensor
 
-__all__ = ["FLAT_BELOW", "Launch", "Plan", "map_launch", "permuted_strides", "step_of"]
+if TYPE_CHECKING:
+    from ._op import Op
+
+__all__ = [
+    "FLAT_BELOW",
+    "Arg",
+    "Launch",
+    "NativeStep",
+    "Plan",
+    "Planner",
+    "Step",
+    "Value",
+    "permuted_strides",
+    "same_device",
+    "step_of",
+]
 
 FLAT_BELOW = 16
 """Rows shorter than this are not worth a row's set-up: every element finds its own place."""
 
-_KEPT_OFFSETS = 64
+_KEPT_OFFSETS = 8
+
+Results = "Value | tuple[Value, ...]"
 
 
-@dataclass(frozen=True)
+class Value:
+    """A tensor inside a plan.
+
+    Attributes:
+        slot: Number of its buffer.
+        spec: What it is.
+        offset: Of its first element: from that of the operand whose buffer it shares, else from
+            the beginning of the buffer.
+    """
+
+    __slots__ = ("offset", "slot", "spec")
+
+    def __init__(self, slot: int, spec: Spec, offset: int = 0) -> None:
+        self.slot, self.spec, self.offset = slot, spec, offset
+
+    @property
+    def dtype(self) -> DType:
+        return self.spec.dtype
+
+    @property
+    def shape(self) -> Shape:
+        return self.spec.shape
+
+    @property
+    def strides(self) -> Shape:
+        return self.spec.strides
+
+    @property
+    def size(self) -> int:
+        return self.spec.size
+
+    def read(
+        self,
+        dtype: DType | None = None,
+        shape: Shape | None = None,
+        strides: Shape | None = None,
+        offset: int = 0,
+    ) -> Arg:
+        """The same memory as another dtype of its width, or under another shape and strides."""
+        spec = self.spec
+        return Arg(
+            self,
+            spec.dtype if dtype is None else dtype,
+            spec.shape if shape is None else shape,
+            spec.strides if strides is None else strides,
+            offset,
+        )
+
+    def whole(self, dtype: DType | None = None) -> Arg:
+        """For a kernel that reads it through `ir.load` only."""
+        return Arg(self, self.spec.dtype if dtype is None else dtype, None, (), 0)
+
+
+class Arg(NamedTuple):
+    """How a step walks a value; `shape` is None where it only loads from it."""
+
+    value: Value
+    dtype: DType
+    shape: Shape | None
+    strides: Shape
+    offset: int
+
+
+class Step(NamedTuple):
+    """One launch.
+
+    Attributes:
+        kernel: What runs.
+        slots: The buffer of each of its arguments.
+        offsets: Element offset of each: from the operand's own where the buffer is one.
+        words: Its metadata, with 0 for the offsets.
+        places: For each argument the word of its offset.
+        groups: How many run.
+    """
+
+    kernel: Kernel
+    slots: tuple[int, ...]
+    offsets: tuple[int, ...]
+    words: tuple[int, ...]
+    places: tuple[int, ...]
+    groups: int
+
+
+class NativeStep(NamedTuple):
+    """One call of a vendor's kernel; arguments as for `Step`."""
+
+    native: Native
+    case: NativeCase
+    slots: tuple[int, ...]
+    offsets: tuple[int, ...]
+
+
 class Plan:
     """How calls of one kind are served.
 
-    Attributes:
-        run: From operands to the result (a tensor or a tuple of them).
+    Args:
+        host: From operands to the result, where no kernel serves the call (a transfer, a fallback).
         variant: ``"native"``, ``"portable"`` or ``"fallback"``.
         library: Whose code runs, where native; which device, where fallback.
+
+    Attributes:
+        operands: How many tensors it takes.
+        tables: What fills the slots after those of the operands.
+        buffers: Bytes of the buffers of the slots after these.
+        steps: What happens, in this order.
+        results: What comes out.
+        single: Whether the result is one tensor, not a tuple.
     """
 
-    run: Callable[..., Any]
-    variant: str = "portable"
-    library: str = ""
-
-
-class Launch:
-    """A kernel with its metadata; buffers and their offsets are still open.
-
-    Args:
-        device: Where it runs.
-        kernel: What runs.
-        words: Metadata, with 0 for the offsets.
-        places: For each buffer the word of its element offset.
-        groups: Number of groups; 0 launches nothing.
-    """
-
-    __slots__ = ("_backend", "_bound", "_compiled", "_groups", "_places", "_words", "kernel")
+    device: Device
+    operands: int
+    tables: tuple[Table, ...] = ()
+    buffers: tuple[int, ...] = ()
+    steps: tuple[Step | NativeStep, ...] = ()
+    results: tuple[Value, ...] = ()
+    single: bool = True
 
     def __init__(
+        self, host: Callable[..., Any] | None = None, variant: str = "portable", library: str = ""
+    ) -> None:
+        self.host, self.variant, self.library = host, variant, library
+
+    @property
+    def kernels(self) -> list[Kernel]:
+        """The kernels of its steps and its tables, each once."""
+        own = [s.kernel for s in self.steps if isinstance(s, Step)]
+        return list(dict.fromkeys(own + [k for t in self.tables for k in t.plan.kernels]))
+
+    @cached_property
+    def run(self) -> Callable[..., Any]:
+        """From operands to the result: its kernels compiled, its metadata packed."""
+        made = _bound(self) if self.host is None else _hosted(self.host)
+        made.plan = self  # type: ignore[attr-defined]
+        return made
+
+
+class Table(NamedTuple):
+    """Constant memory that calls share; `plan`, which has no operand, makes it."""
+
+    shape: Shape
+    strides: Shape
+    plan: Plan
+
+
+_SMALL = 1 << 16
+"""Elements of the largest table that is kept: a larger one would outweigh the data."""
+
+
+def _table(device: Device, shape: Shape, strides: Shape) -> Table:
+    dims, (steps,) = collapse(shape, [strides])
+    params: list[tuple[DType, int]] = []
+    total: Expr | None = None
+    rest = ir.index()
+    for k in range(len(dims) - 1, -1, -1):
+        step = ir.param(len(params), dt.int64)
+        params.append((dt.int64, steps[k]))
+        at = rest
+        if k:
+            n = ir.param(len(params), dt.int64)
+            params.append((dt.int64, dims[k]))
+            above = ir.idiv(rest, n)
+            at, rest = rest - above * n, above
+        total = at * step if total is None else total + at * step
+    assert total is not None
+    planner = Planner(device, ())
+    out = planner.new(dt.int64, shape)
+    planner.map("offsets", [total], (out.size,), [], [out.read(strides=(1,))], params)
+    return Table(shape, strides, planner.finish(out))
+
+
+def _table_buffer(device: Device, table: Table) -> Buffer:
+    key = table.shape, table.strides
+    kept = device.constants.find(key)
+    if kept is None:
+        made: Tensor = table.plan.run()
+        kept = made._buffer
+        if table.plan.results[0].size <= _SMALL:
+            device.constants.keep(key, kept)
+    return kept
+
+
+def _hosted(host: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda *tensors: host(*tensors)
+
+
+class Planner:
+    """Writes a plan for operands of given specs.
+
+    Args:
+        device: Where the plan will run.
+        specs: Of the operands.
+
+    Attributes:
+        operands: The values that stand for them.
+    """
+
+    def __init__(self, device: Device, specs: Sequence[Spec]) -> None:
+        self.device = device
+        self.operands = tuple(Value(k, s) for k, s in enumerate(specs))
+        self.libraries: list[str] = []
+        self._tables: dict[tuple[Shape, Shape], Table] = {}
+        self._buffers: list[int] = []
+        self._steps: list[tuple[Step | NativeStep, Sequence[Value]]] = []
+
+    # -- values ---------------------------------------------------------------------------------
+
+    def new(self, dtype: DType, shape: Shape, strides: Shape | None = None) -> Value:
+        """A buffer of its own, with undefined elements."""
+        return self.place(Spec.of(self.device, dtype, shape, strides))
+
+    def place(self, spec: Spec) -> Value:
+        """A buffer of its own for `spec`."""
+        self._buffers.append(spec.nbytes)
+        # Tables have numbers before it, but nobody knows yet how many there will be.
+        return Value(-len(self._buffers), spec)
+
+    def table(self, shape: Shape, strides: Shape) -> Value:
+        """int64 memory offsets ``sum_d i_d * strides[d]`` of each place of `shape`.
+
+        It is made once and shared by calls, as long as it is small and in use.
+        """
+        key = (shape, strides)
+        if key not in self._tables:
+            self._tables[key] = _table(self.device, shape, strides)
+        slot = len(self.operands) + list(self._tables).index(key)
+        return Value(slot, self._tables[key].plan.results[0].spec)
+
+    def view(
+        self, value: Value, shape: Shape, strides: Shape | None = None, offset: int = 0
+    ) -> Value:
+        """The same memory under another shape and strides (without these: C order)."""
+        spec = Spec.of(self.device, value.dtype, shape, strides)
+        return Value(value.slot, spec, value.offset + offset)
+
+    # -- steps ----------------------------------------------------------------------------------
+
+    def launch(
         self,
-        device: Device,
         kernel: Kernel,
         words: Sequence[int],
         places: Sequence[int],
         groups: int,
+        arguments: Sequence[Value | Arg],
     ) -> None:
-        self.kernel = kernel
-        self._backend = device.backend
-        self._compiled = device.kernel(kernel) if groups else None
-        self._words, self._places, self._groups = list(words), tuple(places), groups
+        """Add a launch; one of no groups does nothing and is left out."""
+        if groups:
+            values = [a.value if isinstance(a, Arg) else a for a in arguments]
+            offsets = tuple(
+                a.value.offset + a.offset if isinstance(a, Arg) else a.offset for a in arguments
+            )
+            step = Step(kernel, (), offsets, tuple(words), tuple(places), groups)
+            self._steps.append((step, values))
+
+    def native(self, native: Native, case: NativeCase, arguments: Sequence[Value]) -> None:
+        """Add a vendor's kernel."""
+        self.libraries.append(native.library)
+        step = NativeStep(native, case, (), tuple(a.offset for a in arguments))
+        self._steps.append((step, arguments))
+
+    def map(
+        self,
+        label: str,
+        exprs: Sequence[Expr],
+        shape: Shape,
+        inputs: Sequence[Value | Arg],
+        outputs: Sequence[Value | Arg],
+        params: Sequence[tuple[DType, float | int]] = (),
+    ) -> None:
+        """Add an elementwise launch.
+
+        Args:
+            label: Op name.
+            exprs: One for each output; ``index`` is the C-order index in `shape`.
+            shape: What is walked; inputs broadcast to it.
+            inputs: Operands by slot of the expressions.
+            outputs: Where the values go.
+            params: Launch scalars: (dtype, value).
+        """
+        ins = [i if isinstance(i, Arg) else i.read() for i in inputs]
+        outs = [o if isinstance(o, Arg) else o.read() for o in outputs]
+        kernel, words, places, groups = _map_step(
+            self.device, label, tuple(exprs), shape, ins, outs, params
+        )
+        self.launch(kernel, words, places, groups, [*ins, *outs])
+
+    def call(self, op: Op, *values: Value, **options: Any) -> Any:
+        """What another op makes of values, by its native kernel or by its own steps."""
+        from ._op import serve
+
+        return serve(op, self, values, options)
+
+    def finish(self, results: Any) -> Plan:
+        """The plan whose results these are: a value, or a tuple of them."""
+        first = len(self.operands) + len(self._tables)
+
+        def slot(value: Value) -> int:
+            return value.slot if value.slot >= 0 else first - 1 - value.slot
+
+        plan = Plan(None, "native" if self.libraries else "portable", ", ".join(self.libraries))
+        plan.device, plan.operands = self.device, len(self.operands)
+        plan.tables, plan.buffers = tuple(self._tables.values()), tuple(self._buffers)
+        plan.steps = tuple(s._replace(slots=tuple(map(slot, v))) for s, v in self._steps)
+        plan.single = isinstance(results, Value)
+        given = (results,) if plan.single else results
+        plan.results = tuple(Value(slot(r), r.spec, r.offset) for r in given)
+        return plan
+
+
+# -- running ------------------------------------------------------------------------------------
+
+
+class Launch:
+    """A step on a device; what its buffers are, and where they begin, is still open."""
+
+    __slots__ = ("_backend", "_bound", "_compiled", "_step")
+
+    def __init__(self, device: Device, step: Step) -> None:
+        self._backend, self._step = device.backend, step
+        self._compiled = device.kernel(step.kernel)
         self._bound: dict[tuple[int, ...], Callable[..., None]] = {}
 
     def bind(self, offsets: tuple[int, ...]) -> Callable[..., None]:
@@ -75,19 +376,14 @@ class Launch:
         found = self._bound.get(offsets)
         if found is not None:
             return found
-        words = list(self._words)
-        for place, offset in zip(self._places, offsets, strict=True):
+        words = list(self._step.words)
+        for place, offset in zip(self._step.places, offsets, strict=True):
             words[place] = offset
         meta = pack(words)
-        compiled, groups, backend = self._compiled, self._groups, self._backend
+        compiled, groups, backend = self._compiled, self._step.groups, self._backend
         prepare = getattr(compiled, "prepare", None)
         call: Callable[..., None]
-        if compiled is None:
-
-            def call(*buffers: Buffer) -> None:
-                return None
-
-        elif prepare is not None:
+        if prepare is not None:
             call = prepare(groups, meta)
         else:
 
@@ -99,10 +395,146 @@ class Launch:
         self._bound[offsets] = call
         return call
 
-    def __call__(self, *operands: tuple[Buffer, int]) -> None:
-        """Launch on (buffer, element offset) pairs."""
-        buffers = [b for b, _ in operands]
-        self.bind(tuple([o for _, o in operands]))(*buffers)
+
+def _bound(plan: Plan) -> Callable[..., Any]:
+    if not plan.steps:
+        return _moved(plan)
+    count, (step, *others) = plan.operands, plan.steps
+    straight = (
+        isinstance(step, Step)
+        and not (others or plan.tables or any(step.offsets))
+        and step.slots == tuple(range(count + 1))
+        and plan.single
+        and (plan.results[0].slot, plan.results[0].offset) == (count, 0)
+    )
+    if straight and isinstance(step, Step):
+        return _one(plan, Launch(plan.device, step))
+    return _several(plan)
+
+
+def _one(plan: Plan, launch: Launch) -> Callable[..., Tensor]:
+    """The shortest way through one launch from all operands to the result."""
+    (result,) = plan.results
+    out, nbytes, count = result.spec, result.spec.nbytes, plan.operands
+    allocate, bind = plan.device.backend.allocate, launch.bind
+    zero = bind((0,) * (count + 1))
+    if count == 1:
+
+        def run1(a: Tensor) -> Tensor:
+            buffer = allocate(nbytes)
+            (zero if not a._offset else bind((a._offset, 0)))(a._buffer, buffer)
+            return Tensor(buffer, out)
+
+        return run1
+    if count == 2:
+
+        def run2(a: Tensor, b: Tensor) -> Tensor:
+            buffer = allocate(nbytes)
+            if a._offset or b._offset:
+                bind((a._offset, b._offset, 0))(a._buffer, b._buffer, buffer)
+            else:
+                zero(a._buffer, b._buffer, buffer)
+            return Tensor(buffer, out)
+
+        return run2
+
+    def run(*tensors: Tensor) -> Tensor:
+        buffer = allocate(nbytes)
+        bind((*(t._offset for t in tensors), 0))(*(t._buffer for t in tensors), buffer)
+        return Tensor(buffer, out)
+
+    return run
+
+
+def _moved(plan: Plan) -> Callable[..., Any]:
+    """Results that no step makes: views of operands, empty or undefined memory."""
+    buffers, results, single = _Buffers(plan), plan.results, plan.single
+
+    def run(*tensors: Tensor) -> Any:
+        known = buffers.of(tensors)
+        out = [buffers.result(r, tensors, known) for r in results]
+        return out[0] if single else tuple(out)
+
+    return run
+
+
+class _Buffers:
+    """The buffers of a call by slot; what a plan allocates comes when it is first needed."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.device, self.count, self.tables = plan.device, plan.operands, plan.tables
+        self.first = plan.operands + len(plan.tables)
+        self.sizes = plan.buffers
+        self.allocate = plan.device.backend.allocate
+
+    def of(self, tensors: Sequence[Tensor]) -> list[Any]:
+        known: list[Any] = [t._buffer for t in tensors]
+        for table in self.tables:
+            known.append(_table_buffer(self.device, table))
+        known += [None] * len(self.sizes)
+        return known
+
+    def result(self, value: Value, tensors: Sequence[Tensor], known: list[Any]) -> Tensor:
+        slot = value.slot
+        if slot < self.count:
+            return Tensor(known[slot], value.spec, tensors[slot]._offset + value.offset)
+        if known[slot] is None:
+            known[slot] = self.allocate(self.sizes[slot - self.first])
+        return Tensor(known[slot], value.spec, value.offset)
+
+
+def _several(plan: Plan) -> Callable[..., Any]:
+    """Step by step; scratch memory is had when a step needs it and goes after its last use."""
+    buffers, results, single, count = _Buffers(plan), plan.results, plan.single, plan.operands
+    kept = {r.slot for r in results}
+    last = {s: k for k, step in enumerate(plan.steps) for s in step.slots if s not in kept}
+    begun: set[int] = set()
+    bound = []
+    for k, step in enumerate(plan.steps):
+        fresh = [s for s in dict.fromkeys(step.slots) if s >= buffers.first and s not in begun]
+        begun.update(fresh)
+        done = [s for s in dict.fromkeys(step.slots) if last.get(s) == k]
+        needs = [(s, plan.buffers[s - buffers.first]) for s in fresh]
+        runner = _Launched(plan, step) if isinstance(step, Step) else _Native(step)
+        moves = [(i, s) for i, s in enumerate(step.slots) if s < count]
+        bound.append((needs, runner, step.slots, step.offsets, moves, done))
+    allocate = plan.device.backend.allocate
+
+    def run(*tensors: Tensor) -> Any:
+        known = buffers.of(tensors)
+        for needs, runner, slots, offsets, moves, done in bound:
+            for slot, nbytes in needs:
+                known[slot] = allocate(nbytes)
+            at = offsets
+            for i, slot in moves:
+                start = tensors[slot]._offset
+                if start:
+                    at = (*at[:i], at[i] + start, *at[i + 1 :])
+            runner.bind(at)(*[known[s] for s in slots])
+            for slot in done:
+                known[slot] = None
+        out = [buffers.result(r, tensors, known) for r in results]
+        return out[0] if single else tuple(out)
+
+    return run
+
+
+def _Launched(plan: Plan, step: Step) -> Launch:  # noqa: N802
+    return Launch(plan.device, step)
+
+
+class _Native:
+    """A native step, bound as a launch is."""
+
+    def __init__(self, step: NativeStep) -> None:
+        self._run, self._case = step.native.run, step.case
+
+    def bind(self, offsets: tuple[int, ...]) -> Callable[..., None]:
+        run, case = self._run, self._case
+        return lambda *buffers: run(case, buffers, offsets)
+
+
+# -- elementwise launches -----------------------------------------------------------------------
 
 
 def step_of(stride: int, size: int) -> str:
@@ -140,73 +572,72 @@ def _memory_order(shape: Shape, outputs: Sequence[Shape]) -> list[int]:
     return sorted(range(len(shape)), key=lambda k: (-abs(outputs[0][k]), k))
 
 
-def map_launch(
+class _Body:
+    """A map's expressions, checked against their operands once; its kernels by layout."""
+
+    __slots__ = ("indexed", "kernels")
+
+    def __init__(self, indexed: bool) -> None:
+        self.indexed = indexed
+        self.kernels: dict[tuple[tuple[str, ...], str], Map] = {}
+
+
+_bodies: Recent[Any, _Body] = Recent(1 << 11)
+
+
+def _map_step(
     device: Device,
     label: str,
-    exprs: Sequence[Expr],
+    exprs: tuple[Expr, ...],
     shape: Shape,
-    inputs: Sequence[tuple[DType, Shape, Shape] | DType],
-    outputs: Sequence[tuple[DType, Shape]],
-    params: Sequence[tuple[DType, float | int]] = (),
-) -> Launch:
-    """Plan an elementwise launch.
-
-    Args:
-        device: Where.
-        label: Op name.
-        exprs: One for each output; ``index`` is the C-order index in `shape`.
-        shape: Output shape.
-        inputs: (dtype, shape, strides), broadcast to `shape`; or a dtype alone for an operand that
-            is only read through `ir.load`.
-        outputs: (dtype, strides).
-        params: Launch scalars: (dtype, value).
-
-    Returns:
-        A launch whose buffers are the inputs, then the outputs.
-    """
-    given = [i if isinstance(i, DType) else i[0] for i in inputs]
-    indexed = ir.validate_leaves(exprs, given, [d for d, _ in params])
-    strided = [
-        None if isinstance(i, DType) else broadcast_strides(i[1], i[2], shape) for i in inputs
-    ]
-    walked = [s for s in strided if s is not None] + [st for _, st in outputs]
-    if not indexed:
-        order = _memory_order(shape, [st for _, st in outputs])
-        shape = tuple(shape[k] for k in order)
-        walked = [tuple(s[k] for k in order) for s in walked]
+    inputs: Sequence[Arg],
+    outputs: Sequence[Arg],
+    params: Sequence[tuple[DType, float | int]],
+) -> tuple[Kernel, list[int], list[int], int]:
+    """Kernel, words, places of offsets, groups."""
+    dtypes = [a.dtype for a in (*inputs, *outputs)]
+    scalars = tuple([d for d, _ in params])
+    key = (label, exprs, len(inputs), tuple(dtypes), scalars)
+    body = _bodies.find(key)
+    if body is None:
+        given = dtypes[: len(inputs)]
+        body = _bodies.keep(key, _Body(ir.validate_leaves(exprs, given, scalars)))
+    strided = [None if a.shape is None else broadcast_strides(a.shape, a.strides, shape)
+               for a in inputs]  # fmt: skip
+    walked = [s for s in strided if s is not None] + [a.strides for a in outputs]
+    if not body.indexed and len(shape) > 1:
+        order = _memory_order(shape, [a.strides for a in outputs])
+        shape = tuple([shape[k] for k in order])
+        walked = [tuple([s[k] for k in order]) for s in walked]
     size = 1
     for n in shape:
         size *= n
     dims, walked = collapse(shape, walked)
     inner, outer = dims[-1], dims[:-1]
     layout = "flat" if outer and inner < FLAT_BELOW else "rows"
-    operands: list[Operand] = []
+    kinds: list[str] = []
     words: list[list[int]] = []
     steps = iter(walked)
-    dtypes = given + [d for d, _ in outputs]
-    for k, dtype in enumerate(dtypes):
+    for k in range(len(dtypes)):
         if k < len(inputs) and strided[k] is None:
-            operands.append(Operand(dtype, "-"))
+            kinds.append("-")
             words.append(Strided.words(0, 0, []))
             continue
         step = next(steps)
-        kind = "g" if layout == "flat" and step[-1] not in (0, 1) else step_of(step[-1], inner)
-        operands.append(Operand(dtype, kind))
+        flat = layout == "flat" and step[-1] not in (0, 1)
+        kinds.append("g" if flat else step_of(step[-1], inner))
         words.append(Strided.words(0, step[-1], step[:-1]))
-    kernel = Map(
-        label,
-        tuple(operands[: len(inputs)]),
-        tuple(operands[len(inputs) :]),
-        tuple(exprs),
-        tuple(d for d, _ in params),
-        layout,
-    )
+    kernel = body.kernels.get((tuple(kinds), layout))
+    if kernel is None:
+        operands = tuple(Operand(d, kind) for d, kind in zip(dtypes, kinds, strict=True))
+        ins, outs = operands[: len(inputs)], operands[len(inputs) :]
+        kernel = Map(label, ins, outs, exprs, scalars, layout)
+        body.kernels[tuple(kinds), layout] = kernel
     rows = size // inner if size else 0
     groups = kernel.groups(device.backend.dialect, inner, rows) if size else 0
     meta = kernel.meta(inner, outer, words, [bits_of(v, d) for d, v in params])
-    first = len(meta) - len(params) - Strided.WORDS * len(operands)
-    places = [first + Strided.WORDS * k for k in range(len(operands))]
-    return Launch(device, kernel, meta, places, groups)
+    first = len(meta) - len(params) - Strided.WORDS * len(kinds)
+    return kernel, meta, [first + Strided.WORDS * k for k in range(len(kinds))], groups
 
 
 def same_device(op: str, specs: Sequence[Spec]) -> Device:

@@ -12,6 +12,8 @@ from typing import Any, Literal, get_args
 from tensorbus_backends.contract import BackendError
 from tensorbus_backends.environment import switch
 
+from ._recent import Recent
+
 __all__ = [
     "Policy",
     "Record",
@@ -26,6 +28,8 @@ __all__ = [
 ]
 
 Policy = Literal["error", "warn", "allow"]
+
+_KEPT_PLANS = 1 << 10
 
 
 @dataclass(frozen=True)
@@ -87,14 +91,14 @@ class _State(threading.local):
         self.policy: Policy = _policy_from_environment()
         self.reproducible = switch("TENSORBUS_REPRODUCIBLE")
         self.device: Any = None
-        self.tables: dict[Any, dict[Any, Any]] = {}
+        self.tables: dict[Any, Recent[Any, Any]] = {}
         self.fast: dict[Any, Any] = {}
         self.refresh()
 
     def refresh(self) -> None:
         """Choose the plan table for the present settings; none is consulted while tracing."""
         key = (self.reproducible, self.policy)
-        self.plans = self.tables.setdefault(key, {})
+        self.plans = self.tables.setdefault(key, Recent(_KEPT_PLANS))
         self.fast = {} if self.trace is not None else self.plans
 
 

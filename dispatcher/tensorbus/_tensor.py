@@ -333,22 +333,23 @@ def _unpickle(
 def _binary(name: str) -> tuple[Any, Any, Any]:
     """Operator methods x op y, y op x and x op= y of an elementwise op."""
     function: Any = None
+    op: Any = None
 
     def forward(self: Tensor, other: Any) -> Any:
         if other.__class__ is Tensor and self._track is None and other._track is None:
-            run = state.fast.get((name, self._spec, other._spec))
+            run = state.fast.get((op, self._spec, other._spec))
             if run is not None:
                 return run(self, other)
         return call(self, other)
 
     def call(a: Any, b: Any) -> Any:
-        nonlocal function
+        nonlocal function, op
         if not isinstance(a, Tensor | bool | int | float) or not isinstance(
             b, Tensor | bool | int | float
         ):
             return NotImplemented
         if function is None:
-            function = getattr(ops, name)
+            function, op = getattr(ops, name), ops.OPS[name]
         return function(a, b)
 
     def reflected(self: Tensor, other: Any) -> Any:

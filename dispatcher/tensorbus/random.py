@@ -14,6 +14,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -25,12 +26,11 @@ from . import ops
 from ._autograd import Context
 from ._devices import Device, get_device
 from ._op import Op, apply, function
-from ._plan import Plan, map_launch
+from ._plan import Planner, Value
 from ._promotion import DEFAULT_FLOAT, DEFAULT_INT
 from ._spec import Shape, Spec
 from ._tensor import Tensor
 from .ops._common import as_shape, from_host, normalize_axis
-from .ops._elementwise import runner
 
 __all__ = ["Key", "bernoulli", "integers", "key", "normal", "permutation", "uniform"]
 
@@ -185,21 +185,19 @@ class _Draw(Op):
     def infer(self, specs: Sequence[Spec], options: dict[str, Any]) -> list[tuple[DType, Shape]]:
         return [(options["dtype"], options["shape"])]
 
-    def plan(self, device: Device, specs: Sequence[Spec], options: dict[str, Any]) -> Plan:
+    def build(self, p: Planner, values: Sequence[Value], options: dict[str, Any]) -> Value:
         dtype, shape = options["dtype"], options["shape"]
         kind = self.kind or dtype.compute
+        out = p.new(dtype, shape)
+        params = [(kind, options[s]) for s in self.scalars]
+        p.map(self.name, [self._drawn(dtype)], shape, [values[0].whole(dt.uint32)], [out], params)
+        return out
+
+    @lru_cache(64)  # noqa: B019  (there are few ops, and they live as long as the process)
+    def _drawn(self, dtype: DType) -> Expr:
+        kind = self.kind or dtype.compute
         given = [ir.param(k, kind) for k in range(len(self.scalars))]
-        out = Spec.of(device, dtype, shape)
-        launch = map_launch(
-            device,
-            self.name,
-            [self.value(_words(0), dtype, *given)],
-            shape,
-            [dt.uint32],
-            [(dtype, out.strides)],
-            [(kind, options[s]) for s in self.scalars],
-        )
-        return Plan(runner(device, launch, out, 1))
+        return self.value(_words(0), dtype, *given)
 
 
 def _uniform_value(words: Sequence[Expr], dtype: DType, low: Expr, span: Expr, top: Expr) -> Expr:
@@ -481,23 +479,27 @@ class _Dropout(Op):
     def infer(self, specs: Sequence[Spec], options: dict[str, Any]) -> list[tuple[DType, Shape]]:
         return [(specs[0].dtype, specs[0].shape)]
 
-    def plan(self, device: Device, specs: Sequence[Spec], options: dict[str, Any]) -> Plan:
-        spec = specs[0]
-        dtype, compute, p = spec.dtype, spec.dtype.compute, options["p"]
-        dropped = chance(_words(1)[0], ir.param(0, dt.float32))
-        scaled = ir.input_(0, dtype) * ir.param(1, compute)
-        value = ir.select(dropped, ir.const(0.0, compute), scaled)
-        out = Spec.of(device, dtype, spec.shape)
-        launch = map_launch(
-            device,
+    def build(self, p: Planner, values: Sequence[Value], options: dict[str, Any]) -> Value:
+        x, given = values
+        compute, rate = x.dtype.compute, options["p"]
+        out = p.new(x.dtype, x.shape)
+        p.map(
             self.name,
-            [value],
-            spec.shape,
-            [(dtype, spec.shape, spec.strides), dt.uint32],
-            [(dtype, out.strides)],
-            [(dt.float32, p), (compute, 1 / (1 - p) if p < 1 else 0.0)],
+            [_dropped(x.dtype)],
+            x.shape,
+            [x, given.whole(dt.uint32)],
+            [out],
+            [(dt.float32, rate), (compute, 1 / (1 - rate) if rate < 1 else 0.0)],
         )
-        return Plan(runner(device, launch, out, 2))
+        return out
+
+
+@lru_cache(16)
+def _dropped(dtype: DType) -> Expr:
+    compute = dtype.compute
+    dropped = chance(_words(1)[0], ir.param(0, dt.float32))
+    scaled = ir.input_(0, dtype) * ir.param(1, compute)
+    return ir.select(dropped, ir.const(0.0, compute), scaled)
 
 
 def _dropout_vjp(c: Context, g: Tensor) -> list[Tensor | None]:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, Literal
 
 from tensorbus_backends import dtypes as dt, ir, scalar
 from tensorbus_backends.dtypes import DType
+from tensorbus_backends.ir import Expr
 
 from .. import ops
 from .._autograd import Context
-from .._devices import Device
 from .._op import Op, apply, function
-from .._plan import Plan, map_launch
+from .._plan import Planner, Value
 from .._spec import Shape, Spec
 from .._tensor import Tensor
 from ..ops._common import normalize_axis, tensor_of
-from ..ops._elementwise import runner
+from ..ops._moves import filled
 from ..ops.reduction import need_floating, widened
 from .normalization import log_softmax
 
@@ -71,31 +72,31 @@ class _Pick(Op):
     def infer(self, specs: Sequence[Spec], options: dict[str, Any]) -> list[tuple[DType, Shape]]:
         return [(specs[0].dtype, specs[1].shape)]
 
-    def plan(self, device: Device, specs: Sequence[Spec], options: dict[str, Any]) -> Plan:
-        values, classes = specs
+    def build(self, p: Planner, operands: Sequence[Value], options: dict[str, Any]) -> Value:
+        values, classes = operands
         dtype = values.dtype
-        count = ir.param(0, dt.int64)
-        at = ir.cast(ir.input_(1, classes.dtype), dt.int64)
-        inside = (at >= 0) & (at < count)
-        place = ir.index() * count + ir.select(inside, at, ir.const(0, dt.int64))
-        value = -ir.load(0, dtype, place)
-        out = Spec.of(device, dtype, classes.shape)
         if values.size == 0:
-
-            def nothing(x: Tensor, target: Tensor) -> Tensor:
-                return ops.full(out.shape, float("nan"), dtype=dtype, device=device)
-
-            return Plan(nothing)
-        launch = map_launch(
-            device,
+            return filled(p, dtype, classes.shape, float("nan"))
+        out = p.new(dtype, classes.shape)
+        p.map(
             self.name,
-            [ir.select(inside, value, scalar.nan(dtype.compute))],
+            [_picked(dtype, classes.dtype)],
             classes.shape,
-            [dtype, (classes.dtype, classes.shape, classes.strides)],
-            [(dtype, out.strides)],
+            [values.whole(), classes],
+            [out],
             [(dt.int64, values.shape[-1])],
         )
-        return Plan(runner(device, launch, out, 2))
+        return out
+
+
+@lru_cache(64)
+def _picked(dtype: DType, kind: DType) -> Expr:
+    """Minus the value of the class that ``input 1`` names; scalar: number of classes."""
+    count = ir.param(0, dt.int64)
+    at = ir.cast(ir.input_(1, kind), dt.int64)
+    inside = (at >= 0) & (at < count)
+    place = ir.index() * count + ir.select(inside, at, ir.const(0, dt.int64))
+    return ir.select(inside, -ir.load(0, dtype, place), scalar.nan(dtype.compute))
 
 
 def _pick_vjp(c: Context, g: Tensor) -> list[Tensor | None]:

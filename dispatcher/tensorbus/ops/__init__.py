@@ -1,5 +1,6 @@
 """All ops, one module for each family; the public names are gathered in `tensorbus`."""
 
+from .._op import OPS as OPS
 from .arrangement import *  # noqa: F403
 from .constants import *  # noqa: F403
 from .conversion import *  # noqa: F403

@@ -14,16 +14,17 @@ from tensorbus_backends.dtypes import DType
 from tensorbus_backends.ir import Expr
 
 from .._autograd import Context
-from .._devices import Device
-from .._op import Op, apply
-from .._plan import Plan, map_launch, permuted_strides
+from .._op import Op, apply, freeze
+from .._plan import Planner, Value, permuted_strides
+from .._recent import Recent
 from .._spec import Shape, Spec, broadcast_shapes
 from .._state import state
 from .._tensor import Tensor
 from ._common import Scalar, make_room, operands, tensor_of
 from ._dtype_rules import DtypeRule
+from ._moves import bits_dtype, copied
 
-__all__ = ["Elementwise", "Factor", "Partial", "binary", "runner", "unary", "unbroadcast"]
+__all__ = ["Elementwise", "Factor", "Partial", "binary", "unary", "unbroadcast"]
 
 Factor = Tensor | Scalar | Callable[[Tensor], Tensor] | None
 """A partial derivative: a tensor, a number, how to multiply a tensor by it, or None for none."""
@@ -74,56 +75,60 @@ class Elementwise(Op):
         except ValueError as error:
             raise ValueError(f"{self.name}: {error}") from None
 
-    def plan(self, device: Device, specs: Sequence[Spec], options: dict[str, Any]) -> Plan:
-        from .manipulation import bits_dtype
-
-        wanted, out = self.rule(self.name, [s.dtype for s in specs])
-        shape = self._shape(specs)
-        mixed = [w for s, w in zip(specs, wanted, strict=True) if s.dtype is not w]
-        if any(self.as_bits or (w.is_float and w.bits == 16) for w in mixed):
-            return Plan(self._converted(wanted, options))
-        stored = list(wanted)
-        result = out
-        if self.as_bits:
-            stored = [bits_dtype(w) if w.is_float else w for w in wanted]
-            result = bits_dtype(out) if out.is_float else out
-        reads = [
-            t if s.dtype is w else s.dtype for s, w, t in zip(specs, wanted, stored, strict=True)
-        ]
-        values = [
-            ir.cast(ir.input_(k, r), t.compute)
-            for k, (r, t) in enumerate(zip(reads, stored, strict=True))
-        ]
-        scalar = wanted[-1]
-        scalars = {n: ir.param(k, scalar) for k, n in enumerate(self.params)}
+    def build(self, p: Planner, values: Sequence[Value], options: dict[str, Any]) -> Value:
+        dtypes = tuple([v.dtype for v in values])
+        wanted, out = self.rule(self.name, dtypes)
+        if dtypes != tuple(wanted):
+            # Operands that a body cannot convert exactly are converted by kernels of their own.
+            mixed = [w for d, w in zip(dtypes, wanted, strict=True) if d is not w]
+            if any(self.as_bits or (w.is_float and w.bits == 16) for w in mixed):
+                values = [
+                    v if v.dtype is w else _converted(p, v, w)
+                    for v, w in zip(values, wanted, strict=True)
+                ]
+                dtypes = tuple(wanted)
         rest = {n: v for n, v in options.items() if n not in self.params}
-        if self.as_bits:
-            rest["dtype"] = wanted[-1]
-        expr = self.body(*values, **scalars, **rest)
-        strides = permuted_strides(shape, [(s.shape, s.strides) for s in specs])
-        spec = Spec.of(device, out, shape, strides)
-        launch = map_launch(
-            device,
+        expr, reads, result = self._expression(dtypes, tuple(wanted), out, tuple(rest.items()))
+        shape = self._shape([v.spec for v in values])
+        made = p.new(out, shape, permuted_strides(shape, [(v.shape, v.strides) for v in values]))
+        scalar = wanted[-1]
+        p.map(
             self.name,
             [expr],
             shape,
-            [(r, s.shape, s.strides) for r, s in zip(reads, specs, strict=True)],
-            [(result, spec.strides)],
+            [v.read(r) for v, r in zip(values, reads, strict=True)],
+            [made.read(result)],
             [(scalar, options[n]) for n in self.params],
         )
-        return Plan(runner(device, launch, spec, len(specs)))
+        return made
 
-    def _converted(self, wanted: Sequence[DType], options: dict[str, Any]) -> Callable[..., Any]:
-        """Operands that a body cannot convert exactly are converted by kernels of their own."""
-        from .manipulation import astype
-
-        def run(*tensors: Tensor) -> Any:
-            converted = [
-                astype(t.detach(), w, copy=False) for t, w in zip(tensors, wanted, strict=True)
+    def _expression(
+        self,
+        dtypes: tuple[DType, ...],
+        wanted: tuple[DType, ...],
+        out: DType,
+        rest: tuple[tuple[str, Any], ...],
+    ) -> tuple[Expr, list[DType], DType]:
+        """The body for operands of `dtypes`, the dtypes they are read as, the one it writes."""
+        key = (self, dtypes, rest and freeze(rest))
+        found = _expressions.find(key)
+        if found is None:
+            stored = list(wanted)
+            result = out
+            if self.as_bits:
+                stored = [bits_dtype(w) if w.is_float else w for w in wanted]
+                result = bits_dtype(out) if out.is_float else out
+            reads = [t if d is w else d for d, w, t in zip(dtypes, wanted, stored, strict=True)]
+            values = [
+                ir.cast(ir.input_(k, r), t.compute)
+                for k, (r, t) in enumerate(zip(reads, stored, strict=True))
             ]
-            return apply(self, converted, options)
-
-        return run
+            named: dict[str, Any] = {n: ir.param(k, wanted[-1]) for k, n in enumerate(self.params)}
+            named.update(rest)
+            if self.as_bits:
+                named["dtype"] = wanted[-1]
+            found = _expressions.keep(key, (self.body(*values, **named), reads, result))
+        return found
 
     def _vjp(self, context: Context, g: Tensor) -> list[Tensor | None]:
         assert self.partials is not None
@@ -154,38 +159,11 @@ class Elementwise(Op):
         return total
 
 
-def runner(device: Device, launch: Any, out: Spec, count: int) -> Callable[..., Tensor]:
-    """The shortest way from `count` operands to the result."""
-    allocate, nbytes = device.backend.allocate, out.nbytes
-    zero = launch.bind((0,) * (count + 1))
-    bind = launch.bind
+_expressions: Recent[Any, tuple[Expr, list[DType], DType]] = Recent(1 << 10)
 
-    if count == 1:
 
-        def run1(a: Tensor) -> Tensor:
-            buffer = allocate(nbytes)
-            (zero if not a._offset else bind((a._offset, 0)))(a._buffer, buffer)
-            return Tensor(buffer, out)
-
-        return run1
-    if count == 2:
-
-        def run2(a: Tensor, b: Tensor) -> Tensor:
-            buffer = allocate(nbytes)
-            if a._offset or b._offset:
-                bind((a._offset, b._offset, 0))(a._buffer, b._buffer, buffer)
-            else:
-                zero(a._buffer, b._buffer, buffer)
-            return Tensor(buffer, out)
-
-        return run2
-
-    def run(*tensors: Tensor) -> Tensor:
-        buffer = allocate(nbytes)
-        bind((*(t._offset for t in tensors), 0))(*(t._buffer for t in tensors), buffer)
-        return Tensor(buffer, out)
-
-    return run
+def _converted(p: Planner, x: Value, dtype: DType) -> Value:
+    return copied(p, x, dtype, permuted_strides(x.shape, [(x.shape, x.strides)]))
 
 
 def _scale(g: Tensor, factor: Factor) -> Tensor | None:
@@ -224,7 +202,7 @@ def unary(op: Op, x: Tensor, **options: Any) -> Tensor:
     """Call an op of one operand, which has to be a tensor."""
     out: Tensor
     if x.__class__ is Tensor and x._track is None and not options:
-        run = state.fast.get((op.name, x._spec))
+        run = state.fast.get((op, x._spec))
         if run is not None:
             out = run(x)
             return out
@@ -259,7 +237,7 @@ def binary(op: Op, x1: Tensor | Scalar, x2: Tensor | Scalar) -> Tensor:
         x1 = operands(op.name, x1, x2)[0] if x1.__class__ not in _PYTHON else _partner(op, x2, x1)
     out: Tensor
     if x1._track is None and x2._track is None:
-        run = state.fast.get((op.name, x1._spec, x2._spec))
+        run = state.fast.get((op, x1._spec, x2._spec))
         if run is not None:
             out = run(x1, x2)
             return out

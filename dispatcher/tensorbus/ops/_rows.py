@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 from tensorbus_backends import ir
@@ -20,13 +21,12 @@ from tensorbus_backends.kernels.rows import MAX_ROW
 
 from .. import _autograd, ops
 from .._autograd import Context
-from .._devices import Device
 from .._op import Op
-from .._plan import Launch, Plan, map_launch, permuted_strides, step_of
+from .._plan import Planner, Value, permuted_strides, step_of
 from .._spec import Shape, Spec, broadcast_strides, collapse
 from .._tensor import Tensor
-from ._elementwise import runner
-from .reduction import reduce_plan, reduced_shape
+from ._moves import broadcast, filled, packed, permuted
+from .reduction import reduce_into, reduced_shape
 
 __all__ = ["Fused", "composed_jvp", "composed_vjp"]
 
@@ -95,42 +95,39 @@ class Fused(Op):
             shape = reduced_shape(shape, options["axes"], options["keepdims"])
         return [(specs[0].dtype, shape)]
 
-    def plan(self, device: Device, specs: Sequence[Spec], options: dict[str, Any]) -> Plan:
-        shape, axes = specs[0].shape, options["axes"]
-        n = math.prod(shape[a] for a in axes)
-        ((dtype, final),) = self.infer(specs, options)
+    def build(self, p: Planner, values: Sequence[Value], options: dict[str, Any]) -> Value:
+        first, axes = values[0], options["axes"]
+        shape = first.shape
+        n = math.prod([shape[a] for a in axes])
+        ((dtype, final),) = self.infer([v.spec for v in values], options)
         if n == 0:
-
-            def nothing(*tensors: Tensor) -> Tensor:
-                return ops.full(final, -math.inf, dtype=dtype, device=device)
-
-            return Plan(nothing)
-        rows = math.prod(shape) // n
-        if n > MAX_ROW or (rows < _FEW_ROWS and n > _LONG_ROW) or self._by_column(specs, axes):
-            return Plan(self._staged(device, specs, axes, options, n))
-        return Plan(self._kernel(device, specs, axes, options, n))
+            return filled(p, dtype, final, -math.inf)
+        rows = first.size // n
+        if n > MAX_ROW or (rows < _FEW_ROWS and n > _LONG_ROW) or self._by_column(first, axes):
+            return self._staged(p, values, axes, options, n)
+        return self._kernel(p, values, axes, options, n)
 
     @staticmethod
-    def _by_column(specs: Sequence[Spec], axes: tuple[int, ...]) -> bool:
+    def _by_column(x: Value, axes: tuple[int, ...]) -> bool:
         """Whether neighbours in memory belong to different rows."""
-        shape, strides = specs[0].shape, specs[0].strides
+        shape, strides = x.shape, x.strides
         inner = [strides[a] for a in axes if shape[a] > 1]
         outer = [strides[k] for k in range(len(shape)) if k not in axes and shape[k] >= _COLUMNS]
         return bool(inner) and 1 not in inner and 1 in outer
 
     def _staged(
         self,
-        device: Device,
-        specs: Sequence[Spec],
+        p: Planner,
+        values: Sequence[Value],
         axes: tuple[int, ...],
         options: dict[str, Any],
         n: int,
-    ) -> Callable[..., Tensor]:
+    ) -> Value:
         """The stages as reductions of their own and the map as one: more passes, the same bits."""
-        shape, dtype = specs[0].shape, specs[0].dtype
-        stages, (expr,), params = self.body(dtype, len(specs), n=n, **options)
+        shape, dtype = values[0].shape, values[0].dtype
+        stages, (expr,), params = self.body(dtype, len(values), n=n, **options)
         small = reduced_shape(shape, axes, True)
-        given = list(specs)
+        given = list(values)
 
         def with_results(root: Expr, first: int) -> Expr:
             """Results of stages as operands from `first` on, not launch scalars."""
@@ -141,123 +138,93 @@ class Fused(Op):
 
             return ir.substitute(root, replace)
 
-        reductions = []
         for stage in stages:
-            out = Spec.of(device, stage.result, small)
-            value = with_results(stage.expr, len(specs))
-            reductions.append(
-                reduce_plan(
-                    device, self.name, given, axes, value, stage.monoid, out, stage.finish, params
-                )
-            )
+            out = p.new(stage.result, small)
+            value = with_results(stage.expr, len(values))
+            reduce_into(p, self.name, given, axes, value, stage.monoid, out, stage.finish, params)
             given.append(out)
         if self.reduces:
-            walked, target = given[len(specs) :], small
-            result = Spec.of(device, dtype, reduced_shape(shape, axes, options["keepdims"]))
-            strides = Spec.of(device, dtype, small).strides
+            walked, target = given[len(values) :], small
+            made = p.new(dtype, small)
         else:
             walked, target = given, shape
-            strides = permuted_strides(shape, [(shape, specs[0].strides)])
-            result = Spec.of(device, dtype, shape, strides)
-            strides = result.strides
-        launch = map_launch(
-            device,
-            self.name,
-            [with_results(expr, len(walked) - len(stages))],
-            target,
-            [(s.dtype, s.shape, s.strides) for s in walked],
-            [(dtype, strides)],
-            params,
-        )
-        finish = runner(device, launch, result, len(walked))
-        skip = len(given) - len(walked)
-
-        def run(*tensors: Tensor) -> Tensor:
-            known = list(tensors)
-            for reduction in reductions:
-                known.append(reduction(*known))
-            return finish(*known[skip:])
-
-        return run
+            made = p.new(dtype, shape, permuted_strides(shape, [(shape, values[0].strides)]))
+        last = with_results(expr, len(walked) - len(stages))
+        p.map(self.name, [last], target, walked, [made], params)
+        if self.reduces:
+            return p.view(made, reduced_shape(shape, axes, options["keepdims"]))
+        return made
 
     def _kernel(
         self,
-        device: Device,
-        specs: Sequence[Spec],
+        p: Planner,
+        values: Sequence[Value],
         axes: tuple[int, ...],
         options: dict[str, Any],
         n: int,
-    ) -> Callable[..., Tensor]:
-        shape, dtype = specs[0].shape, specs[0].dtype
-        if self.reduces:
-            result = Spec.of(device, dtype, reduced_shape(shape, axes, options["keepdims"]))
-            wide = Spec.of(device, dtype, reduced_shape(shape, axes, True))
-            out = broadcast_strides(wide.shape, wide.strides, shape)
-        else:
-            out = permuted_strides(shape, [(shape, specs[0].strides)])
-            result = Spec.of(device, dtype, shape, out)
-            out = result.strides
+    ) -> Value:
+        shape, dtype = values[0].shape, values[0].dtype
         kept = [k for k in range(len(shape)) if k not in axes]
-        strides = [*(broadcast_strides(s.shape, s.strides, shape) for s in specs), out]
+        if self.reduces:
+            wide = Spec.of(p.device, dtype, reduced_shape(shape, axes, True))
+            out = broadcast_strides(wide.shape, wide.strides, shape)
+            spec = Spec.of(p.device, dtype, reduced_shape(shape, axes, options["keepdims"]))
+        else:
+            out = permuted_strides(shape, [(shape, values[0].strides)])
+            spec = Spec.of(p.device, dtype, shape, out)
+            out = spec.strides
+        strides = [*(broadcast_strides(v.shape, v.strides, shape) for v in values), out]
         reduced, inner = collapse(
-            tuple(shape[a] for a in axes), [tuple(s[a] for a in axes) for s in strides]
+            tuple([shape[a] for a in axes]), [tuple([s[a] for a in axes]) for s in strides]
         )
         outer, walks = collapse(
-            tuple(shape[k] for k in kept), [tuple(s[k] for k in kept) for s in strides]
+            tuple([shape[k] for k in kept]), [tuple([s[k] for k in kept]) for s in strides]
         )
         if len(reduced) > 1 or len(outer) > DIMS:
-            return self._through_copy(device, specs, axes, options, n)
-        stages, exprs, params = self.body(dtype, len(specs), n=n, **options)
-        operands = [Operand(dtype, step_of(s[0], n)) for s in inner]
+            return self._through_copy(p, values, axes, options, n)
+        stages, exprs, params = self.body(dtype, len(values), n=n, **options)
+        kinds = [step_of(s[0], n) for s in inner]
         if self.reduces:
-            operands[-1] = Operand(dtype, "s")
-        kernel = Rows(
-            self.name,
-            tuple(operands[:-1]),
-            (operands[-1],),
-            stages,
-            exprs,
-            tuple(d for d, _ in params),
-        )
+            kinds[-1] = "s"
+        scalars = tuple([d for d, _ in params])
+        kernel = _rows_kernel(self.name, dtype, tuple(kinds), stages, exprs, scalars)
         words = [Strided.words(0, s[0], w) for s, w in zip(inner, walks, strict=True)]
         meta = kernel.meta(n, outer, words, [bits_of(v, d) for d, v in params])
         first = len(meta) - len(params) - Strided.WORDS * len(words)
         places = [first + Strided.WORDS * k for k in range(len(words))]
-        groups = kernel.groups(device.backend.dialect, n, math.prod(outer))
-        launch = Launch(device, kernel, meta, places, groups if result.size else 0)
-        allocate, bind = device.backend.allocate, launch.bind
-
-        def run(*tensors: Tensor) -> Tensor:
-            buffer = allocate(result.nbytes)
-            bind((*(t._offset for t in tensors), 0))(*(t._buffer for t in tensors), buffer)
-            return Tensor(buffer, result)
-
-        return run
+        groups = kernel.groups(p.device.backend.dialect, n, math.prod(outer))
+        made = p.place(spec)
+        p.launch(kernel, meta, places, groups if spec.size else 0, [*values, made])
+        return made
 
     def _through_copy(
         self,
-        device: Device,
-        specs: Sequence[Spec],
+        p: Planner,
+        values: Sequence[Value],
         axes: tuple[int, ...],
         options: dict[str, Any],
         n: int,
-    ) -> Callable[..., Tensor]:
+    ) -> Value:
         """Dimensions that do not merge: lay the operands out so that they do."""
-        shape = specs[0].shape
+        shape = values[0].shape
         kept = tuple(k for k in range(len(shape)) if k not in axes)
         order = (*kept, *axes)
-        back = tuple(order.index(k) for k in range(len(shape)))
-        packed = [Spec.of(device, s.dtype, tuple(shape[k] for k in order)) for s in specs]
+        laid = [packed(p, permuted(p, broadcast(p, v, shape), order)) for v in values]
         last = tuple(range(len(kept), len(shape)))
-        inner = self._kernel(device, packed, last, {**options, "axes": last}, n)
-        ((_, final),) = self.infer(specs, options)
+        made = self._kernel(p, laid, last, {**options, "axes": last}, n)
+        if self.reduces:
+            return p.view(made, reduced_shape(shape, axes, options["keepdims"]))
+        return permuted(p, made, tuple(order.index(k) for k in range(len(shape))))
 
-        def run(*tensors: Tensor) -> Tensor:
-            laid = [
-                ops.contiguous(ops.permute_dims(ops.broadcast_to(t.detach(), shape), order))
-                for t in tensors
-            ]
-            result = inner(*laid)
-            return ops.reshape(result, final) if self.reduces else ops.permute_dims(result, back)
 
-        return run
+@lru_cache(1024)
+def _rows_kernel(
+    label: str,
+    dtype: DType,
+    kinds: tuple[str, ...],
+    stages: tuple[Stage, ...],
+    exprs: tuple[Expr, ...],
+    scalars: tuple[DType, ...],
+) -> Rows:
+    operands = tuple(Operand(dtype, kind) for kind in kinds)
+    return Rows(label, operands[:-1], operands[-1:], stages, exprs, scalars)

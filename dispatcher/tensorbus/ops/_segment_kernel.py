@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 from tensorbus_backends import dtypes as dt, ir
@@ -22,69 +23,61 @@ from tensorbus_backends.ir import Expr
 from .._autograd import Context
 from .._devices import Device
 from .._op import Op, apply
-from .._plan import Launch, Plan, map_launch
+from .._plan import Planner, Value
 from .._spec import Shape, Spec
 from .._tensor import Tensor
 from ._gather_kernel import iota
-from ._sort_kernel import stable_argsort_rows
-from .manipulation import bits_dtype, broadcast_to, contiguous
+from ._moves import bits_dtype, copied, packed
+from ._sort_kernel import argsorted_rows
+from .manipulation import broadcast_to
 
 __all__ = ["add_segments", "put_segments"]
 
 
-class _Segments:
-    """Launches that give order and segment starts of sorted indices, for one index spec and N."""
+def _segments(p: Planner, index: Value, places: int) -> tuple[Value, Value]:
+    """Add the steps that sort an index (P, B): order (P, B), starts of segments (P, places + 1)."""
+    rows, count = index.shape
+    if count >= 1 << 31:
+        raise ValueError(f"index of {count} elements: at most 2**31 - 1 are supported")
+    order = argsorted_rows(p, index)
+    ordered, starts = p.new(dt.int64, (rows, count)), p.new(dt.int64, (rows, places + 1))
+    size = rows * count
+    flat = ordered.read(strides=(1,))
+    given = [index.whole(), order.whole()]
+    p.map("sorted_index", [_in_order()], (size,), given, [flat], [(dt.int64, count)])
+    p.map(
+        "segment_starts",
+        [_start()],
+        (starts.size,),
+        [ordered.whole()],
+        [starts.read(strides=(1,))],
+        [(dt.int64, places + 1), (dt.int64, count), (dt.int32, count.bit_length())],
+    )
+    return order, starts
 
-    def __init__(self, device: Device, rows: int, count: int, places: int) -> None:
-        if count >= 1 << 31:
-            raise ValueError(f"index of {count} elements: at most 2**31 - 1 are supported")
-        size = rows * count
-        index, width = ir.index(), ir.param(0, dt.int64)
-        row = ir.idiv(index, width) * width
-        flat: list[tuple[DType, Shape]] = [(dt.int64, (1,))]
-        self.device = device
-        self.shape = (rows, places + 1)
-        self.sort = map_launch(
-            device,
-            "sorted_index",
-            [ir.load(0, dt.int64, row + ir.load(1, dt.int64, index))],
-            (size,),
-            [dt.int64, dt.int64],
-            flat,
-            [(dt.int64, count)],
-        )
-        n, b = ir.param(0, dt.int64), ir.param(1, dt.int64)
-        r = ir.idiv(index, n)
-        wanted, base = index - r * n, r * b
 
-        def halve(_: Expr, low: Expr, high: Expr) -> list[Expr]:
-            half = (low + high) >> 1
-            less = ir.load(0, dt.int64, base + ir.select(half < b, half, b - 1)) < wanted
-            going = low < high
-            return [ir.select(going & less, half + 1, low), ir.select(going & ~less, half, high)]
+@lru_cache(1)
+def _in_order() -> Expr:
+    """The index at a place of the order; scalar: length of a row."""
+    index, width = ir.index(), ir.param(0, dt.int64)
+    row = ir.idiv(index, width) * width
+    return ir.load(0, dt.int64, row + ir.load(1, dt.int64, index))
 
-        zero = ir.const(0, dt.int64)
-        start, _ = ir.repeat(ir.param(2, dt.int32), [zero, b], halve)
-        self.search = map_launch(
-            device,
-            "segment_starts",
-            [start],
-            (rows * (places + 1),),
-            [dt.int64],
-            flat,
-            [(dt.int64, places + 1), (dt.int64, count), (dt.int32, count.bit_length())],
-        )
 
-    def __call__(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Order (P, B) and starts (P, N + 1)."""
-        allocate = self.device.backend.allocate
-        order = stable_argsort_rows(index)
-        ordered = allocate(index.nbytes)
-        self.sort((index._buffer, index._offset), (order._buffer, 0), (ordered, 0))
-        spec = Spec.of(self.device, dt.int64, self.shape)
-        starts = allocate(spec.nbytes)
-        self.search((ordered, 0), (starts, 0))
-        return order, Tensor(starts, spec)
+@lru_cache(1)
+def _start() -> Expr:
+    """The first place of a row that is not below a target; scalars: targets + 1, length, rounds."""
+    index, n, b = ir.index(), ir.param(0, dt.int64), ir.param(1, dt.int64)
+    r = ir.idiv(index, n)
+    wanted, base = index - r * n, r * b
+
+    def halve(_: Expr, low: Expr, high: Expr) -> list[Expr]:
+        half = (low + high) >> 1
+        less = ir.load(0, dt.int64, base + ir.select(half < b, half, b - 1)) < wanted
+        going = low < high
+        return [ir.select(going & less, half + 1, low), ir.select(going & ~less, half, high)]
+
+    return ir.repeat(ir.param(2, dt.int32), [ir.const(0, dt.int64), b], halve)[0]
 
 
 def _add_body(dtype: DType, first: Expr, count: Expr, order: Expr, source: Expr) -> Expr:
@@ -117,67 +110,43 @@ class _SegmentOp(Op):
     def infer(self, specs: Sequence[Spec], options: dict[str, Any]) -> list[tuple[DType, Shape]]:
         return [(specs[0].dtype, specs[0].shape)]
 
-    def plan(self, device: Device, specs: Sequence[Spec], options: dict[str, Any]) -> Plan:
-        target, index, _ = specs
+    def build(self, p: Planner, values: Sequence[Value], options: dict[str, Any]) -> Value:
+        target, index, source = values
         rows, places, inner = target.shape
         count = index.shape[1]
-        out = Spec.of(device, target.dtype, target.shape)
-        if out.size == 0 or count == 0:
-            return Plan(lambda x, i, s: _fresh(x))
+        if target.size == 0 or count == 0:
+            return copied(p, target)
         dtype = bits_dtype(target.dtype) if self.by_bits else target.dtype
-        # Operands: target, start, end, order, source, element offset in the order and the source.
-        start, end = ir.input_(1, dt.int64), ir.input_(2, dt.int64)
-        row_order, at_source = ir.input_(5, dt.int64), ir.input_(6, dt.int64)
-        expr = self.body(dtype, row_order + start, end - start, row_order, at_source)
-        segments = (rows, places, 1)
-        steps = (places + 1, 1, 0)
-        launch: Launch = map_launch(
-            device,
+        order, starts = _segments(p, packed(p, index), places)
+        out = p.new(target.dtype, target.shape)
+        segments, steps = (rows, places, 1), (places + 1, 1, 0)
+        p.map(
             self.name,
-            [expr],
+            [_over_segments(self.body, dtype)],
             target.shape,
             [
-                (dtype, target.shape, target.strides),
-                (dt.int64, segments, steps),
-                (dt.int64, segments, steps),
-                dt.int64,
-                dtype,
-                (dt.int64, (rows, 1, 1), (1, 1, 1)),
-                (dt.int64, (rows, 1, inner), (inner, 1, 1)),
+                target.read(dtype),
+                starts.read(shape=segments, strides=steps),
+                starts.read(shape=segments, strides=steps, offset=1),
+                order.whole(),
+                packed(p, source).whole(dtype),
+                p.table((rows,), (count,)).read(shape=(rows, 1, 1), strides=(1, 1, 1)),
+                p.table((rows, inner), (count * inner, 1)).read(
+                    shape=(rows, 1, inner), strides=(inner, 1, 1)
+                ),
             ],
-            [(dtype, out.strides)],
+            [out.read(dtype)],
             [(dt.int64, inner)],
         )
-        find = _Segments(device, rows, count, places)
-        allocate = device.backend.allocate
-
-        def run(x: Tensor, i: Tensor, s: Tensor) -> Tensor:
-            from ._gather_kernel import offsets
-
-            order, starts = find(contiguous(i.detach()))
-            packed = contiguous(s.detach())
-            in_order = offsets(device, (rows,), (count,))
-            in_source = offsets(device, (rows, inner), (count * inner, 1))
-            buffer = allocate(out.nbytes)
-            launch(
-                (x._buffer, x._offset),
-                (starts._buffer, 0),
-                (starts._buffer, 1),
-                (order._buffer, 0),
-                (packed._buffer, packed._offset),
-                (in_order._buffer, 0),
-                (in_source._buffer, 0),
-                (buffer, 0),
-            )
-            return Tensor(buffer, out)
-
-        return Plan(run)
+        return out
 
 
-def _fresh(x: Tensor) -> Tensor:
-    from .manipulation import astype
-
-    return astype(x.detach(), x.dtype, copy=True)
+@lru_cache(64)
+def _over_segments(body: Callable[..., Expr], dtype: DType) -> Expr:
+    """Operands: target, start, end, order, source, element offset in the order and the source."""
+    start, end = ir.input_(1, dt.int64), ir.input_(2, dt.int64)
+    row_order, at_source = ir.input_(5, dt.int64), ir.input_(6, dt.int64)
+    return body(dtype, row_order + start, end - start, row_order, at_source)
 
 
 class _Pick(Op):
@@ -190,52 +159,37 @@ class _Pick(Op):
         g, index, _ = specs
         return [(g.dtype, (*index.shape, g.shape[2]))]
 
-    def plan(self, device: Device, specs: Sequence[Spec], options: dict[str, Any]) -> Plan:
-        g, index, _ = specs
-        ((dtype, shape),) = self.infer(specs, options)
+    def build(self, p: Planner, values: Sequence[Value], options: dict[str, Any]) -> Value:
+        g, index, winner = values
+        ((dtype, shape),) = self.infer([v.spec for v in values], options)
         rows, places, inner = g.shape
         count = index.shape[1]
-        out = Spec.of(device, dtype, shape)
         bits = bits_dtype(dtype)
-        place = ir.input_(1, dt.int64) + ir.input_(2, dt.int64)
-        won = ir.load(3, dt.int64, place).eq(ir.input_(4, dt.int64))
-        value = ir.load(0, bits, place * ir.param(0, dt.int64) + ir.input_(5, dt.int64))
-        wide = (rows, count, 1)
-        launch = map_launch(
-            device,
+        out = p.new(dtype, shape)
+        p.map(
             self.name,
-            [ir.select(won, value, ir.const(0, bits))],
+            [_picked(bits)],
             shape,
             [
-                bits,
-                (dt.int64, wide, (count, 1, 1)),
-                (dt.int64, (rows, 1, 1), (1, 1, 1)),
-                dt.int64,
-                (dt.int64, (1, count, 1), (1, 1, 1)),
-                (dt.int64, (1, 1, inner), (1, 1, 1)),
+                packed(p, g).whole(bits),
+                packed(p, index).read(shape=(rows, count, 1), strides=(count, 1, 1)),
+                p.table((rows,), (places,)).read(shape=(rows, 1, 1), strides=(1, 1, 1)),
+                packed(p, winner).whole(),
+                p.table((count,), (1,)).read(shape=(1, count, 1), strides=(1, 1, 1)),
+                p.table((inner,), (1,)).read(shape=(1, 1, inner), strides=(1, 1, 1)),
             ],
-            [(bits, out.strides)],
+            [out.read(bits)],
             [(dt.int64, inner)],
         )
-        allocate = device.backend.allocate
+        return out
 
-        def run(x: Tensor, i: Tensor, w: Tensor) -> Tensor:
-            from ._gather_kernel import offsets
 
-            packed, at, winner = (contiguous(t.detach()) for t in (x, i, w))
-            given = [
-                packed,
-                at,
-                offsets(device, (rows,), (places,)),
-                winner,
-                iota(device, count),
-                iota(device, inner),
-            ]
-            buffer = allocate(out.nbytes)
-            launch(*((t._buffer, t._offset) for t in given), (buffer, 0))
-            return Tensor(buffer, out)
-
-        return Plan(run)
+@lru_cache(16)
+def _picked(bits: DType) -> Expr:
+    place = ir.input_(1, dt.int64) + ir.input_(2, dt.int64)
+    won = ir.load(3, dt.int64, place).eq(ir.input_(4, dt.int64))
+    value = ir.load(0, bits, place * ir.param(0, dt.int64) + ir.input_(5, dt.int64))
+    return ir.select(won, value, ir.const(0, bits))
 
 
 def zeros_of(spec: Spec, shape: Shape) -> Tensor:

@@ -11,22 +11,23 @@ scatters, and the result does not depend on the device.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
 
 from tensorbus_backends import dtypes as dt, ir
-from tensorbus_backends.contract import Buffer
 from tensorbus_backends.dtypes import DType
 from tensorbus_backends.ir import Expr
 
-from .._devices import Device
-from .._plan import Launch, map_launch
-from .._spec import Spec, contiguous_strides
+from .._op import Op, perform
+from .._plan import Arg, Planner, Value
+from .._spec import Shape, Spec, contiguous_strides
 from .._tensor import Tensor
-from ._common import make_room
+from ._moves import copied, packed
 
-__all__ = ["stable_argsort_rows"]
+__all__ = ["argsorted_rows", "stable_argsort_rows"]
 
 BLOCK = 4
-_sorts: dict[object, _Sort] = {}
 
 
 def _key_dtype(dtype: DType) -> DType:
@@ -38,6 +39,7 @@ def _storage(dtype: DType) -> DType:
     return dt.by_name(f"uint{dtype.bits}") if dtype.is_float else dtype
 
 
+@lru_cache(64)
 def _key(dtype: DType, descending: bool) -> Expr:
     """Unsigned key of element ``input 0``: NaN greatest in both directions, -0 equal to +0."""
     key = _key_dtype(dtype)
@@ -59,6 +61,7 @@ def _key(dtype: DType, descending: bool) -> Expr:
     return ~ordered if descending else ordered
 
 
+@lru_cache(64)
 def _sort_block(key: DType, place: DType) -> list[Expr]:
     """Keys and places of one sorted block; launch scalar: row length.
 
@@ -75,6 +78,7 @@ def _sort_block(key: DType, place: DType) -> list[Expr]:
     return [k for k, _ in pairs] + [p for _, p in pairs]
 
 
+@lru_cache(64)
 def _merge(key: DType, place: DType) -> list[Expr]:
     """Keys and places of one block of output; launch scalars: row length, run width, steps."""
     n, width = ir.param(0, dt.int64), ir.param(1, dt.int64)
@@ -122,92 +126,75 @@ def _most(a: Expr, b: Expr) -> Expr:
     return ir.select(a < b, b, a)
 
 
-class _Sort:
-    """The launches for one spec and direction."""
-
-    def __init__(self, device: Device, spec: Spec, descending: bool) -> None:
-        shape = spec.shape
-        n = shape[-1]
-        padded = -(-n // BLOCK) * BLOCK
-        wide = (*shape[:-1], padded)
-        key, place = _key_dtype(spec.dtype), dt.int32 if padded < 1 << 31 else dt.int64
-        strides = contiguous_strides(wide)
-        size = math.prod(wide)
-        blocks, steps = (size // BLOCK,), (BLOCK,)
-        self.places = Spec.of(device, place, shape, strides)
-        self.bytes = size * key.itemsize, size * place.itemsize
-        self.keys = map_launch(
-            device,
-            "sort_keys",
-            [_key(spec.dtype, descending)],
-            shape,
-            [(_storage(spec.dtype), shape, spec.strides)],
-            [(key, strides)],
-        )
-        self.pad: Launch | None = None
-        if padded > n:
-            greatest, rest = ir.const(key.max, key), (*shape[:-1], padded - n)
-            self.pad = map_launch(device, "sort_pad", [greatest], rest, [], [(key, strides)])
-            self.pad_at = n
-        outputs = [(key, steps)] * BLOCK + [(place, steps)] * BLOCK
-        length = (dt.int64, padded)
-        self.block = map_launch(
-            device, "sort_block", _sort_block(key, place), blocks, [key], outputs, [length]
-        )
-        self.merges = []
-        width = BLOCK
-        while width < padded:
-            scalars = [length, (dt.int64, width), (dt.int32, width.bit_length())]
-            body = _merge(key, place)
-            self.merges.append(
-                map_launch(device, "sort_merge", body, blocks, [key, place], outputs, scalars)
-            )
-            width *= 2
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Places, in rows that are longer in memory."""
-        allocate = x.device.backend.allocate
-        keys, places = allocate(self.bytes[0]), allocate(self.bytes[1])
-        source = allocate(self.bytes[0])
-        self.keys((x._buffer, x._offset), (source, 0))
-        if self.pad is not None:
-            self.pad((source, self.pad_at))
-        self.block((source, 0), *_blocks(keys), *_blocks(places))
-        if self.merges:
-            other_keys, other_places = source, allocate(self.bytes[1])
-            for merge in self.merges:
-                merge((keys, 0), (places, 0), *_blocks(other_keys), *_blocks(other_places))
-                keys, other_keys = other_keys, keys
-                places, other_places = other_places, places
-        return Tensor(places, self.places)
-
-
-def _blocks(buffer: Buffer) -> list[tuple[Buffer, int]]:
-    return [(buffer, k) for k in range(BLOCK)]
-
-
-def stable_argsort_rows(x: Tensor, *, descending: bool = False) -> Tensor:
-    """Places in the last axis in sorted order.
+def argsorted_rows(p: Planner, x: Value, descending: bool = False) -> Value:
+    """Add the steps that find the places in the last axis in sorted order.
 
     NaN comes last in both directions, -0 equals +0, and equal elements keep their order.
 
     Args:
-        x: Any real dtype, at least one dimension, any strides; its history is ignored.
+        p: Whose plan it is.
+        x: Any real dtype, at least one dimension, any strides.
         descending: Greatest first (NaN last all the same).
 
     Returns:
-        int64, shape of `x`, contiguous: the element for position p of a row is at ``out[..., p]``.
+        int64, shape of `x`, in C order: the element for position p of a row is at ``out[..., p]``.
     """
-    from .manipulation import astype, contiguous
+    shape = x.shape
+    if not x.size:
+        return p.new(dt.int64, shape)
+    n = shape[-1]
+    padded = -(-n // BLOCK) * BLOCK
+    wide = (*shape[:-1], padded)
+    key, place = _key_dtype(x.dtype), dt.int32 if padded < 1 << 31 else dt.int64
+    strides = contiguous_strides(wide)
+    blocks = (math.prod(wide) // BLOCK,)
+    storage = _storage(x.dtype)
+    source, keys, places = p.new(key, wide), p.new(key, wide), p.new(place, wide)
+    p.map(
+        "sort_keys",
+        [_key(x.dtype, descending)],
+        shape,
+        [x.read(storage)],
+        [source.read(shape=shape, strides=strides)],
+    )
+    if padded > n:
+        rest = source.read(shape=(*shape[:-1], padded - n), strides=strides, offset=n)
+        p.map("sort_pad", [ir.const(key.max, key)], (*shape[:-1], padded - n), [], [rest])
+    length = (dt.int64, padded)
+    outputs = [*_blocks(keys), *_blocks(places)]
+    p.map("sort_block", _sort_block(key, place), blocks, [source.whole()], outputs, [length])
+    other_keys, other_places = source, p.new(place, wide)
+    width = BLOCK
+    while width < padded:
+        outputs = [*_blocks(other_keys), *_blocks(other_places)]
+        scalars = [length, (dt.int64, width), (dt.int32, width.bit_length())]
+        given = [keys.whole(), places.whole()]
+        p.map("sort_merge", _merge(key, place), blocks, given, outputs, scalars)
+        keys, other_keys = other_keys, keys
+        places, other_places = other_places, places
+        width *= 2
+    rows = p.view(places, shape, strides)
+    return packed(p, rows if place is dt.int64 else copied(p, rows, dt.int64))
 
-    spec = x._spec
-    if not spec.size:
-        out = Spec.of(x.device, dt.int64, spec.shape)
-        return Tensor(x.device.backend.allocate(0), out)
-    key = (spec, descending)
-    sort = _sorts.get(key)
-    if sort is None:
-        make_room(_sorts)
-        sort = _sorts[key] = _Sort(x.device, spec, descending)
-    places = sort(x)
-    return contiguous(astype(places, dt.int64, copy=False))
+
+def _blocks(value: Value) -> list[Arg]:
+    """The memory of rows of blocks as `BLOCK` operands, one for each place in a block."""
+    return [value.read(strides=(BLOCK,), offset=k) for k in range(BLOCK)]
+
+
+class _ArgsortRows(Op):
+    """`argsorted_rows` alone.  Option: ``descending``."""
+
+    def infer(self, specs: Sequence[Spec], options: dict[str, Any]) -> list[tuple[DType, Shape]]:
+        return [(dt.int64, specs[0].shape)]
+
+    def build(self, p: Planner, values: Sequence[Value], options: dict[str, Any]) -> Value:
+        return argsorted_rows(p, values[0], options["descending"])
+
+
+_argsort_rows = _ArgsortRows("_argsort_rows")
+
+
+def stable_argsort_rows(x: Tensor, *, descending: bool = False) -> Tensor:
+    """`argsorted_rows` of a tensor; its history is ignored."""
+    return perform(_argsort_rows, (x,), {"descending": descending})  # type: ignore[no-any-return]

@@ -10,22 +10,15 @@ import numpy as np
 from tensorbus_backends.dtypes import DType
 
 from .._autograd import Context
-from .._devices import Device
 from .._op import Op, apply, function
-from .._plan import Launch, Plan, map_launch, same_device
+from .._plan import Planner, Value, same_device
 from .._promotion import promote
 from .._spec import Shape, Spec, broadcast_shapes
 from .._tensor import Tensor
 from ._common import normalize_axes, normalize_axis, tensor_of
+from ._moves import write
 from .indexing import slices
-from .manipulation import (
-    astype,
-    bits_dtype,
-    broadcast_to,
-    move_expr,
-    permute_dims,
-    reshape,
-)
+from .manipulation import astype, broadcast_to, permute_dims, reshape
 
 __all__ = [
     "broadcast_arrays",
@@ -50,37 +43,16 @@ class _Concat(Op):
         total = sum(s.shape[axis] for s in specs)
         return [(first.dtype, (*first.shape[:axis], total, *first.shape[axis + 1 :]))]
 
-    def plan(self, device: Device, specs: Sequence[Spec], options: dict[str, Any]) -> Plan:
+    def build(self, p: Planner, values: Sequence[Value], options: dict[str, Any]) -> Value:
         axis = options["axis"]
-        ((dtype, shape),) = self.infer(specs, options)
-        out = Spec.of(device, dtype, shape)
-        bits = bits_dtype(dtype)
-        parts: list[tuple[Launch | None, int]] = []
+        ((dtype, shape),) = self.infer([v.spec for v in values], options)
+        out = p.new(dtype, shape)
+        step = out.strides[axis]
         start = 0
-        for spec in specs:
-            if spec.size:
-                launch = map_launch(
-                    device,
-                    "copy",
-                    [move_expr(dtype, dtype)],
-                    spec.shape,
-                    [(bits, spec.shape, spec.strides)],
-                    [(bits, out.strides)],
-                )
-                parts.append((launch, start * out.strides[axis]))
-            else:
-                parts.append((None, 0))
-            start += spec.shape[axis]
-        allocate = device.backend.allocate
-
-        def run(*tensors: Tensor) -> Tensor:
-            buffer = allocate(out.nbytes)
-            for t, (launch, offset) in zip(tensors, parts, strict=True):
-                if launch is not None:
-                    launch((t._buffer, t._offset), (buffer, offset))
-            return Tensor(buffer, out)
-
-        return Plan(run)
+        for v in values:
+            write(p, v, p.view(out, v.shape, out.strides, start * step))
+            start += v.shape[axis]
+        return out
 
 
 def _parts(shapes: Sequence[Shape], axis: int) -> list[tuple[tuple[int, int, int], ...]]:

@@ -15,13 +15,14 @@ from tensorbus_backends.ir import Expr
 
 from .._autograd import Context
 from .._devices import Device, get_device
-from .._op import Op, apply, function
-from .._plan import Launch, Plan, map_launch
+from .._op import Op, apply, function, perform
+from .._plan import Planner, Value
 from .._promotion import DEFAULT_FLOAT, DEFAULT_INT, scalar_dtype
 from .._spec import Shape, Spec
 from .._state import Record, state
 from .._tensor import Tensor
-from ._common import Scalar, allocate, as_shape, from_host, make_room, tensor_of
+from ._common import Scalar, as_shape, check_dtype, from_host, tensor_of
+from ._moves import bits_dtype, filled
 
 __all__ = [
     "arange",
@@ -40,55 +41,57 @@ __all__ = [
     "zeros_like",
 ]
 
-_fills: dict[object, Launch] = {}
+
+class _Fill(Op):
+    """One value everywhere.  Options: ``dtype``, ``shape``, ``value``."""
+
+    def infer(self, specs: Sequence[Spec], options: dict[str, Any]) -> list[tuple[DType, Shape]]:
+        return [(options["dtype"], options["shape"])]
+
+    def build(self, p: Planner, values: Sequence[Value], options: dict[str, Any]) -> Value:
+        return filled(p, options["dtype"], options["shape"], options["value"])
+
+
+class _Indexed(Op):
+    """``value``, an expression of ``index``.  Options: ``dtype shape label value params``."""
+
+    def infer(self, specs: Sequence[Spec], options: dict[str, Any]) -> list[tuple[DType, Shape]]:
+        return [(options["dtype"], options["shape"])]
+
+    def build(self, p: Planner, values: Sequence[Value], options: dict[str, Any]) -> Value:
+        out = p.new(options["dtype"], options["shape"])
+        flat = out.read(strides=(1,))
+        p.map(options["label"], [options["value"]], (out.size,), [], [flat], options["params"])
+        return out
+
+
+class _Empty(Op):
+    """Undefined elements.  Options: ``dtype``, ``shape``."""
+
+    def infer(self, specs: Sequence[Spec], options: dict[str, Any]) -> list[tuple[DType, Shape]]:
+        return [(options["dtype"], options["shape"])]
+
+    def build(self, p: Planner, values: Sequence[Value], options: dict[str, Any]) -> Value:
+        return p.new(options["dtype"], options["shape"])
+
+
+_fill, _indexed, _empty = _Fill("_fill"), _Indexed("_indexed"), _Empty("_empty")
 
 
 def _generate(
-    name: str,
-    dtype: DType,
-    shape: Shape,
-    device: str | Device | None,
-    fill_in: Callable[[Tensor], None] | None,
+    name: str, dtype: DType, shape: Shape, device: str | Device | None, op: Op, **options: Any
 ) -> Tensor:
-    """Allocate, fill, and tell the trace."""
+    """What an op without operands makes, told to the trace under the name of the function."""
     start = time.perf_counter()
-    out = allocate(get_device(device), dtype, shape)
-    if fill_in is not None and out.size:
-        fill_in(out)
+    where = get_device(device)
+    check_dtype(where, dtype)
+    out: Tensor = perform(op, (), {"dtype": dtype, "shape": shape, **options}, where)
     if state.trace is not None:
         seconds = time.perf_counter() - start
         state.trace.records.append(
             Record(name, str(out.device), (), (), "portable", "", seconds, state.depth)
         )
     return out
-
-
-def _fill_launch(out: Tensor, value: Scalar) -> None:
-    kind = out.dtype
-    kept = float(kind.numpy.type(value)) if kind.is_float else int(value)
-    key = (out._spec, repr(kept))
-    launch = _fills.get(key)
-    if launch is None:
-        make_room(_fills)
-        launch = _fills[key] = map_launch(
-            out.device,
-            "fill",
-            [ir.param(0, kind)],
-            out.shape,
-            [],
-            [(kind, out.strides)],
-            [(kind, kept)],
-        )
-    launch((out._buffer, out._offset))
-
-
-def _indexed(
-    out: Tensor, label: str, value: Expr, params: Sequence[tuple[DType, int | float]]
-) -> None:
-    """Fill a contiguous tensor with an expression of ``index``."""
-    flat = [(out.dtype, (1,))]
-    launch = map_launch(out.device, label, [value], (out.size,), [], flat, params)
-    launch((out._buffer, out._offset))
 
 
 def _dtype(name: str, dtype: DType | None, default: DType) -> DType:
@@ -119,9 +122,8 @@ def empty(
     device: str | Device | None = None,
 ) -> Tensor:
     """A tensor whose elements are undefined."""
-    return _generate(
-        "empty", _dtype("empty", dtype, DEFAULT_FLOAT), as_shape("empty", shape), device, None
-    )
+    kind = _dtype("empty", dtype, DEFAULT_FLOAT)
+    return _generate("empty", kind, as_shape("empty", shape), device, _empty)
 
 
 @function("creation")
@@ -156,7 +158,8 @@ def full(
     sizes = as_shape("full", shape)
     kind = _dtype("full", dtype, scalar_dtype(fill_value))
     _check_fill("full", fill_value, kind)
-    return _generate("full", kind, sizes, device, lambda out: _fill_launch(out, fill_value))
+    value = float(kind.numpy.type(fill_value)) if kind.is_float else int(fill_value)
+    return _generate("full", kind, sizes, device, _fill, value=value)
 
 
 @function("creation", op="full")
@@ -280,7 +283,7 @@ def arange(
     point = _at_index(kind, count, ir.param(1, compute), ir.param(0, compute))
     params = [(compute, float(start)), (compute, float(step))]
     return _generate(
-        "arange", kind, (count,), device, lambda out: _indexed(out, "arange", point, params)
+        "arange", kind, (count,), device, _indexed, label="arange", value=point, params=params
     )
 
 
@@ -300,7 +303,7 @@ def _integer_range(
     value = ir.cast(ir.index() * ir.param(1, dt.int64) + ir.param(0, dt.int64), dtype)
     params = [(dt.int64, _wrapped(start)), (dt.int64, _wrapped(step))]
     return _generate(
-        "arange", dtype, (count,), device, lambda o: _indexed(o, "arange", value, params)
+        "arange", dtype, (count,), device, _indexed, label="arange", value=value, params=params
     )
 
 
@@ -365,7 +368,7 @@ def linspace(
         (dt.int64, parts),
     ]
     return _generate(
-        "linspace", kind, (count,), device, lambda o: _indexed(o, "linspace", value, params)
+        "linspace", kind, (count,), device, _indexed, label="linspace", value=value, params=params
     )
 
 
@@ -391,7 +394,7 @@ def eye(
     row = ir.idiv(index, width)
     value = ir.select((index - row * width - row).eq(ir.param(1, dt.int64)), one, zero)
     params = [(dt.int64, shape[1]), (dt.int64, diagonal)]
-    return _generate("eye", kind, shape, device, lambda o: _indexed(o, "eye", value, params))
+    return _generate("eye", kind, shape, device, _indexed, label="eye", value=value, params=params)
 
 
 class _Triangle(Op):
@@ -403,38 +406,26 @@ class _Triangle(Op):
     def infer(self, specs: Sequence[Spec], options: dict[str, Any]) -> list[tuple[DType, Shape]]:
         return [(specs[0].dtype, specs[0].shape)]
 
-    def plan(self, device: Device, specs: Sequence[Spec], options: dict[str, Any]) -> Plan:
-        from ._gather_kernel import iota
-        from .manipulation import bits_dtype
-
-        (x,) = specs
+    def build(self, p: Planner, values: Sequence[Value], options: dict[str, Any]) -> Value:
+        (x,) = values
         rows, columns = x.shape[-2:]
         bits = bits_dtype(x.dtype)
-        out = Spec.of(device, x.dtype, x.shape)
+        out = p.new(x.dtype, x.shape)
         distance, k = ir.input_(2, dt.int64) - ir.input_(1, dt.int64), ir.param(0, dt.int64)
         inside = distance <= k if self.name == "tril" else distance >= k
-        launch = map_launch(
-            device,
+        p.map(
             self.name,
             [ir.select(inside, ir.input_(0, bits), ir.const(0, bits))],
             x.shape,
             [
-                (bits, x.shape, x.strides),
-                (dt.int64, (rows, 1), (1, 1)),
-                (dt.int64, (columns,), (1,)),
+                x.read(bits),
+                p.table((rows,), (1,)).read(shape=(rows, 1), strides=(1, 1)),
+                p.table((columns,), (1,)),
             ],
-            [(bits, out.strides)],
+            [out.read(bits)],
             [(dt.int64, options["k"])],
         )
-        allocate = device.backend.allocate
-
-        def run(t: Tensor) -> Tensor:
-            row, column = iota(device, rows), iota(device, columns)
-            buffer = allocate(out.nbytes)
-            launch((t._buffer, t._offset), (row._buffer, 0), (column._buffer, 0), (buffer, 0))
-            return Tensor(buffer, out)
-
-        return Plan(run)
+        return out
 
 
 def _triangle_vjp(op: Callable[..., Tensor]) -> Callable[..., list[Tensor | None]]:

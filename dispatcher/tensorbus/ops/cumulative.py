@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from tensorbus_backends import ir
 from tensorbus_backends.dtypes import DType
+from tensorbus_backends.ir import Expr
 from tensorbus_backends.kernels import DIMS, MONOIDS, Monoid, Operand, Scan, Strided
 from tensorbus_backends.kernels.scan import BLOCK
 
 from .. import ops
 from .._autograd import Context
-from .._devices import Device
 from .._op import Op, apply, function
-from .._plan import Launch, Plan, map_launch, step_of
-from .._spec import Shape, Spec, collapse
+from .._plan import Planner, Value, step_of
+from .._spec import Shape, Spec, collapse, contiguous_strides
 from .._tensor import Tensor
 from ._common import normalize_axis, tensor_of
+from ._moves import filled
 from .reduction import as_summand, sum_dtype, widened
 
 __all__ = ["cumulative_prod", "cumulative_sum"]
@@ -43,131 +45,93 @@ class _Cumulative(Op):
         n = shape[axis] + options["initial"]
         return [(options["dtype"], (*shape[:axis], n, *shape[axis + 1 :]))]
 
-    def plan(self, device: Device, specs: Sequence[Spec], options: dict[str, Any]) -> Plan:
-        (spec,) = specs
-        ((dtype, shape),) = self.infer(specs, options)
+    def build(self, p: Planner, values: Sequence[Value], options: dict[str, Any]) -> Value:
+        (x,) = values
+        ((dtype, shape),) = self.infer([x.spec], options)
         axis, initial = options["axis"], options["initial"]
-        out = Spec.of(device, dtype, shape)
         inside = _without(shape, axis)
-        n = spec.shape[axis]
+        n = x.shape[axis]
         neutral = self._identity(dtype) if options.get("identity") else self.neutral
-        if out.size == 0 or n == 0:
-
-            def nothing(x: Tensor) -> Tensor:
-                return ops.full(shape, neutral, dtype=dtype, device=device)
-
-            return Plan(nothing)
+        if 0 in shape or n == 0:
+            return filled(p, dtype, shape, neutral)
         acc = dtype.compute
-        scan = self._blocks(device, spec, axis, acc)
-        steps = out.strides
-        place = steps[axis] if initial else 0
-        # Where the elements of local results [rows, n] go, C order over the other dimensions.
-        outer = _without(steps, axis)
-        pieces = [
-            self._combine(device, inside, outer, steps[axis], n, acc, dtype, first, count)
-            for first, count in ((0, n // BLOCK * BLOCK), (n // BLOCK * BLOCK, n % BLOCK))
-            if count
-        ]
-        head = map_launch(
-            device,
-            "fill",
-            [ir.param(0, dtype)],
-            inside,
-            [],
-            [(dtype, outer)],
-            [(dtype, neutral)],
-        )
-        allocate = device.backend.allocate
-
-        def run(x: Tensor) -> Tensor:
-            local, before = scan(x)
-            buffer = allocate(out.nbytes)
-            if initial:
-                head((buffer, 0))
-            for combine, first in pieces:
-                combine(
-                    (local._buffer, first),
-                    (before._buffer, first // BLOCK),
-                    (buffer, place + first * steps[axis]),
-                )
-            return Tensor(buffer, out)
-
-        return Plan(run)
+        local, before = self._blocks(p, x, axis, acc)
+        out = p.new(dtype, shape)
+        step = out.strides[axis]
+        place = step if initial else 0
+        outer = _without(out.strides, axis)
+        if initial:
+            head = out.read(shape=inside, strides=outer)
+            p.map("fill", [ir.param(0, dtype)], inside, [], [head], [(dtype, neutral)])
+        whole = n // BLOCK * BLOCK
+        for first, count in ((0, whole), (whole, n % BLOCK)):
+            if count:
+                where, part = (inside, outer, step), (first, count)
+                self._combine(p, local, before, out, where, n, part, place)
+        return out
 
     def _combine(
         self,
-        device: Device,
-        inside: Shape,
-        outer: Shape,
-        step: int,
+        p: Planner,
+        local: Value,
+        before: Value,
+        out: Value,
+        where: tuple[Shape, Shape, int],
         n: int,
-        acc: DType,
-        dtype: DType,
-        first: int,
-        count: int,
-    ) -> tuple[Launch, int]:
-        """A launch for `count` elements of each row from `first` on, and `first`."""
+        part: tuple[int, int],
+        place: int,
+    ) -> None:
+        """A launch for `count` elements of each row from `first` on.
+
+        Args:
+            local: Results inside blocks, [rows, n], C order over the other dimensions.
+            before: Of all earlier blocks, [rows, blocks + 1].
+            where: Shape and strides of the other dimensions of `out`, and the axis' stride.
+            part: `first` and `count`.
+            place: Where the first element of the operand goes in `out`.
+        """
+        (inside, outer, step), (first, count) = where, part
+        acc, dtype = local.dtype, out.dtype
         width = BLOCK if first == 0 and count >= BLOCK else count
         parts = count // width
         shape = (*inside, parts, width)
-        row = _contiguous(inside)
+        row = contiguous_strides(inside)
         blocks = -(-n // BLOCK) + 1
-        local = (*(r * n for r in row), width, 1)
-        before = (*(r * blocks for r in row), 1, 0)
-        target = (*outer, step * width, step)
-        expr = self.monoid.combine(ir.input_(1, acc), ir.input_(0, acc))
-        if dtype.compute is not acc:
-            expr = ir.cast(expr, dtype.compute)
-        launch = map_launch(
-            device,
+        p.map(
             self.name,
-            [expr],
+            [_combined(self.monoid, acc, dtype)],
             shape,
-            [(acc, shape, local), (acc, shape, before)],
-            [(dtype, target)],
+            [
+                local.read(acc, shape, (*(r * n for r in row), width, 1), first),
+                before.read(acc, shape, (*(r * blocks for r in row), 1, 0), first // BLOCK),
+            ],
+            [out.read(dtype, shape, (*outer, step * width, step), place + first * step)],
         )
-        return launch, first
 
-    def _blocks(
-        self, device: Device, spec: Spec, axis: int, acc: DType
-    ) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-        """From the operand to local results [rows, n] and sums before blocks [rows, blocks + 1]."""
-        n = spec.shape[axis]
-        dims, (walk,) = collapse(_without(spec.shape, axis), [_without(spec.strides, axis)])
+    def _blocks(self, p: Planner, x: Value, axis: int, acc: DType) -> tuple[Value, Value]:
+        """Local results [rows, n] and sums before blocks [rows, blocks + 1]."""
+        n = x.shape[axis]
+        dims, (walk,) = collapse(_without(x.shape, axis), [_without(x.strides, axis)])
         if len(dims) > DIMS:
             raise ValueError(f"{self.name}: too many dimensions that cannot be merged")
         rows, blocks = math.prod(dims), -(-n // BLOCK)
-        step = spec.strides[axis]
-        kernel = Scan(
-            self.name,
-            Operand(spec.dtype, step_of(step, n)),
-            ir.cast(ir.input_(0, spec.dtype), acc),
-            self.monoid,
-        )
+        step = x.strides[axis]
+        kernel = _scan(self.name, x.dtype, step_of(step, n), acc, self.monoid)
         meta = kernel.meta(n, dims, Strided.words(0, step, walk))
         places = [3 + DIMS, 3 + DIMS + Strided.WORDS, 4 + DIMS + Strided.WORDS]
-        launch = Launch(
-            device, kernel, meta, places, kernel.groups(device.backend.dialect, n, rows)
-        )
-        local, totals = Spec.of(device, acc, (rows, n)), Spec.of(device, acc, (rows, blocks))
-        allocate = device.backend.allocate
+        groups = kernel.groups(p.device.backend.dialect, n, rows)
+        local, totals = p.new(acc, (rows, n)), p.new(acc, (rows, blocks))
+        p.launch(kernel, meta, places, groups, [x, local, totals])
+        return local, self._before(p, totals)
 
-        def run(x: Tensor) -> tuple[Tensor, Tensor]:
-            partial, last = allocate(local.nbytes), allocate(totals.nbytes)
-            launch((x._buffer, x._offset), (partial, 0), (last, 0))
-            before = self._before(Tensor(last, totals))
-            return Tensor(partial, local), before
-
-        return run
-
-    def _before(self, totals: Tensor) -> Tensor:
+    def _before(self, p: Planner, totals: Value) -> Value:
         """Totals of all blocks before each: [rows, blocks + 1], the identity first."""
         rows, blocks = totals.shape
         acc = totals.dtype
         if blocks == 1:
-            return ops.full((rows, 2), self._identity(acc), dtype=acc, device=totals.device)
+            return filled(p, acc, (rows, 2), self._identity(acc))
         options = {"axis": 1, "initial": True, "dtype": acc, "identity": True}
-        return apply(self, [totals], options)  # type: ignore[no-any-return]
+        return self.build(p, [totals], options)
 
     def _identity(self, dtype: DType) -> float | int:
         return -0.0 if dtype.is_float and self.neutral == 0 else self.neutral
@@ -177,12 +141,15 @@ def _without(shape: Shape, axis: int) -> Shape:
     return (*shape[:axis], *shape[axis + 1 :])
 
 
-def _contiguous(shape: Shape) -> Shape:
-    steps, step = [], 1
-    for n in reversed(shape):
-        steps.append(step)
-        step *= n
-    return tuple(reversed(steps))
+@lru_cache(256)
+def _combined(monoid: Monoid, acc: DType, dtype: DType) -> Expr:
+    expr = monoid.combine(ir.input_(1, acc), ir.input_(0, acc))
+    return expr if dtype.compute is acc else ir.cast(expr, dtype.compute)
+
+
+@lru_cache(256)
+def _scan(label: str, dtype: DType, step: str, acc: DType, monoid: Monoid) -> Scan:
+    return Scan(label, Operand(dtype, step), ir.cast(ir.input_(0, dtype), acc), monoid)
 
 
 # -- gradients ------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ The families: arithmetic, comparison (with logic, bits and selection), rounding,
 # ruff: noqa: F403, F405
 from __future__ import annotations
 
-from ._elementwise import runner, unbroadcast
+from ._elementwise import unbroadcast
 from .elementwise_arithmetic import *
 from .elementwise_comparison import *
 from .elementwise_rounding import *
@@ -86,4 +86,4 @@ __all__ = [
     "where",
 ]
 
-_runner, _unbroadcast = runner, unbroadcast
+_unbroadcast = unbroadcast

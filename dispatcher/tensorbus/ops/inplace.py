@@ -3,23 +3,40 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Sequence
+from typing import Any
 
 from tensorbus_backends.contract import Buffer
+from tensorbus_backends.dtypes import DType
 
 from .._autograd import Track, bump, version
-from .._plan import Launch, map_launch
-from .._spec import Spec
+from .._op import Op, perform
+from .._plan import Planner, Value
+from .._spec import Shape, Spec
 from .._state import state
 from .._tensor import Tensor
-from ._common import make_room
-from .manipulation import View, bits_dtype, contiguous, move_expr
+from ._moves import write
+from .manipulation import View, _contiguous, contiguous
 
 __all__ = ["assign"]
 
 READ_ONLY: weakref.WeakSet[Buffer] = weakref.WeakSet()
 """Memory of other libraries that they forbid to change."""
 
-_launches: dict[tuple[Spec, Spec], Launch] = {}
+
+class _Write(Op):
+    """The second operand, broadcast and converted, is written into the memory of the first."""
+
+    def infer(self, specs: Sequence[Spec], options: dict[str, Any]) -> list[tuple[DType, Shape]]:
+        return []
+
+    def build(self, p: Planner, values: Sequence[Value], options: dict[str, Any]) -> Any:
+        target, value = values
+        write(p, value, target)
+        return ()
+
+
+_write = _Write("_write")
 
 
 def write_into(target: Tensor, value: Tensor) -> None:
@@ -30,23 +47,7 @@ def write_into(target: Tensor, value: Tensor) -> None:
         value._offset != target._offset or value._spec is not target._spec
     ):
         value = _copy(value)
-    key = (target._spec, value._spec)
-    launch = _launches.get(key)
-    if launch is None:
-        source, to = value.dtype, target.dtype
-        expr = move_expr(source, to)
-        if source is to:
-            source = to = bits_dtype(to)
-        make_room(_launches)
-        launch = _launches[key] = map_launch(
-            target.device,
-            "copy" if source is to else "astype",
-            [expr],
-            target.shape,
-            [(source, value.shape, value.strides)],
-            [(to, target.strides)],
-        )
-    launch((value._buffer, value._offset), (target._buffer, target._offset))
+    perform(_write, (target, value))
 
 
 def _copy(value: Tensor) -> Tensor:
@@ -54,9 +55,7 @@ def _copy(value: Tensor) -> Tensor:
     packed = contiguous(bare)
     if packed._buffer is not bare._buffer:
         return packed
-    out = Tensor(value.device.backend.allocate(packed.nbytes), packed._spec)
-    write_into(out, packed)
-    return out
+    return perform(_contiguous, [packed])  # type: ignore[no-any-return]
 
 
 def check_writable(target: Tensor) -> None:

@@ -6,17 +6,17 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tensorbus_backends import dtypes as dt, ir
 from tensorbus_backends.dtypes import DType
 
 from .._autograd import Context, record
 from .._devices import Device, get_device
 from .._op import Op, apply, function
-from .._plan import Plan, map_launch, permuted_strides
-from .._spec import Shape, Spec, broadcast_shapes, broadcast_strides, contiguous_strides
+from .._plan import Planner, Value, permuted_strides
+from .._spec import Shape, Spec, broadcast_shapes, broadcast_strides
 from .._state import Record, state
 from .._tensor import Tensor
 from ._common import as_shape, tensor_of
+from ._moves import copied, reshape_strides
 
 __all__ = [
     "astype",
@@ -44,14 +44,10 @@ class View(Op):
     def infer(self, specs: Sequence[Spec], options: dict[str, Any]) -> list[tuple[DType, Shape]]:
         return [(specs[0].dtype, self.layout(specs[0], **options)[0])]
 
-    def plan(self, device: Device, specs: Sequence[Spec], options: dict[str, Any]) -> Plan:
-        shape, strides, step = self.layout(specs[0], **options)
-        out = Spec.of(device, specs[0].dtype, shape, strides)
-
-        def run(x: Tensor) -> Tensor:
-            return Tensor(x._buffer, out, x._offset + step)
-
-        return Plan(run)
+    def build(self, p: Planner, values: Sequence[Value], options: dict[str, Any]) -> Value:
+        (x,) = values
+        shape, strides, step = self.layout(x.spec, **options)
+        return p.view(x, shape, strides, step)
 
     def view(self, x: Tensor, options: dict[str, Any]) -> Tensor:
         """The result, without a plan: slices come in too many kinds to keep one for each."""
@@ -69,28 +65,12 @@ class Copy(Op):
     def infer(self, specs: Sequence[Spec], options: dict[str, Any]) -> list[tuple[DType, Shape]]:
         return [(options.get("dtype", specs[0].dtype), specs[0].shape)]
 
-    def plan(self, device: Device, specs: Sequence[Spec], options: dict[str, Any]) -> Plan:
-        from .elementwise import _runner
-
-        (spec,) = specs
-        dtype: DType = options.get("dtype", spec.dtype)
+    def build(self, p: Planner, values: Sequence[Value], options: dict[str, Any]) -> Value:
+        (x,) = values
+        shape = x.shape
         keep = options.get("keep_order", False)
-        shape = spec.shape
-        strides = permuted_strides(shape, [(shape, spec.strides)]) if keep else None
-        out = Spec.of(device, dtype, shape, strides)
-        expr = move_expr(spec.dtype, dtype)
-        source, target = (spec.dtype, dtype)
-        if spec.dtype is dtype:
-            source = target = bits_dtype(dtype)
-        launch = map_launch(
-            device,
-            "copy" if spec.dtype is dtype else self.name,
-            [expr],
-            shape,
-            [(source, shape, spec.strides)],
-            [(target, out.strides)],
-        )
-        return Plan(_runner(device, launch, out, 1))
+        strides = permuted_strides(shape, [(shape, x.strides)]) if keep else None
+        return copied(p, x, options.get("dtype"), strides, self.name)
 
 
 def unplanned(
@@ -118,61 +98,11 @@ def unplanned(
     return out
 
 
-def bits_dtype(dtype: DType) -> DType:
-    """The unsigned dtype by which elements are moved without looking at their value."""
-    return dt.uint8 if dtype is dt.bool_ else dt.by_name(f"uint{dtype.bits}")
-
-
-def move_expr(source: DType, target: DType) -> ir.Expr:
-    """Value to store when an element of `source` becomes one of `target`: its bits if equal."""
-    if source is target:
-        return ir.input_(0, bits_dtype(source))
-    x = ir.input_(0, source)
-    if target.compute.is_float and target.bits == 16:
-        return x
-    return ir.cast(x, target.compute)
-
-
 # -- layouts ------------------------------------------------------------------------------------
 
 
-def _reshape_strides(shape: Shape, strides: Shape, to: Shape) -> Shape | None:
-    """Strides of a view with another shape, or None if there is none."""
-    kept = [(n, s) for n, s in zip(shape, strides, strict=True) if n != 1]
-    if 0 in to or not kept:
-        return contiguous_strides(to)
-    result = [0] * len(to)
-    i = len(kept) - 1
-    j = len(to) - 1
-    while j >= 0:
-        if to[j] == 1:
-            result[j] = 1
-            j -= 1
-            continue
-        size, step = kept[i]
-        run = size
-        first = i
-        want = to[j]
-        last = j
-        while run != want:
-            if run < want:
-                first -= 1
-                n, s = kept[first]
-                if s != kept[first + 1][1] * kept[first + 1][0]:
-                    return None
-                run *= n
-            else:
-                last -= 1
-                want *= to[last]
-        for k in range(j, last - 1, -1):
-            result[k] = step
-            step *= to[k]
-        i, j = first - 1, last - 1
-    return tuple(result)
-
-
 def _reshape_layout(spec: Spec, shape: Shape) -> Layout:
-    strides = _reshape_strides(spec.shape, spec.strides, shape)
+    strides = reshape_strides(spec.shape, spec.strides, shape)
     assert strides is not None
     return shape, strides, 0
 
@@ -311,7 +241,7 @@ def reshape(x: Tensor, /, shape: int | Sequence[int], *, copy: bool | None = Non
     source = x
     if copy:
         source = apply(_contiguous, [x])
-    elif _reshape_strides(x.shape, x.strides, target) is None:
+    elif reshape_strides(x.shape, x.strides, target) is None:
         if copy is False:
             raise ValueError("reshape: copy=False, but the elements are not laid out for it")
         source = contiguous(x)

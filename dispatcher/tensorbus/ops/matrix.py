@@ -11,14 +11,14 @@ from tensorbus_backends.kernels import DIMS, Matmul
 
 from .. import ops
 from .._autograd import Context
-from .._devices import Device
 from .._op import Op, apply, function
-from .._plan import Launch, Plan
+from .._plan import Planner, Value
 from .._promotion import promote
 from .._spec import Shape, Spec, broadcast_shapes, broadcast_strides, collapse
 from .._tensor import Tensor
 from ._common import normalize_axes, normalize_axis, tensor_of
 from ._elementwise import unbroadcast
+from ._moves import filled
 
 __all__ = ["matmul", "tensordot", "vecdot"]
 
@@ -29,18 +29,14 @@ class _Matmul(Op):
         batch = broadcast_shapes(a.shape[:-2], b.shape[:-2])
         return [(a.dtype, (*batch, a.shape[-2], b.shape[-1]))]
 
-    def plan(self, device: Device, specs: Sequence[Spec], options: dict[str, Any]) -> Plan:
-        a, b = specs
-        ((dtype, shape),) = self.infer(specs, options)
-        out = Spec.of(device, dtype, shape)
+    def build(self, p: Planner, values: Sequence[Value], options: dict[str, Any]) -> Value:
+        a, b = values
+        ((dtype, shape),) = self.infer([a.spec, b.spec], options)
         m, k, n = a.shape[-2], a.shape[-1], b.shape[-1]
         batch = shape[:-2]
-        if k == 0 or out.size == 0:
-
-            def nothing(x: Tensor, y: Tensor) -> Tensor:
-                return ops.zeros(shape, dtype=dtype, device=device)
-
-            return Plan(nothing)
+        if k == 0 or 0 in shape:
+            return filled(p, dtype, shape, 0)
+        out = p.new(dtype, shape)
         walks = [
             broadcast_strides(a.shape[:-2], a.strides[:-2], batch),
             broadcast_strides(b.shape[:-2], b.strides[:-2], batch),
@@ -57,19 +53,12 @@ class _Matmul(Op):
             n,
             k,
             dims,
-            [(0, s.strides[-2], s.strides[-1], w) for s, w in zip((a, b, out), walks, strict=True)],
+            [(0, v.strides[-2], v.strides[-1], w) for v, w in zip((a, b, out), walks, strict=True)],
         )
-        groups = kernel.groups(device.backend.dialect, m, n, math.prod(dims))
+        groups = kernel.groups(p.device.backend.dialect, m, n, math.prod(dims))
         first = 4 + DIMS
-        launch = Launch(device, kernel, meta, [first + (3 + DIMS) * i for i in range(3)], groups)
-        allocate = device.backend.allocate
-
-        def run(x: Tensor, y: Tensor) -> Tensor:
-            buffer = allocate(out.nbytes)
-            launch((x._buffer, x._offset), (y._buffer, y._offset), (buffer, 0))
-            return Tensor(buffer, out)
-
-        return Plan(run)
+        p.launch(kernel, meta, [first + (3 + DIMS) * i for i in range(3)], groups, [a, b, out])
+        return out
 
 
 def _vjp(c: Context, g: Tensor) -> list[Tensor | None]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import builtins
 import math
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 from tensorbus_backends import dtypes as dt, ir
@@ -23,13 +23,12 @@ from tensorbus_backends.kernels.base import bits_of
 
 from .. import ops
 from .._autograd import Context
-from .._devices import Device
 from .._op import Op, apply, function
-from .._plan import Launch, Plan, map_launch, step_of
+from .._plan import Planner, Value, step_of
 from .._spec import Shape, Spec, broadcast_strides, collapse
 from .._tensor import Tensor
 from ._common import normalize_axes, tensor_of
-from ._elementwise import runner
+from ._moves import broadcast, filled, packed, permuted
 
 __all__ = ["all", "any", "count_nonzero", "prod", "sum"]
 
@@ -39,145 +38,112 @@ def reduced_shape(shape: Shape, axes: tuple[int, ...], keepdims: bool) -> Shape:
     return tuple(1 if k in axes else n for k, n in enumerate(shape) if k not in axes or keepdims)
 
 
-def reduce_plan(
-    device: Device,
+def reduce_into(
+    p: Planner,
     label: str,
-    specs: Sequence[Spec],
+    values: Sequence[Value],
     axes: tuple[int, ...],
     expr: Expr,
     monoid: Monoid,
-    out: Spec,
+    out: Value,
     finish: Expr | None = None,
     params: Sequence[tuple[DType, float | int]] = (),
-) -> Callable[..., Tensor]:
-    """Plan a reduction over `axes` of the broadcast operands.
+) -> None:
+    """Add the steps of a reduction over `axes` of the broadcast operands.
 
     Args:
-        specs: Operands; the first has the full shape, others broadcast to it.
+        p: Whose plan it is.
+        label: Op name.
+        values: Operands; the first has the full shape, others broadcast to it.
         axes: Sorted, reduced in logical C order.
         expr: What is reduced, in accumulation dtype; ``index`` counts along the reduction.
         finish: From the reduced value (``input 0``) to the stored one.
-        out: Contiguous spec of the result.
+        out: Where the result goes, in C order.
         params: Launch scalars.
-
-    Returns:
-        A function of the operands.
     """
-    shape = specs[0].shape
+    shape = values[0].shape
     kept = [k for k in range(len(shape)) if k not in axes]
-    strides = [broadcast_strides(s.shape, s.strides, shape) for s in specs]
-    n = math.prod(shape[a] for a in axes)
-    rows = math.prod(shape[k] for k in kept)
+    strides = [broadcast_strides(v.shape, v.strides, shape) for v in values]
+    n = math.prod([shape[a] for a in axes])
+    rows = math.prod([shape[k] for k in kept])
     reduced, along = collapse(
-        tuple(shape[a] for a in axes), [tuple(s[a] for a in axes) for s in strides]
+        tuple([shape[a] for a in axes]), [tuple([s[a] for a in axes]) for s in strides]
     )
     if len(reduced) > 1:
-        return _through_copy(device, label, specs, axes, expr, monoid, out, finish, params)
+        # Reduced dimensions that do not merge: lay the operands out so that they do.
+        order = (*kept, *axes)
+        laid = [packed(p, permuted(p, broadcast(p, v, shape), order)) for v in values]
+        last = tuple(range(len(kept), len(shape)))
+        reduce_into(p, label, laid, last, expr, monoid, out, finish, params)
+        return
     steps = [a[0] for a in along]
     outer, walks = collapse(
-        tuple(shape[k] for k in kept), [tuple(s[k] for k in kept) for s in strides]
+        tuple([shape[k] for k in kept]), [tuple([s[k] for k in kept]) for s in strides]
     )
     columns = outer[-1]
     by_column = columns > 1 and walks[0][-1] == 1 and steps[0] != 1 and n > 1
     if not by_column and outer == (1,):
         outer, walks = (), [() for _ in walks]
-    acc = expr.dtype
-    scalars = [d for d, _ in params]
-    ir.validate_leaves([expr], [s.dtype for s in specs], scalars)
-    if finish is not None:
-        ir.validate_leaves([finish], [acc], scalars, allow_index=False)
-    offsets = len(specs)
-    first: Launch
+    if not by_column and len(outer) > DIMS:
+        raise ValueError(f"{label}: too many dimensions that cannot be merged")
     partial = n > CHUNK
-    chunks = max(1, -(-n // CHUNK))
-    layout = "col" if by_column else "row"
-    operands = tuple(
-        Operand(s.dtype, step_of(w[-1], columns) if by_column else step_of(step, n))
-        for s, w, step in zip(specs, walks, steps, strict=True)
+    kinds = tuple(
+        [
+            step_of(w[-1], columns) if by_column else step_of(step, n)
+            for w, step in zip(walks, steps, strict=True)
+        ]
     )
-    kernel = Reduce(
+    kernel = _kernel(
         label,
-        operands,
+        tuple([v.dtype for v in values]),
+        kinds,
         expr,
         monoid,
-        acc if partial else out.dtype,
+        expr.dtype if partial else out.dtype,
         None if partial else finish,
-        tuple(d for d, _ in params),
-        layout,
+        tuple([d for d, _ in params]),
+        "col" if by_column else "row",
     )
-    values = [bits_of(v, d) for d, v in params]
+    scalars = [bits_of(v, d) for d, v in params]
+    dialect = p.device.backend.dialect
     if by_column:
         words = [Strided.words(0, w[-1], w[:-1]) for w in walks]
-        meta = kernel.meta(n, columns, outer[:-1], words, steps, 0, values)
-        groups = kernel.groups(device.backend.dialect, n, columns, rows // columns)
+        meta = kernel.meta(n, columns, outer[:-1], words, steps, 0, scalars)
+        groups = kernel.groups(dialect, n, columns, rows // columns)
     else:
         words = [Strided.words(0, step, w) for step, w in zip(steps, walks, strict=True)]
-        if len(outer) > DIMS:
-            raise ValueError(f"{label}: too many dimensions that cannot be merged")
-        meta = kernel.meta(n, 1, outer, words, [0] * offsets, 0, values)
-        groups = kernel.groups(device.backend.dialect, n, 1, rows)
+        meta = kernel.meta(n, 1, outer, words, [0] * len(values), 0, scalars)
+        groups = kernel.groups(dialect, n, 1, rows)
     base = 3 + DIMS
-    places = [base + (Strided.WORDS + 1) * k for k in range(offsets + 1)]
-    first = Launch(device, kernel, meta, places, groups if rows else 0)
-    allocate = device.backend.allocate
-    if not partial:
-        zero = first.bind((0,) * (offsets + 1))
-
-        def run(*tensors: Tensor) -> Tensor:
-            buffer = allocate(out.nbytes)
-            if builtins.any(t._offset for t in tensors):
-                first(*((t._buffer, t._offset) for t in tensors), (buffer, 0))
-            else:
-                zero(*(t._buffer for t in tensors), buffer)
-            return Tensor(buffer, out)
-
-        return run
-    if by_column:
-        wide = (math.prod(outer[:-1]), chunks, columns)
-        again = (1,)
-    else:
-        wide = (rows, chunks, 1)
-        again = (1,)
-    middle = Spec.of(device, acc, wide)
-    second = reduce_plan(
-        device, label, [middle], again, ir.input_(0, acc), monoid, out, finish, params
-    )
-
-    def run_levels(*tensors: Tensor) -> Tensor:
-        buffer = allocate(middle.nbytes)
-        first(*((t._buffer, t._offset) for t in tensors), (buffer, 0))
-        return second(Tensor(buffer, middle))
-
-    return run_levels
+    places = [base + (Strided.WORDS + 1) * k for k in range(len(values) + 1)]
+    target = out
+    if partial:
+        chunks = -(-n // CHUNK)
+        wide = (math.prod(outer[:-1]), chunks, columns) if by_column else (rows, chunks, 1)
+        target = p.new(expr.dtype, wide)
+    p.launch(kernel, meta, places, groups if rows else 0, [*values, target])
+    if partial:
+        value = ir.input_(0, expr.dtype)
+        reduce_into(p, label, [target], (1,), value, monoid, out, finish, params)
 
 
-def _through_copy(
-    device: Device,
+@lru_cache(1024)
+def _kernel(
     label: str,
-    specs: Sequence[Spec],
-    axes: tuple[int, ...],
+    dtypes: tuple[DType, ...],
+    kinds: tuple[str, ...],
     expr: Expr,
     monoid: Monoid,
-    out: Spec,
+    result: DType,
     finish: Expr | None,
-    params: Sequence[tuple[DType, float | int]],
-) -> Callable[..., Tensor]:
-    """Reduced dimensions that do not merge: lay the operands out so that they do."""
-    shape = specs[0].shape
-    kept = tuple(k for k in range(len(shape)) if k not in axes)
-    order = (*kept, *axes)
-    packed = [Spec.of(device, s.dtype, tuple(shape[k] for k in order)) for s in specs]
-    last = tuple(range(len(kept), len(shape)))
-    inner = reduce_plan(device, label, packed, last, expr, monoid, out, finish, params)
-
-    def run(*tensors: Tensor) -> Tensor:
-        laid = [
-            ops.contiguous(ops.permute_dims(ops.broadcast_to(t.detach(), shape), order))
-            for t in tensors
-        ]
-        return inner(*laid)
-
-    return run
+    scalars: tuple[DType, ...],
+    layout: str,
+) -> Reduce:
+    ir.validate_leaves([expr], dtypes, scalars)
+    if finish is not None:
+        ir.validate_leaves([finish], [expr.dtype], scalars, allow_index=False)
+    operands = tuple(Operand(d, kind) for d, kind in zip(dtypes, kinds, strict=True))
+    return Reduce(label, operands, expr, monoid, result, finish, scalars, layout)
 
 
 class Reduction(Op):
@@ -213,46 +179,34 @@ class Reduction(Op):
         shape = reduced_shape(specs[0].shape, options["axes"], options["keepdims"])
         return [(options["dtype"], shape)]
 
-    def plan(self, device: Device, specs: Sequence[Spec], options: dict[str, Any]) -> Plan:
-        (spec,) = specs
-        ((dtype, shape),) = self.infer(specs, options)
-        out = Spec.of(device, dtype, shape)
+    def build(self, p: Planner, values: Sequence[Value], options: dict[str, Any]) -> Value:
+        (x,) = values
+        ((dtype, shape),) = self.infer([x.spec], options)
         axes: tuple[int, ...] = options["axes"]
-        n = math.prod(spec.shape[a] for a in axes)
+        n = math.prod([x.shape[a] for a in axes])
         if n == 0:
-            return Plan(self._nothing(device, spec, out))
-        acc = self.acc(spec.dtype, dtype)
-        expr = self.element(ir.input_(0, spec.dtype), acc)
-        if not axes:
-            value = expr if dtype.compute is acc or dtype.bits == 16 else ir.cast(expr, dtype)
-            launch = map_launch(
-                device,
-                self.name,
-                [value],
-                spec.shape,
-                [(spec.dtype, spec.shape, spec.strides)],
-                [(dtype, out.strides)],
-            )
-            return Plan(runner(device, launch, out, 1))
-        finish = ir.input_(0, acc) / ir.param(0, acc) if self.mean else None
-        params = [(acc, n)] if self.mean else []
-        return Plan(
-            reduce_plan(device, self.name, specs, axes, expr, self.monoid, out, finish, params)
-        )
+            if self.empty is None and 0 not in shape:
+                raise ValueError(
+                    f"{self.name} of no elements is undefined (shape {x.shape}); "
+                    "check the size first"
+                )
+            return filled(p, dtype, shape, self.empty or 0)
+        out = p.new(dtype, shape)
+        acc = self.acc(x.dtype, dtype)
+        expr, plain, finish = self._expressions(x.dtype, dtype, acc)
+        if axes:
+            params = [(acc, n)] if self.mean else []
+            reduce_into(p, self.name, values, axes, expr, self.monoid, out, finish, params)
+        else:
+            p.map(self.name, [plain], shape, [x], [out])
+        return out
 
-    def _nothing(self, device: Device, spec: Spec, out: Spec) -> Callable[[Tensor], Tensor]:
-        if self.empty is None and out.size:
-            raise ValueError(
-                f"{self.name} of no elements is undefined (shape {spec.shape}); "
-                "check the size first"
-            )
-
-        def run(x: Tensor) -> Tensor:
-            from .creation import full
-
-            return full(out.shape, self.empty or 0, dtype=out.dtype, device=device)
-
-        return run
+    @lru_cache(256)  # noqa: B019  (there are few ops, and they live as long as the process)
+    def _expressions(self, source: DType, dtype: DType, acc: DType) -> tuple[Expr, Expr, Any]:
+        """What is combined, what an element alone gives, how a result is finished."""
+        expr = self.element(ir.input_(0, source), acc)
+        plain = expr if dtype.compute is acc or dtype.bits == 16 else ir.cast(expr, dtype)
+        return expr, plain, ir.input_(0, acc) / ir.param(0, acc) if self.mean else None
 
 
 # -- rules that reductions share ------------------------------------------------------------------

@@ -10,14 +10,13 @@ from tensorbus_backends import dtypes as dt
 from tensorbus_backends.dtypes import DType
 
 from .._autograd import Context
-from .._devices import Device
 from .._op import Op, apply, function
-from .._plan import Plan
+from .._plan import Planner, Value
 from .._promotion import promote
 from .._spec import Shape, Spec, broadcast_shapes
 from .._tensor import Tensor
 from ._common import normalize_axis, tensor_of
-from ._gather_kernel import broadcast_index, check_bounds, gather_runner, linear_index
+from ._gather_kernel import broadcast_index, check_bounds, gathered, linear_index
 from ._segment_kernel import add_segments, put_segments, zeros_of
 from .elementwise_arithmetic import minimum
 from .manipulation import astype, broadcast_to, permute_dims, reshape
@@ -39,25 +38,23 @@ class _Index(Op):
         rest = tuple(n for k, n in enumerate(x.shape) if k not in axes)
         return [(x.dtype, (*rest[:at], *common, *rest[at:]))]
 
-    def plan(self, device: Device, specs: Sequence[Spec], options: dict[str, Any]) -> Plan:
-        x, *indices = specs
+    def build(self, p: Planner, values: Sequence[Value], options: dict[str, Any]) -> Value:
+        x, *indices = values
         axes, at = options["axes"], options["at"]
-        ((_, shape),) = self.infer(specs, options)
+        ((_, shape),) = self.infer([v.spec for v in values], options)
         common = broadcast_shapes(*(i.shape for i in indices))
         kept = [k for k in range(len(x.shape)) if k not in axes]
         steps = [x.strides[k] for k in kept]
         trailing = len(kept) - at
-        places = [broadcast_index(i, common, trailing) for i in indices]
-        run = gather_runner(
-            device,
+        return gathered(
+            p,
             x,
             shape,
             (*steps[:at], *(0,) * len(common), *steps[at:]),
-            places,
+            [broadcast_index(i, common, trailing) for i in indices],
             [x.shape[a] for a in axes],
             [x.strides[a] for a in axes],
         )
-        return Plan(run)
 
 
 def _index_vjp(c: Context, g: Tensor) -> list[Tensor | None]:
@@ -104,20 +101,11 @@ class _Gather(Op):
     def infer(self, specs: Sequence[Spec], options: dict[str, Any]) -> list[tuple[DType, Shape]]:
         return [(specs[0].dtype, specs[1].shape)]
 
-    def plan(self, device: Device, specs: Sequence[Spec], options: dict[str, Any]) -> Plan:
-        x, i = specs
+    def build(self, p: Planner, values: Sequence[Value], options: dict[str, Any]) -> Value:
+        x, i = values
         axis = options["axis"]
         rest = tuple(0 if k == axis else s for k, s in enumerate(x.strides))
-        run = gather_runner(
-            device,
-            x,
-            i.shape,
-            rest,
-            [(i.shape, i.strides)],
-            [x.shape[axis]],
-            [x.strides[axis]],
-        )
-        return Plan(run)
+        return gathered(p, x, i.shape, rest, [i.read()], [x.shape[axis]], [x.strides[axis]])
 
 
 def _gather_vjp(c: Context, g: Tensor) -> list[Tensor | None]:
@@ -172,19 +160,12 @@ class _Rows(Op):
     def infer(self, specs: Sequence[Spec], options: dict[str, Any]) -> list[tuple[DType, Shape]]:
         return [(specs[0].dtype, (*specs[1].shape, specs[0].shape[2]))]
 
-    def plan(self, device: Device, specs: Sequence[Spec], options: dict[str, Any]) -> Plan:
-        x, i = specs
-        ((_, shape),) = self.infer(specs, options)
-        run = gather_runner(
-            device,
-            x,
-            shape,
-            (x.strides[0], 0, x.strides[2]),
-            [((*i.shape, 1), (*i.strides, 1))],
-            [x.shape[1]],
-            [x.strides[1]],
-        )
-        return Plan(run)
+    def build(self, p: Planner, values: Sequence[Value], options: dict[str, Any]) -> Value:
+        x, i = values
+        ((_, shape),) = self.infer([x.spec, i.spec], options)
+        rows = i.read(shape=(*i.shape, 1), strides=(*i.strides, 1))
+        rest = (x.strides[0], 0, x.strides[2])
+        return gathered(p, x, shape, rest, [rows], [x.shape[1]], [x.strides[1]])
 
 
 def _rows_vjp(c: Context, g: Tensor) -> list[Tensor | None]:

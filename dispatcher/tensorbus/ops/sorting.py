@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, Literal
 
 from tensorbus_backends import dtypes as dt, ir, scalar
@@ -11,15 +12,15 @@ from tensorbus_backends.ir import Expr
 
 from .. import ops
 from .._autograd import Context
-from .._devices import Device
 from .._op import Op, apply, function
-from .._plan import Plan, map_launch
+from .._plan import Planner, Value
 from .._promotion import promote
 from .._spec import Shape, Spec
 from .._tensor import Tensor
 from ._common import normalize_axis, tensor_of
-from ._elementwise import runner
-from ._sort_kernel import stable_argsort_rows
+from ._moves import filled, permuted
+from ._sort_kernel import argsorted_rows
+from .selection import _gather
 
 __all__ = ["argsort", "nonzero", "searchsorted", "sort"]
 
@@ -33,16 +34,20 @@ class _Sort(Op):
     def infer(self, specs: Sequence[Spec], options: dict[str, Any]) -> list[tuple[DType, Shape]]:
         return [(specs[0].dtype, specs[0].shape), (dt.int64, specs[0].shape)]
 
-    def plan(self, device: Device, specs: Sequence[Spec], options: dict[str, Any]) -> Plan:
-        axis, descending = options["axis"], options["descending"]
+    def build(
+        self, p: Planner, values: Sequence[Value], options: dict[str, Any]
+    ) -> tuple[Value, Value]:
+        (x,) = values
+        order = _order(p, x, options["axis"], options["descending"])
+        return p.call(_gather, x, order, axis=options["axis"]), order
 
-        def run(x: Tensor) -> tuple[Tensor, Tensor]:
-            bare = x.detach()
-            rows = ops.moveaxis(bare, axis, -1)
-            order = ops.moveaxis(stable_argsort_rows(rows, descending=descending), -1, axis)
-            return ops.take_along_axis(bare, order, axis=axis), order
 
-        return Plan(run)
+def _order(p: Planner, x: Value, axis: int, descending: bool) -> Value:
+    """Where the sorted elements are, along any axis."""
+    rank = len(x.shape)
+    last = (*(k for k in range(rank) if k != axis), axis)
+    found = argsorted_rows(p, permuted(p, x, last), descending)
+    return permuted(p, found, tuple(last.index(k) for k in range(rank)))
 
 
 def _sort_vjp(c: Context, g: Tensor, _: Tensor | None = None) -> list[Tensor | None]:
@@ -67,14 +72,8 @@ class _Argsort(Op):
     def infer(self, specs: Sequence[Spec], options: dict[str, Any]) -> list[tuple[DType, Shape]]:
         return [(dt.int64, specs[0].shape)]
 
-    def plan(self, device: Device, specs: Sequence[Spec], options: dict[str, Any]) -> Plan:
-        axis, descending = options["axis"], options["descending"]
-
-        def run(x: Tensor) -> Tensor:
-            rows = ops.moveaxis(x.detach(), axis, -1)
-            return ops.moveaxis(stable_argsort_rows(rows, descending=descending), -1, axis)
-
-        return Plan(run)
+    def build(self, p: Planner, values: Sequence[Value], options: dict[str, Any]) -> Value:
+        return _order(p, values[0], options["axis"], options["descending"])
 
 
 _argsort = _Argsort("argsort")
@@ -127,49 +126,48 @@ class _SearchSorted(Op):
     def infer(self, specs: Sequence[Spec], options: dict[str, Any]) -> list[tuple[DType, Shape]]:
         return [(dt.int64, specs[1].shape)]
 
-    def plan(self, device: Device, specs: Sequence[Spec], options: dict[str, Any]) -> Plan:
-        sorted_, values = specs[:2]
-        dtype, n = sorted_.dtype, sorted_.size
-        out = Spec.of(device, dt.int64, values.shape)
+    def build(self, p: Planner, values: Sequence[Value], options: dict[str, Any]) -> Value:
+        sorted_, wanted, *order = values
+        n = sorted_.size
         if n == 0:
-
-            def nothing(*tensors: Tensor) -> Tensor:
-                return ops.zeros(out.shape, dtype=dt.int64, device=device)
-
-            return Plan(nothing)
-        size, step = ir.param(0, dt.int64), ir.param(1, dt.int64)
-        rounds, order_step = ir.param(2, dt.int32), ir.param(3, dt.int64)
-        value = ir.input_(1, dtype)
-        none = ir.const(0, dt.int64)
-
-        def halve(_: Expr, low: Expr, high: Expr) -> list[Expr]:
-            going = low < high
-            half = (low + high) >> 1
-            at = ir.select(going, half, none)
-            if len(specs) > 2:
-                found = ir.load(2, dt.int64, at * order_step)
-                at = ir.select((found >= none) & (found < size), found, none)
-            here = ir.load(0, dtype, at * step)
-            up = _before(here, value) if options["side"] == "left" else ~_before(value, here)
-            return [ir.select(going & up, half + 1, low), ir.select(going & ~up, half, high)]
-
-        low, _ = ir.repeat(rounds, [none, size], halve)
-        orders = [dt.int64] if len(specs) > 2 else []
-        launch = map_launch(
-            device,
+            return filled(p, dt.int64, wanted.shape, 0)
+        out = p.new(dt.int64, wanted.shape)
+        p.map(
             self.name,
-            [low],
-            values.shape,
-            [dtype, (dtype, values.shape, values.strides), *orders],
-            [(dt.int64, out.strides)],
+            [_found(sorted_.dtype, options["side"], bool(order))],
+            wanted.shape,
+            [sorted_.whole(), wanted, *(o.whole() for o in order)],
+            [out],
             [
                 (dt.int64, n),
                 (dt.int64, sorted_.strides[0]),
                 (dt.int32, n.bit_length()),
-                (dt.int64, specs[2].strides[0] if orders else 0),
+                (dt.int64, order[0].strides[0] if order else 0),
             ],
         )
-        return Plan(runner(device, launch, out, len(specs)))
+        return out
+
+
+@lru_cache(64)
+def _found(dtype: DType, side: str, ordered: bool) -> Expr:
+    """Where ``input 1`` belongs, by halving; scalars: size, step, rounds, step of the order."""
+    size, step = ir.param(0, dt.int64), ir.param(1, dt.int64)
+    rounds, order_step = ir.param(2, dt.int32), ir.param(3, dt.int64)
+    value = ir.input_(1, dtype)
+    none = ir.const(0, dt.int64)
+
+    def halve(_: Expr, low: Expr, high: Expr) -> list[Expr]:
+        going = low < high
+        half = (low + high) >> 1
+        at = ir.select(going, half, none)
+        if ordered:
+            found = ir.load(2, dt.int64, at * order_step)
+            at = ir.select((found >= none) & (found < size), found, none)
+        here = ir.load(0, dtype, at * step)
+        up = _before(here, value) if side == "left" else ~_before(value, here)
+        return [ir.select(going & up, half + 1, low), ir.select(going & ~up, half, high)]
+
+    return ir.repeat(rounds, [none, size], halve)[0]
 
 
 _searchsorted = _SearchSorted("searchsorted")
@@ -234,43 +232,47 @@ class _Nonzero(Op):
     def infer(self, specs: Sequence[Spec], options: dict[str, Any]) -> list[tuple[DType, Shape]]:
         return [(dt.int64, (options["found"],)) for _ in options["shape"]]
 
-    def plan(self, device: Device, specs: Sequence[Spec], options: dict[str, Any]) -> Plan:
+    def build(
+        self, p: Planner, values: Sequence[Value], options: dict[str, Any]
+    ) -> tuple[Value, ...]:
+        (counts,) = values
         shape, found = options["shape"], options["found"]
-        size, rounds = ir.param(0, dt.int64), ir.param(1, dt.int32)
-
-        def halve(_: Expr, low: Expr, high: Expr) -> list[Expr]:
-            going = low < high
-            half = (low + high) >> 1
-            count = ir.load(0, dt.int64, ir.select(going, half, ir.const(0, dt.int64)))
-            up = count <= ir.index()
-            return [ir.select(going & up, half + 1, low), ir.select(going & ~up, half, high)]
-
-        rest, _ = ir.repeat(rounds, [ir.const(0, dt.int64), size], halve)
-        coordinates: list[Expr] = []
-        for k in range(len(shape) - 1, 0, -1):
-            n = ir.param(2 + k, dt.int64)
-            coordinates.append(ir.irem(rest, n))
-            rest = ir.idiv(rest, n)
-        coordinates.append(rest)
-        total = specs[0].size
-        params = [(dt.int64, total), (dt.int32, total.bit_length())]
-        launch = map_launch(
-            device,
+        outs = tuple(p.new(dt.int64, (found,)) for _ in shape)
+        total = counts.size
+        p.map(
             self.name,
-            coordinates[::-1],
+            _coordinates(len(shape)),
             (found,),
-            [dt.int64],
-            [(dt.int64, (1,)) for _ in shape],
-            [*params, *((dt.int64, n) for n in shape)],
+            [counts.whole()],
+            outs,
+            [(dt.int64, total), (dt.int32, total.bit_length()), *((dt.int64, n) for n in shape)],
         )
-        out = Spec.of(device, dt.int64, (found,))
+        return outs
 
-        def run(counts: Tensor) -> tuple[Tensor, ...]:
-            buffers = [device.backend.allocate(out.nbytes) for _ in shape]
-            launch((counts._buffer, counts._offset), *((b, 0) for b in buffers))
-            return tuple(Tensor(b, out) for b in buffers)
 
-        return Plan(run)
+@lru_cache(16)
+def _coordinates(rank: int) -> list[Expr]:
+    """Of element ``index`` that counts: the first place where so many are reached.
+
+    Scalars: number of counts, rounds, sizes.
+    """
+    size, rounds = ir.param(0, dt.int64), ir.param(1, dt.int32)
+
+    def halve(_: Expr, low: Expr, high: Expr) -> list[Expr]:
+        going = low < high
+        half = (low + high) >> 1
+        count = ir.load(0, dt.int64, ir.select(going, half, ir.const(0, dt.int64)))
+        up = count <= ir.index()
+        return [ir.select(going & up, half + 1, low), ir.select(going & ~up, half, high)]
+
+    rest, _ = ir.repeat(rounds, [ir.const(0, dt.int64), size], halve)
+    coordinates: list[Expr] = []
+    for k in range(rank - 1, 0, -1):
+        n = ir.param(2 + k, dt.int64)
+        coordinates.append(ir.irem(rest, n))
+        rest = ir.idiv(rest, n)
+    coordinates.append(rest)
+    return coordinates[::-1]
 
 
 _nonzero = _Nonzero("nonzero")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from tensorbus_backends import dtypes as dt, ir, mathlib, scalar
@@ -13,19 +14,19 @@ from tensorbus_backends.kernels import MONOIDS, Stage
 
 from .. import ops
 from .._autograd import Context
-from .._devices import Device
 from .._op import Op, apply, function
-from .._plan import Plan
+from .._plan import Planner, Value
 from .._spec import Shape, Spec
 from .._tensor import Tensor
 from ._common import normalize_axes, normalize_axis, tensor_of
+from ._moves import filled
 from ._rows import Body, Fused
 from .reduction import (
     Reduction,
     expand,
     need_floating,
     need_numeric,
-    reduce_plan,
+    reduce_into,
     reduced_shape,
     sum as sum_,
     widened,
@@ -120,36 +121,31 @@ class _Position(Op):
         shape = reduced_shape(specs[0].shape, options["axes"], options["keepdims"])
         return [(dt.int64, shape)]
 
-    def plan(self, device: Device, specs: Sequence[Spec], options: dict[str, Any]) -> Plan:
-        (spec,) = specs
-        ((_, shape),) = self.infer(specs, options)
+    def build(self, p: Planner, values: Sequence[Value], options: dict[str, Any]) -> Value:
+        (x,) = values
+        ((_, shape),) = self.infer([x.spec], options)
         axes: tuple[int, ...] = options["axes"]
-        out = Spec.of(device, dt.int64, shape)
-        if spec.size == 0:
-            if out.size:
+        if x.size == 0:
+            if 0 not in shape:
                 raise ValueError(
-                    f"{self.name} of no elements is undefined (shape {spec.shape}); "
+                    f"{self.name} of no elements is undefined (shape {x.shape}); "
                     "check the size first"
                 )
+            return p.new(dt.int64, shape)
+        value, at = _locating(x.dtype)
+        top = p.new(x.dtype, reduced_shape(x.shape, axes, True))
+        reduce_into(p, self.name, [x], axes, value, self.monoid, top)
+        out = p.new(dt.int64, shape)
+        reduce_into(p, self.name, [x, top], axes, at, MONOIDS["min"], out)
+        return out
 
-            def nothing(x: Tensor) -> Tensor:
-                from .creation import zeros
 
-                return zeros(shape, dtype=dt.int64, device=device)
-
-            return Plan(nothing)
-        value = ir.input_(0, spec.dtype)
-        top = Spec.of(device, spec.dtype, reduced_shape(spec.shape, axes, True))
-        find = reduce_plan(device, self.name, [spec], axes, value, self.monoid, top)
-        best = ir.input_(1, spec.dtype)
-        here = value.eq(best) | (scalar.is_nan(value) & scalar.is_nan(best))
-        at = ir.select(here, ir.index(), ir.const(dt.int64.max, dt.int64))
-        locate = reduce_plan(device, self.name, [spec, top], axes, at, MONOIDS["min"], out)
-
-        def run(x: Tensor) -> Tensor:
-            return locate(x, find(x))
-
-        return Plan(run)
+@lru_cache(64)
+def _locating(dtype: DType) -> tuple[Expr, Expr]:
+    """An element, and its place if it is the extreme."""
+    value, best = ir.input_(0, dtype), ir.input_(1, dtype)
+    here = value.eq(best) | (scalar.is_nan(value) & scalar.is_nan(best))
+    return value, ir.select(here, ir.index(), ir.const(dt.int64.max, dt.int64))
 
 
 _argmax = _Position("argmax", "max")
@@ -256,43 +252,39 @@ class _Variance(Op):
         shape = reduced_shape(specs[0].shape, options["axes"], options["keepdims"])
         return [(specs[0].dtype, shape)]
 
-    def plan(self, device: Device, specs: Sequence[Spec], options: dict[str, Any]) -> Plan:
-        (spec,) = specs
-        ((dtype, shape),) = self.infer(specs, options)
+    def build(self, p: Planner, values: Sequence[Value], options: dict[str, Any]) -> Value:
+        (x,) = values
+        ((dtype, shape),) = self.infer([x.spec], options)
         axes: tuple[int, ...] = options["axes"]
-        out = Spec.of(device, dtype, shape)
-        n = math.prod(spec.shape[a] for a in axes)
-        if n == 0 or not out.size:
-
-            def nothing(x: Tensor) -> Tensor:
-                from .creation import full
-
-                return full(shape, math.nan, dtype=dtype, device=device)
-
-            return Plan(nothing)
+        n = math.prod([x.shape[a] for a in axes])
+        if n == 0 or 0 in shape:
+            return filled(p, dtype, shape, math.nan)
         acc = dtype.compute
-        x, total = ir.input_(0, dtype), ir.input_(0, acc) / ir.param(0, acc)
-        middle = Spec.of(device, acc, reduced_shape(spec.shape, axes, True))
-        centre = reduce_plan(
-            device, "mean", [spec], axes, x, MONOIDS["sum"], middle, total, [(acc, n)]
-        )
-        distance = x - ir.input_(1, acc)
-        spread = reduce_plan(
-            device,
+        value, squared, total, root = _spread(dtype)
+        middle = p.new(acc, reduced_shape(x.shape, axes, True))
+        reduce_into(p, "mean", [x], axes, value, MONOIDS["sum"], middle, total, [(acc, n)])
+        out = p.new(dtype, shape)
+        reduce_into(
+            p,
             self.name,
-            [spec, middle],
+            [x, middle],
             axes,
-            distance * distance,
+            squared,
             MONOIDS["sum"],
             out,
-            ir.sqrt(total) if self.root else total,
+            root if self.root else total,
             [(acc, divisor(n, options["correction"]))],
         )
+        return out
 
-        def run(x: Tensor) -> Tensor:
-            return spread(x, centre(x))
 
-        return Plan(run)
+@lru_cache(64)
+def _spread(dtype: DType) -> tuple[Expr, Expr, Expr, Expr]:
+    """An element, its squared distance from the mean, a sum divided, the root of that."""
+    acc = dtype.compute
+    x, total = ir.input_(0, dtype), ir.input_(0, acc) / ir.param(0, acc)
+    distance = x - ir.input_(1, acc)
+    return x, distance * distance, total, ir.sqrt(total)
 
 
 def divisor(n: int, correction: float) -> float:
