@@ -405,10 +405,11 @@ class NativeCase:
 
     Attributes:
         op: Name of the op.
-        dtypes: Storage dtypes of the operands, the output's last.
-        shapes: Logical shapes of the operands, the output's last.
+        dtypes: Storage dtypes of the operands, then of the results.
+        shapes: Logical shapes of the operands, then of the results.
         strides: Strides in elements, likewise.
         options: The op's other arguments.
+        results: How many results there are.
     """
 
     op: str
@@ -416,6 +417,7 @@ class NativeCase:
     shapes: tuple[tuple[int, ...], ...]
     strides: tuple[tuple[int, ...], ...]
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    results: int = 1
 
 
 @dataclass(frozen=True)
@@ -424,7 +426,7 @@ class Native:
 
     Attributes:
         when: Whether this kernel takes a case; dispatch and the support matrix both ask it.
-        run: ``run(case, buffers, offsets)`` with operands then output; offsets in elements.
+        run: ``run(case, buffers, offsets)`` with operands then results; offsets in elements.
         library: Whose code it is, for the evidence ("OpenBLAS 0.3.34 SkylakeX").
     """
 

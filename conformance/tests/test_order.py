@@ -137,7 +137,7 @@ def _finished(op: Any, finish: Any, element: Any = None) -> Any:
 
     def plant(patch: pytest.MonkeyPatch) -> None:
         for module in (reduction, statistics):
-            old = module.reduce_plan
+            old = module.reduce_into
 
             def made(*given: Any, old: Any = old, **named: Any) -> Any:
                 args = list(given)
@@ -147,7 +147,7 @@ def _finished(op: Any, finish: Any, element: Any = None) -> Any:
                     args[4] = element(args[4])
                 return old(*args, **named)
 
-            patch.setattr(module, "reduce_plan", made)
+            patch.setattr(module, "reduce_into", made)
 
     return plant
 

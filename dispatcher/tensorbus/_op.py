@@ -277,7 +277,9 @@ def _native(
     results: Sequence[tuple[DType, Shape]],
     options: dict[str, Any],
 ) -> Any:
-    native = None if state.reproducible else p.device.backend.natives.get(op.name)
+    if state.reproducible or op.name.startswith("_"):
+        return None
+    native = p.device.backend.natives.get(op.name)
     if native is None:
         return None
     outs = tuple(Spec.of(p.device, dtype, shape) for dtype, shape in results)
@@ -288,6 +290,7 @@ def _native(
         tuple(s.shape for s in whole),
         tuple(s.strides for s in whole),
         options,
+        len(outs),
     )
     if not native.when(case):
         return None

@@ -69,22 +69,29 @@ class _Literal(Guarded):
         self.taken += 1
         forms = zip(case.dtypes, case.shapes, case.strides, strict=True)
         specs = [Spec.of(self.device, *form) for form in forms]
+        count = len(specs) - case.results
         tensors = [
-            tb.Tensor(b, s, o) for b, s, o in zip(buffers, specs[:-1], offsets, strict=False)
+            tb.Tensor(b, s, o) for b, s, o in zip(buffers, specs[:count], offsets, strict=False)
         ]
         with tb.reproducible(), tb.no_grad():
             op = OPS[case.op]
             assert isinstance(op, Op)
-            got = apply(op, tensors, dict(case.options), None if tensors else self.device)
-        due = (case.dtypes[-1], case.shapes[-1])
-        if (got.dtype, got.shape) != due:
+            made = apply(op, tensors, dict(case.options), None if tensors else self.device)
+        results = list(made) if isinstance(made, tuple) else [made]
+        if len(results) != case.results:
             self.problems.append(
-                f"native kernels of {case.op} are offered a result {due[0].name}{due[1]}, which is "
-                f"{got.dtype.name}{got.shape}"
+                f"native kernels of {case.op} are offered {case.results} results of {len(results)}"
             )
-        raw = np.ascontiguousarray(host(got)).reshape(-1).view(np.uint8)
-        room = buffers[-1].nbytes
-        self.copy_in(buffers[-1], offsets[-1] * got.dtype.itemsize, memoryview(raw[:room].data))
+        for k, got in enumerate(results[: case.results], count):
+            due = (case.dtypes[k], case.shapes[k])
+            if (got.dtype, got.shape) != due:
+                self.problems.append(
+                    f"native kernels of {case.op} are offered a result {due[0].name}{due[1]}, "
+                    f"which is {got.dtype.name}{got.shape}"
+                )
+            raw = np.ascontiguousarray(host(got)).reshape(-1).view(np.uint8)
+            room = buffers[k].nbytes
+            self.copy_in(buffers[k], offsets[k] * got.dtype.itemsize, memoryview(raw[:room].data))
 
 
 def check(session: Session, outcome: Outcome) -> None:
