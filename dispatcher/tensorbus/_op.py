@@ -20,7 +20,7 @@ from tensorbus_backends.dtypes import DType
 from ._arguments import checked
 from ._autograd import Context, record
 from ._devices import Device, get_device
-from ._plan import Plan, Planner, Value, same_device
+from ._plan import Dense, Plan, Planner, Value, same_device
 from ._spec import Shape, Spec
 from ._state import Record, state
 from ._tensor import Tensor
@@ -104,7 +104,11 @@ class Op:
         vjp: ``rule(context, *cotangents)`` gives one gradient (or None) for each operand, written
             in terms of ops; None where the op has no derivative.
         jvp: ``rule(context, tangents)`` gives the tangent(s) of the output(s).
+        dense: Whether operands in C order under one shape get plans that differ in the number of
+            elements alone.
     """
+
+    dense = False
 
     def __init__(
         self,
@@ -211,9 +215,29 @@ def _runner(
     if run is None:
         run = state.plans.find(key)
         if run is None:
-            plan = _make(op, [t._spec for t in tensors], options or {}, device)
-            run = state.plans.keep(key, plan.run)
+            run = state.plans.keep(key, _planned(op, tensors, options or {}, device))
     return run  # type: ignore[no-any-return]
+
+
+def _planned(
+    op: Op, tensors: Sequence[Tensor], options: dict[str, Any], device: Device | None
+) -> Callable[..., Any]:
+    specs = [t._spec for t in tensors]
+    if not (op.dense and specs):
+        return _make(op, specs, options, device).run
+    first = specs[0]
+    shape, where, n = first.shape, first.device, first.size
+    for s in specs:
+        if s.shape != shape or not s.contiguous or s.device is not where or n < 2:
+            return _make(op, specs, options, device).run
+    key = (op, Dense, where, *[s.dtype for s in specs], *_option_key(options))
+    found = state.plans.find(key)
+    if found is not None:
+        return found.sized(shape, n)  # type: ignore[no-any-return]
+    plan = _make(op, specs, options, device)
+    if Dense.fits(plan) and (state.reproducible or op.name not in where.backend.natives):
+        state.plans.keep(key, Dense(plan))
+    return plan.run
 
 
 def _traced(

@@ -9,8 +9,8 @@ an op needs reads its plan.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tensorbus_backends import dtypes as dt, ir
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FLAT_BELOW",
     "Arg",
+    "Dense",
     "Launch",
     "NativeStep",
     "Plan",
@@ -123,6 +124,8 @@ class Step(NamedTuple):
         words: Its metadata, with 0 for the offsets.
         places: For each argument the word of its offset.
         groups: How many run.
+        dense: Whether it is a map over arguments in C order under one shape, so that the number of
+            elements, its first word, is all that another shape changes.
     """
 
     kernel: Kernel
@@ -131,6 +134,7 @@ class Step(NamedTuple):
     words: tuple[int, ...]
     places: tuple[int, ...]
     groups: int
+    dense: bool = False
 
 
 class NativeStep(NamedTuple):
@@ -159,18 +163,33 @@ class Plan:
         single: Whether the result is one tensor, not a tuple.
     """
 
+    __slots__ = (
+        "_run",
+        "buffers",
+        "device",
+        "host",
+        "library",
+        "operands",
+        "results",
+        "single",
+        "steps",
+        "tables",
+        "variant",
+    )
     device: Device
     operands: int
-    tables: tuple[Table, ...] = ()
-    buffers: tuple[int, ...] = ()
-    steps: tuple[Step | NativeStep, ...] = ()
-    results: tuple[Value, ...] = ()
-    single: bool = True
+    tables: tuple[Table, ...]
+    buffers: tuple[int, ...]
+    steps: tuple[Step | NativeStep, ...]
+    results: tuple[Value, ...]
+    single: bool
 
     def __init__(
         self, host: Callable[..., Any] | None = None, variant: str = "portable", library: str = ""
     ) -> None:
         self.host, self.variant, self.library = host, variant, library
+        self.steps = self.tables = ()
+        self._run: Callable[..., Any] | None = None
 
     @property
     def kernels(self) -> list[Kernel]:
@@ -178,11 +197,13 @@ class Plan:
         own = [s.kernel for s in self.steps if isinstance(s, Step)]
         return list(dict.fromkeys(own + [k for t in self.tables for k in t.plan.kernels]))
 
-    @cached_property
+    @property
     def run(self) -> Callable[..., Any]:
         """From operands to the result: its kernels compiled, its metadata packed."""
-        made = _bound(self) if self.host is None else _hosted(self.host)
-        made.plan = self  # type: ignore[attr-defined]
+        made = self._run
+        if made is None:
+            made = self._run = _bound(self) if self.host is None else _hosted(self.host)
+            made.plan = self  # type: ignore[attr-defined]
         return made
 
 
@@ -229,6 +250,43 @@ def _table_buffer(device: Device, table: Table) -> Buffer:
         if table.plan.results[0].size <= _SMALL:
             device.constants.keep(key, kept)
     return kept
+
+
+class Dense:
+    """A plan of one dense step, for operands in C order under whatever shape they share.
+
+    Args:
+        plan: Such a plan for one shape.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        (step,) = plan.steps
+        assert isinstance(step, Step)
+        assert step.dense
+        self._plan, self._step = plan, step
+        self._dtype, self._dialect = plan.results[0].dtype, plan.device.backend.dialect
+
+    @staticmethod
+    def fits(plan: Plan) -> bool:
+        """Whether a plan is of that kind."""
+        if len(plan.steps) != 1 or not plan.single:
+            return False
+        step = plan.steps[0]
+        straight = step.slots == tuple(range(plan.operands + 1)) and not plan.tables
+        return isinstance(step, Step) and step.dense and straight
+
+    def sized(self, shape: Shape, n: int) -> Callable[..., Any]:
+        """What runs the plan for operands of `shape`, of `n` > 1 elements."""
+        step, old = self._step, self._plan
+        assert isinstance(step.kernel, Map)
+        groups = step.kernel.groups(self._dialect, n, 1)
+        spec = Spec.of(old.device, self._dtype, shape)
+        plan = Plan(None, old.variant, old.library)
+        plan.device, plan.operands, plan.single = old.device, old.operands, True
+        plan.buffers = (spec.nbytes,)
+        plan.steps = (step._replace(words=(n, *step.words[1:]), groups=groups),)
+        plan.results = (Value(old.operands, spec),)
+        return plan.run
 
 
 def _hosted(host: Callable[..., Any]) -> Callable[..., Any]:
@@ -293,15 +351,22 @@ class Planner:
         places: Sequence[int],
         groups: int,
         arguments: Sequence[Value | Arg],
+        dense: bool = False,
     ) -> None:
         """Add a launch; one of no groups does nothing and is left out."""
-        if groups:
-            values = [a.value if isinstance(a, Arg) else a for a in arguments]
-            offsets = tuple(
-                a.value.offset + a.offset if isinstance(a, Arg) else a.offset for a in arguments
-            )
-            step = Step(kernel, (), offsets, tuple(words), tuple(places), groups)
-            self._steps.append((step, values))
+        if not groups:
+            return
+        values: list[Value] = []
+        offsets: list[int] = []
+        for a in arguments:
+            if isinstance(a, Value):
+                values.append(a)
+                offsets.append(a.offset)
+            else:
+                values.append(a.value)
+                offsets.append(a.value.offset + a.offset)
+        step = Step(kernel, (), tuple(offsets), tuple(words), tuple(places), groups, dense)
+        self._steps.append((step, values))
 
     def native(self, native: Native, case: NativeCase, arguments: Sequence[Value]) -> None:
         """Add a vendor's kernel."""
@@ -328,12 +393,12 @@ class Planner:
             outputs: Where the values go.
             params: Launch scalars: (dtype, value).
         """
-        ins = [i if isinstance(i, Arg) else i.read() for i in inputs]
-        outs = [o if isinstance(o, Arg) else o.read() for o in outputs]
-        kernel, words, places, groups = _map_step(
+        ins = [i.read() if isinstance(i, Value) else i for i in inputs]
+        outs = [o.read() if isinstance(o, Value) else o for o in outputs]
+        kernel, words, places, groups, dense = _map_step(
             self.device, label, tuple(exprs), shape, ins, outs, params
         )
-        self.launch(kernel, words, places, groups, [*ins, *outs])
+        self.launch(kernel, words, places, groups, [*ins, *outs], dense)
 
     def call(self, op: Op, *values: Value, **options: Any) -> Any:
         """What another op makes of values, by its native kernel or by its own steps."""
@@ -351,10 +416,10 @@ class Planner:
         plan = Plan(None, "native" if self.libraries else "portable", ", ".join(self.libraries))
         plan.device, plan.operands = self.device, len(self.operands)
         plan.tables, plan.buffers = tuple(self._tables.values()), tuple(self._buffers)
-        plan.steps = tuple(s._replace(slots=tuple(map(slot, v))) for s, v in self._steps)
+        plan.steps = tuple([s._replace(slots=tuple([slot(x) for x in v])) for s, v in self._steps])
         plan.single = isinstance(results, Value)
         given = (results,) if plan.single else results
-        plan.results = tuple(Value(slot(r), r.spec, r.offset) for r in given)
+        plan.results = tuple([Value(slot(r), r.spec, r.offset) for r in given])
         return plan
 
 
@@ -575,11 +640,12 @@ def _memory_order(shape: Shape, outputs: Sequence[Shape]) -> list[int]:
 class _Body:
     """A map's expressions, checked against their operands once; its kernels by layout."""
 
-    __slots__ = ("indexed", "kernels")
+    __slots__ = ("dense", "indexed", "kernels")
 
     def __init__(self, indexed: bool) -> None:
         self.indexed = indexed
         self.kernels: dict[tuple[tuple[str, ...], str], Map] = {}
+        self.dense: tuple[Map, tuple[int, ...], tuple[int, ...]] | None = None
 
 
 _bodies: Recent[Any, _Body] = Recent(1 << 11)
@@ -593,8 +659,8 @@ def _map_step(
     inputs: Sequence[Arg],
     outputs: Sequence[Arg],
     params: Sequence[tuple[DType, float | int]],
-) -> tuple[Kernel, list[int], list[int], int]:
-    """Kernel, words, places of offsets, groups."""
+) -> tuple[Kernel, list[int], Sequence[int], int, bool]:
+    """Kernel, words, places of offsets, groups, and whether it is dense (see `Step`)."""
     dtypes = [a.dtype for a in (*inputs, *outputs)]
     scalars = tuple([d for d, _ in params])
     key = (label, exprs, len(inputs), tuple(dtypes), scalars)
@@ -602,8 +668,18 @@ def _map_step(
     if body is None:
         given = dtypes[: len(inputs)]
         body = _bodies.keep(key, _Body(ir.validate_leaves(exprs, given, scalars)))
-    strided = [None if a.shape is None else broadcast_strides(a.shape, a.strides, shape)
-               for a in inputs]  # fmt: skip
+    dense = all([_is_dense(a, shape) for a in inputs] + [_is_dense(a, shape) for a in outputs])
+    if dense and body.dense is not None:
+        # All operands lie in C order under one shape: only the number of elements differs.
+        kernel, rest, at = body.dense
+        n = math.prod(shape)
+        if n > 1:
+            values = [bits_of(v, d) for d, v in params]
+            groups = kernel.groups(device.backend.dialect, n, 1)
+            return kernel, [n, *rest, *values], at, groups, True
+    strided = [
+        None if a.shape is None else broadcast_strides(a.shape, a.strides, shape) for a in inputs
+    ]
     walked = [s for s in strided if s is not None] + [a.strides for a in outputs]
     if not body.indexed and len(shape) > 1:
         order = _memory_order(shape, [a.strides for a in outputs])
@@ -627,17 +703,26 @@ def _map_step(
         flat = layout == "flat" and step[-1] not in (0, 1)
         kinds.append("g" if flat else step_of(step[-1], inner))
         words.append(Strided.words(0, step[-1], step[:-1]))
-    kernel = body.kernels.get((tuple(kinds), layout))
-    if kernel is None:
+    form = (tuple(kinds), layout)
+    if form not in body.kernels:
         operands = tuple(Operand(d, kind) for d, kind in zip(dtypes, kinds, strict=True))
         ins, outs = operands[: len(inputs)], operands[len(inputs) :]
-        kernel = Map(label, ins, outs, exprs, scalars, layout)
-        body.kernels[tuple(kinds), layout] = kernel
+        body.kernels[form] = Map(label, ins, outs, exprs, scalars, layout)
+    kernel = body.kernels[form]
     rows = size // inner if size else 0
     groups = kernel.groups(device.backend.dialect, inner, rows) if size else 0
     meta = kernel.meta(inner, outer, words, [bits_of(v, d) for d, v in params])
     first = len(meta) - len(params) - Strided.WORDS * len(kinds)
-    return kernel, meta, [first + Strided.WORDS * k for k in range(len(kinds))], groups
+    places = tuple([first + Strided.WORDS * k for k in range(len(kinds))])
+    dense = dense and size > 1 and not outer
+    if dense:
+        body.dense = kernel, tuple(meta[1 : len(meta) - len(params)]), places
+    return kernel, meta, places, groups, dense
+
+
+def _is_dense(a: Arg, shape: Shape) -> bool:
+    spec = a.value.spec
+    return a.shape == shape and spec.contiguous and a.strides is spec.strides and not a.offset
 
 
 def same_device(op: str, specs: Sequence[Spec]) -> Device:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import threading
+import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -18,14 +20,23 @@ Shape = tuple[int, ...]
 
 
 class Spec:
-    """Device, dtype, shape and strides of a tensor; equal specs are the same object.
+    """Device, dtype, shape and strides of a tensor; equal specs that live are the same object.
 
     Attributes:
         strides: In elements; dimensions of size 1 and empty tensors have canonical strides.
         contiguous: Elements lie in C order without gaps.
     """
 
-    __slots__ = ("contiguous", "device", "dtype", "nbytes", "shape", "size", "strides")
+    __slots__ = (
+        "__weakref__",
+        "contiguous",
+        "device",
+        "dtype",
+        "nbytes",
+        "shape",
+        "size",
+        "strides",
+    )
     device: Device
     dtype: DType
     shape: Shape
@@ -37,56 +48,80 @@ class Spec:
     @staticmethod
     def of(device: Device, dtype: DType, shape: Shape, strides: Shape | None = None) -> Spec:
         """The spec with these parts; without `strides` the C-contiguous one."""
-        key = (device, dtype, shape, strides)
-        found = _specs.get(key)
-        if found is None:
-            default = contiguous_strides(shape)
-            size = math.prod(shape)
-            if strides is not None:
-                strides = (
-                    default
-                    if size == 0
-                    else tuple(
-                        d if n == 1 else s for n, s, d in zip(shape, strides, default, strict=True)
-                    )
-                )
-            if strides is None or strides == default:
-                canonical: tuple[object, ...] = (device, dtype, shape, None)
+        reference = _specs.get((device, dtype, shape, strides))
+        if reference is not None:
+            found = reference()
+            if found is not None:
+                return found
+        default = contiguous_strides(shape)
+        if strides is not None and strides != default:
+            if 0 in shape:
                 strides = default
-            else:
-                canonical = (device, dtype, shape, strides)
-            if len(_specs) > _KEPT:
-                _specs.clear()  # equal specs made later are new objects: plans are made again
-            found = _specs.get(canonical)
-            if found is None:
-                found = Spec()
-                found.device, found.dtype, found.shape = device, dtype, shape
-                found.strides, found.size = strides, size
-                found.nbytes = size * dtype.itemsize
-                found.contiguous = strides == default
-                found = _specs.setdefault(canonical, found)
-            _specs[key] = found
-        return found
+            elif 1 in shape:
+                strides = tuple(
+                    [d if n == 1 else s for n, s, d in zip(shape, strides, default, strict=True)]
+                )
+        if strides is None or strides == default:
+            return _intern(device, dtype, shape, None, default)
+        return _intern(device, dtype, shape, strides, strides)
 
     def __repr__(self) -> str:
         return f"{self.dtype}{list(self.shape)} on {self.device}"
 
 
-_KEPT = 1 << 16
-_specs: dict[object, Spec] = {}
+class _Reference(weakref.ref[Spec]):
+    """Of a spec, with the key that it is found by."""
+
+    __slots__ = ("key",)
+    key: tuple[object, ...]
+
+
+_specs: dict[tuple[object, ...], _Reference] = {}
+_interning = threading.Lock()  # two threads that miss the same spec must not make two
+
+
+def _forget(reference: weakref.ref[Spec]) -> None:
+    assert isinstance(reference, _Reference)
+    if _specs.get(reference.key) is reference:
+        _specs.pop(reference.key, None)
+
+
+def _intern(
+    device: Device, dtype: DType, shape: Shape, given: Shape | None, strides: Shape
+) -> Spec:
+    key = (device, dtype, shape, given)
+    with _interning:
+        reference = _specs.get(key)
+        found = None if reference is None else reference()
+        if found is None:
+            found = Spec()
+            found.device, found.dtype, found.shape, found.strides = device, dtype, shape, strides
+            found.size = math.prod(shape)
+            found.nbytes = found.size * dtype.itemsize
+            found.contiguous = given is None
+            reference = _Reference(found, _forget)
+            reference.key = key
+            _specs[key] = reference
+    return found
 
 
 def contiguous_strides(shape: Sequence[int]) -> Shape:
     """C-order strides in elements."""
-    strides, step = [0] * len(shape), 1
-    for k in range(len(shape) - 1, -1, -1):
+    rank = len(shape)
+    if rank == 1:
+        return (1,)
+    strides, step = [1] * rank, 1
+    for k in range(rank - 1, -1, -1):
         strides[k] = step
-        step *= max(shape[k], 1)
+        step *= shape[k] or 1
     return tuple(strides)
 
 
 def broadcast_shapes(*shapes: Shape) -> Shape:
     """The common shape by the array API's broadcasting rules; ValueError if there is none."""
+    first = shapes[0] if shapes else ()
+    if all(shape == first for shape in shapes):
+        return first
     rank = max(map(len, shapes), default=0)
     out = [1] * rank
     for shape in shapes:
@@ -103,9 +138,11 @@ def broadcast_shapes(*shapes: Shape) -> Shape:
 
 def broadcast_strides(shape: Shape, strides: Shape, to: Shape) -> Shape:
     """Strides of a view of `shape` broadcast to shape `to`."""
+    if shape == to:
+        return strides
     lead = len(to) - len(shape)
     return (0,) * lead + tuple(
-        0 if n == 1 and m != 1 else s for n, s, m in zip(shape, strides, to[lead:], strict=True)
+        [0 if n == 1 and m != 1 else s for n, s, m in zip(shape, strides, to[lead:], strict=True)]
     )
 
 

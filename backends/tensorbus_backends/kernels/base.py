@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -36,9 +36,14 @@ def bits_of(value: float | int, dtype: DType) -> int:
     return int(struct.unpack("<q", raw)[0])
 
 
+@cache
+def _packer(count: int) -> Callable[..., bytes]:
+    return struct.Struct(f"={count}q").pack
+
+
 def pack(words: Sequence[int]) -> bytes:
     """Metadata words as native-endian int64."""
-    return struct.pack(f"={len(words)}q", *words)
+    return _packer(len(words))(*words)
 
 
 def param_text(word: int, dtype: DType) -> str:
@@ -137,6 +142,13 @@ class Kernel:
     """Base of the skeletons; a subclass is a frozen dataclass with a `label` and Expr slots."""
 
     label: str
+
+    def __hash__(self) -> int:
+        """By the name, once: a kernel is looked up for every new shape."""
+        found: int | None = self.__dict__.get("_hash")
+        if found is None:
+            found = self.__dict__["_hash"] = hash(self.name)
+        return found
 
     @property
     def buffers(self) -> int:

@@ -56,6 +56,8 @@ class Map(Kernel):
         layout: ``"rows"`` or ``"flat"``.
     """
 
+    __hash__ = Kernel.__hash__
+
     label: str
     inputs: tuple[Operand, ...]
     outputs: tuple[Operand, ...]

@@ -44,6 +44,8 @@ class Matmul(Kernel):
         unit: Whether B's stride along j is 1, so that lanes read neighbours.
     """
 
+    __hash__ = Kernel.__hash__
+
     label: str
     dtype: DType
     unit: bool = True

@@ -177,6 +177,8 @@ class Reduce(Kernel):
         layout: ``"row"`` or ``"col"``.
     """
 
+    __hash__ = Kernel.__hash__
+
     label: str
     inputs: tuple[Operand, ...]
     expr: Expr

@@ -88,6 +88,8 @@ class Rows(Kernel):
         params: Dtypes of launch scalars; they come before the stages in ``param`` numbering.
     """
 
+    __hash__ = Kernel.__hash__
+
     label: str
     inputs: tuple[Operand, ...]
     outputs: tuple[Operand, ...]

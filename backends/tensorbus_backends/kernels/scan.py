@@ -58,6 +58,8 @@ class Scan(Kernel):
         monoid: How two values combine.
     """
 
+    __hash__ = Kernel.__hash__
+
     label: str
     operand: Operand
     expr: Expr

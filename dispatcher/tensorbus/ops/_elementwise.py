@@ -45,6 +45,8 @@ class Elementwise(Op):
         as_bits: The body gets and gives the unsigned integers that hold floating operands.
     """
 
+    dense = True
+
     def __init__(
         self,
         name: str,
@@ -90,7 +92,10 @@ class Elementwise(Op):
         rest = {n: v for n, v in options.items() if n not in self.params}
         expr, reads, result = self._expression(dtypes, tuple(wanted), out, tuple(rest.items()))
         shape = self._shape([v.spec for v in values])
-        made = p.new(out, shape, permuted_strides(shape, [(v.shape, v.strides) for v in values]))
+        strides = None
+        if not any(v.spec.contiguous and v.spec.shape == shape for v in values):
+            strides = permuted_strides(shape, [(v.shape, v.strides) for v in values])
+        made = p.new(out, shape, strides)
         scalar = wanted[-1]
         p.map(
             self.name,

@@ -62,6 +62,8 @@ class View(Op):
 class Copy(Op):
     """Elements converted to a dtype and laid out contiguously (or in memory order)."""
 
+    dense = True
+
     def infer(self, specs: Sequence[Spec], options: dict[str, Any]) -> list[tuple[DType, Shape]]:
         return [(options.get("dtype", specs[0].dtype), specs[0].shape)]
 
