@@ -18,6 +18,8 @@ import numpy as np
 from tensorbus_backends.contract import BackendError
 from tensorbus_backends.dtypes import DType
 
+from ._inline import call_key, remembered, watched
+
 __all__ = ["checked"]
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -53,16 +55,23 @@ def checked(call: F) -> F:
 
     @wraps(call)
     def outer(*args: Any, **given: Any) -> Any:
+        known = call_key(call, args, given)
+        if known is not None:
+            found = remembered(*known)
+            if found is not None:
+                return found
         if not ready:
             prepare()
         for k, at, check in places:
             if k < len(args):
                 check(at, args[k])
         for at, value in given.items():
-            found = options.get(at)
-            if found is not None:
-                found(at, value)
+            test = options.get(at)
+            if test is not None:
+                test(at, value)
         try:
+            if known is not None:
+                return watched(*known, call, *args, **given)
             return call(*args, **given)
         except BackendError:
             raise

@@ -186,6 +186,9 @@ def apply(
     """
     run = _runner(op, tensors, options, device)
     out = run(*tensors) if state.trace is None else _traced(op.name, run, tensors, device)
+    if state.watch is not None:
+        state.watch.plans += 1
+        state.watch.last = run, tensors, out
     for t in tensors:
         if t._track is not None:
             record(op, tensors, options or {}, out if isinstance(out, tuple) else (out,))
@@ -200,6 +203,8 @@ def perform(
     device: Device | None = None,
 ) -> Any:
     """Run an op as a part of something else: without history and provenance of its own."""
+    if state.watch is not None:
+        state.watch.other = True
     return _runner(op, tensors, options, device)(*tensors)
 
 

@@ -6,10 +6,12 @@ import math
 import threading
 import weakref
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tensorbus_backends.dtypes import DType
 from tensorbus_backends.kernels import DIMS
+
+from ._recent import Recent
 
 if TYPE_CHECKING:
     from ._devices import Device
@@ -25,6 +27,7 @@ class Spec:
     Attributes:
         strides: In elements; dimensions of size 1 and empty tensors have canonical strides.
         contiguous: Elements lie in C order without gaps.
+        views: What views of it are, by how they were asked for: spec and offset in elements.
     """
 
     __slots__ = (
@@ -36,6 +39,7 @@ class Spec:
         "shape",
         "size",
         "strides",
+        "views",
     )
     device: Device
     dtype: DType
@@ -44,15 +48,25 @@ class Spec:
     size: int
     nbytes: int
     contiguous: bool
+    views: dict[Any, tuple[Spec, int]]
+
+    def keep_view(self, key: object, spec: Spec, offset: int) -> None:
+        """Remember a view; a spec that has many forgets them."""
+        if len(self.views) >= _KEPT_VIEWS:
+            self.views.clear()
+        self.views[key] = spec, offset
 
     @staticmethod
     def of(device: Device, dtype: DType, shape: Shape, strides: Shape | None = None) -> Spec:
         """The spec with these parts; without `strides` the C-contiguous one."""
-        reference = _specs.get((device, dtype, shape, strides))
-        if reference is not None:
-            found = reference()
-            if found is not None:
-                return found
+        key = (device, dtype, shape, strides)
+        found = _lately.get(key)
+        if found is not None:
+            return found
+        return _lately.keep(key, Spec._made(device, dtype, shape, strides))
+
+    @staticmethod
+    def _made(device: Device, dtype: DType, shape: Shape, strides: Shape | None) -> Spec:
         default = contiguous_strides(shape)
         if strides is not None and strides != default:
             if 0 in shape:
@@ -69,6 +83,9 @@ class Spec:
         return f"{self.dtype}{list(self.shape)} on {self.device}"
 
 
+_KEPT_VIEWS = 64
+
+
 class _Reference(weakref.ref[Spec]):
     """Of a spec, with the key that it is found by."""
 
@@ -77,6 +94,9 @@ class _Reference(weakref.ref[Spec]):
 
 
 _specs: dict[tuple[object, ...], _Reference] = {}
+_lately: Recent[Any, Spec] = Recent(1 << 9)
+"""Keeps the last ones alive, so that views made again and again do not make their specs again."""
+
 _interning = threading.Lock()  # two threads that miss the same spec must not make two
 
 
@@ -99,6 +119,7 @@ def _intern(
             found.size = math.prod(shape)
             found.nbytes = found.size * dtype.itemsize
             found.contiguous = given is None
+            found.views = {}
             reference = _Reference(found, _forget)
             reference.key = key
             _specs[key] = reference

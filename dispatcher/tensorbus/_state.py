@@ -88,6 +88,7 @@ class _State(threading.local):
         self.grad = True
         self.trace: Trace | None = None
         self.depth = 0
+        self.watch: Any = None
         self.policy: Policy = _policy_from_environment()
         self.reproducible = switch("TENSORBUS_REPRODUCIBLE")
         self.device: Any = None

@@ -23,6 +23,8 @@ __all__ = ["Tensor"]
 
 Scalar = bool | int | float
 
+_BOUND = frozenset({int, type(None)})
+
 ops: Any = None
 """The package `ops`, which puts itself here when it is imported: ops need tensors first."""
 
@@ -112,8 +114,16 @@ class Tensor:
     @property
     def T(self) -> Tensor:  # noqa: N802
         """Transpose of a matrix (ValueError otherwise, as the array API says)."""
-        if self.ndim != 2:
+        spec = self._spec
+        if len(spec.shape) != 2:
             raise ValueError(f"x.T needs 2 dimensions, this has {self.ndim}; use x.mT")
+        if self._track is None and state.trace is None and state.watch is None:
+            view = spec.views.get("T")
+            if view is not None:
+                return Tensor(self._buffer, view[0], self._offset)
+            out = self.mT
+            spec.keep_view("T", out._spec, 0)
+            return out
         return self.mT
 
     @property
@@ -261,7 +271,23 @@ class Tensor:
     # -- indexing -------------------------------------------------------------------------------
 
     def __getitem__(self, key: Any) -> Tensor:
-        result: Tensor = ops.getitem(self, key)
+        result: Tensor
+        if self._track is not None or state.trace is not None or state.watch is not None:
+            result = ops.getitem(self, key)
+            return result
+        kind = key.__class__
+        place: Any
+        if kind is slice:
+            place = key.start, key.stop, key.step
+            plain = {place[0].__class__, place[1].__class__, place[2].__class__} <= _BOUND
+        else:
+            place, plain = key, kind is int
+        view = self._spec.views.get(place) if plain else None
+        if view is not None:
+            return Tensor(self._buffer, view[0], self._offset + view[1])
+        result = ops.getitem(self, key)
+        if plain and result._buffer is self._buffer:
+            self._spec.keep_view(place, result._spec, result._offset - self._offset)
         return result
 
     def __setitem__(self, key: Any, value: Any) -> None:

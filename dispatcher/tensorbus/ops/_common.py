@@ -15,6 +15,7 @@ from tensorbus_backends.dtypes import DType
 from .._devices import Device
 from .._promotion import promote, result_of_scalar
 from .._spec import Shape, Spec
+from .._state import state
 from .._tensor import Tensor
 
 __all__ = [
@@ -58,6 +59,8 @@ def allocate(device: Device, dtype: DType, shape: Shape, strides: Shape | None =
 
 def from_host(device: Device, array: np.ndarray[Any, Any], dtype: DType) -> Tensor:
     """Copy a NumPy array whose dtype is `dtype`'s to a device."""
+    if state.watch is not None:
+        state.watch.other = True
     shape = tuple(array.shape)
     array = np.ascontiguousarray(array)
     out = allocate(device, dtype, shape)

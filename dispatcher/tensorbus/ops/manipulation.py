@@ -82,6 +82,8 @@ def unplanned(
     trace = state.trace
     start = time.perf_counter() if trace is not None else 0.0
     out = make()
+    if state.watch is not None:
+        state.watch.views += 1
     if trace is not None:
         trace.records.append(
             Record(
