@@ -17,8 +17,8 @@ from tensorbus_backends import dtypes as dt, ir
 from tensorbus_backends.contract import Buffer, Native, NativeCase
 from tensorbus_backends.dtypes import DType
 from tensorbus_backends.ir import Expr
-from tensorbus_backends.kernels import Kernel, Map, Operand, Strided, pack
-from tensorbus_backends.kernels.base import bits_of
+from tensorbus_backends.kernels import Kernel, Map, Operand, Strided, pack as pack_words
+from tensorbus_backends.kernels.base import bits_of, word_packer
 
 from ._devices import Device
 from ._recent import Recent
@@ -161,6 +161,8 @@ class Plan:
         steps: What happens, in this order.
         results: What comes out.
         single: Whether the result is one tensor, not a tuple.
+        scalar: Dtype of a Python number that `run` takes after the tensors; it travels in the last
+            word of the only step.
     """
 
     __slots__ = (
@@ -171,6 +173,7 @@ class Plan:
         "library",
         "operands",
         "results",
+        "scalar",
         "single",
         "steps",
         "tables",
@@ -183,12 +186,14 @@ class Plan:
     steps: tuple[Step | NativeStep, ...]
     results: tuple[Value, ...]
     single: bool
+    scalar: DType | None
 
     def __init__(
         self, host: Callable[..., Any] | None = None, variant: str = "portable", library: str = ""
     ) -> None:
         self.host, self.variant, self.library = host, variant, library
         self.steps = self.tables = ()
+        self.scalar = None
         self._run: Callable[..., Any] | None = None
 
     @property
@@ -444,7 +449,7 @@ class Launch:
         words = list(self._step.words)
         for place, offset in zip(self._step.places, offsets, strict=True):
             words[place] = offset
-        meta = pack(words)
+        meta = pack_words(words)
         compiled, groups, backend = self._compiled, self._step.groups, self._backend
         prepare = getattr(compiled, "prepare", None)
         call: Callable[..., None]
@@ -462,6 +467,8 @@ class Launch:
 
 
 def _bound(plan: Plan) -> Callable[..., Any]:
+    if plan.scalar is not None:
+        return _with_number(plan, plan.scalar)
     if not plan.steps:
         return _moved(plan)
     count, (step, *others) = plan.operands, plan.steps
@@ -506,6 +513,38 @@ def _one(plan: Plan, launch: Launch) -> Callable[..., Tensor]:
     def run(*tensors: Tensor) -> Tensor:
         buffer = allocate(nbytes)
         bind((*(t._offset for t in tensors), 0))(*(t._buffer for t in tensors), buffer)
+        return Tensor(buffer, out)
+
+    return run
+
+
+def _with_number(plan: Plan, dtype: DType) -> Callable[..., Tensor | None]:
+    """One launch of a tensor and a Python number; None for a number that `word_of` refuses."""
+    (result,) = plan.results
+    out = result.spec
+    nbytes, allocate = out.nbytes, plan.device.backend.allocate
+    if not plan.steps:
+        return lambda a, value: Tensor(allocate(nbytes), out)
+    (step,) = plan.steps
+    assert isinstance(step, Step)
+    backend, groups = plan.device.backend, step.groups
+    compiled = plan.device.kernel(step.kernel)
+    prepare = getattr(compiled, "prepare", None)
+    pack = word_packer(dtype)
+    head, place = pack_words(step.words[:-1]), 8 * step.places[0]
+
+    def run(a: Tensor, value: float | int) -> Tensor | None:
+        word = pack(value)
+        if word is None:
+            return None
+        meta = head + word
+        if a._offset:
+            meta = meta[:place] + pack_words((a._offset,)) + meta[place + 8 :]
+        buffer = allocate(nbytes)
+        if prepare is not None:
+            prepare(groups, meta)(a._buffer, buffer)
+        else:
+            backend.launch(compiled, groups, (a._buffer, buffer), meta)
         return Tensor(buffer, out)
 
     return run

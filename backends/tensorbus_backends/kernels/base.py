@@ -8,6 +8,7 @@ walked once per row, and one inner dimension, walked by the lanes.
 from __future__ import annotations
 
 import hashlib
+import math
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -34,6 +35,50 @@ def bits_of(value: float | int, dtype: DType) -> int:
     compute = dtype.compute
     raw = np.asarray(value).astype(compute.numpy).tobytes().ljust(8, b"\0")
     return int(struct.unpack("<q", raw)[0])
+
+
+@cache
+def word_packer(dtype: DType) -> Callable[[float | int], bytes | None]:
+    """How Python numbers become the word of a launch scalar that holds a `dtype`, rounded once.
+
+    Returns:
+        A function that gives None for numbers whose conversion is not for it to decide: integers
+        out of range, and those beyond 2^53 that a float would round twice.
+    """
+    if dtype.kind in "iu":
+        low, high, integer = int(dtype.min), int(dtype.max), struct.Struct("=q").pack
+
+        def of_int(value: float | int) -> bytes | None:
+            if not isinstance(value, int) or not low <= value <= high:
+                return None
+            return integer(value if value < 1 << 63 else value - (1 << 64))
+
+        return of_int
+    if dtype.kind == "b":
+        truth = struct.Struct("=q").pack
+        return lambda value: truth(bool(value))
+    if dtype.bits == 16:
+
+        def of_half(value: float | int) -> bytes | None:
+            if isinstance(value, int) and abs(value) > 1 << 53:
+                return None
+            with np.errstate(all="ignore"):
+                stored = np.asarray(float(value)).astype(dtype.numpy)
+            return stored.astype(np.float32).tobytes().ljust(8, b"\0")
+
+        return of_half
+    single, double = struct.Struct("=f4x").pack, struct.Struct("=d").pack
+    infinity = single(math.inf)
+
+    def of_float(value: float | int) -> bytes | None:
+        if isinstance(value, int) and abs(value) > 1 << 53:
+            return None
+        try:
+            return single(value) if dtype is dt.float32 else double(value)
+        except OverflowError:
+            return infinity if value > 0 else single(-math.inf)
+
+    return of_float
 
 
 @cache

@@ -6,6 +6,7 @@ and forward mode: how to multiply a tensor by the partial derivative.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,10 +16,11 @@ from tensorbus_backends.ir import Expr
 
 from .._autograd import Context
 from .._op import Op, apply, freeze
-from .._plan import Planner, Value, permuted_strides
+from .._plan import Plan, Planner, Value, permuted_strides
+from .._promotion import result_of_scalar
 from .._recent import Recent
 from .._spec import Shape, Spec, broadcast_shapes
-from .._state import state
+from .._state import Record, state
 from .._tensor import Tensor
 from ._common import Scalar, make_room, operands, tensor_of
 from ._dtype_rules import DtypeRule
@@ -106,6 +108,50 @@ class Elementwise(Op):
             [(scalar, options[n]) for n in self.params],
         )
         return made
+
+    def plan_with_number(self, spec: Spec, value: Scalar, first: bool) -> Plan | None:
+        """A plan for a tensor and a Python scalar of the class of `value`, as a launch scalar.
+
+        Args:
+            spec: Of the tensor.
+            value: The scalar; only its class matters.
+            first: Whether it is the first operand.
+
+        Returns:
+            None where operands have to be tensors: a native kernel may want them, or they are
+            converted by kernels of their own, or read by their bits, or cannot be promoted.
+        """
+        device, known = spec.device, spec.device.capabilities.dtypes
+        if self.params or self.as_bits or self.name in device.backend.natives:
+            return None
+        try:
+            kind = result_of_scalar(spec.dtype, value.__class__(0))
+            dtypes = (kind, spec.dtype) if first else (spec.dtype, kind)
+            wanted, out = self.rule(self.name, dtypes)
+        except TypeError:
+            return None
+        mixed = [w for d, w in zip(dtypes, wanted, strict=True) if d is not w]
+        if any(w.is_float and w.bits == 16 for w in mixed):
+            return None
+        if not {spec.dtype.name, kind.name, out.name} <= known:
+            return None
+        key = (self, Plan, dtypes, first)
+        found = _expressions.find(key)
+        if found is None:
+            leaves = [ir.input_(0, spec.dtype), ir.param(0, kind)]
+            values = [
+                ir.cast(leaf, w.compute)
+                for leaf, w in zip(reversed(leaves) if first else leaves, wanted, strict=True)
+            ]
+            found = _expressions.keep(key, (self.body(*values), [spec.dtype], out))
+        planner = Planner(device, [spec])
+        (x,) = planner.operands
+        strides = permuted_strides(spec.shape, [(spec.shape, spec.strides)])
+        made = planner.new(out, spec.shape, strides)
+        planner.map(self.name, [found[0]], spec.shape, [x], [made], [(kind, 0)])
+        plan = planner.finish(made)
+        plan.scalar = kind
+        return plan
 
     def _expression(
         self,
@@ -231,8 +277,54 @@ def _partner(op: Op, x: Tensor, value: Tensor | Scalar) -> Tensor:
     return found
 
 
+def _with_number(op: Op, x: Tensor, value: Scalar, first: bool) -> Tensor | None:
+    """A call with a Python scalar, which travels as a word; None where that cannot serve it."""
+    key = (op, x._spec, value.__class__, first)
+    run = state.fast.get(key)
+    if run is not None:
+        return run(x, value)  # type: ignore[no-any-return]
+    if state.watch is not None or not isinstance(op, Elementwise):
+        return None
+    run = state.plans.find(key)
+    if run is None:
+        plan = op.plan_with_number(x._spec, value, first)
+        run = state.plans.keep(key, _refused if plan is None else plan.run)
+    if state.trace is None or run is _refused:
+        return run(x, value)  # type: ignore[no-any-return]
+    start = time.perf_counter()
+    out: Tensor | None = run(x, value)
+    if out is not None:
+        seconds = time.perf_counter() - start
+        names, shapes = (x.dtype.name, run.plan.scalar.name), (x.shape, ())
+        state.trace.records.append(
+            Record(
+                op.name,
+                x.device.name,
+                names[::-1] if first else names,
+                shapes[::-1] if first else shapes,
+                "portable",
+                "",
+                seconds,
+                state.depth,
+            )
+        )
+    return out
+
+
+def _refused(x: Tensor, value: Scalar) -> None:
+    return None
+
+
 def binary(op: Op, x1: Tensor | Scalar, x2: Tensor | Scalar) -> Tensor:
     """Call an op of two operands, one of which may be a Python scalar."""
+    made: Tensor | None = None
+    if x2.__class__ in _PYTHON:
+        if x1.__class__ is Tensor and x1._track is None:
+            made = _with_number(op, x1, x2, False)
+    elif x1.__class__ in _PYTHON and x2.__class__ is Tensor and x2._track is None:
+        made = _with_number(op, x2, x1, True)
+    if made is not None:
+        return made
     if not isinstance(x2, Tensor):
         if not isinstance(x1, Tensor) or x2.__class__ not in _PYTHON:
             x1, x2 = operands(op.name, x1, x2)
