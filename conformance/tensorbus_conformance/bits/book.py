@@ -9,17 +9,31 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import tensorbus as tb
 from tensorbus_backends.flushing import TININESS, flushing
 
+from ..judge.warm import launched
 from .replay import COTANGENT, TANGENT, Call, digest, dtypes_of, operands, results
 
-__all__ = ["DOCS", "Book", "Refused", "check", "due", "fresh", "load", "order_version", "record"]
+__all__ = [
+    "DOCS",
+    "Book",
+    "Refused",
+    "check",
+    "due",
+    "fresh",
+    "load",
+    "order_version",
+    "record",
+    "warm",
+]
 
 SCHEMA = 1
 DOCS = Path(__file__).parents[3] / "docs"
@@ -106,6 +120,26 @@ def recorded(call: Call, kind: str, flushes: bool) -> str:
 def usable(call: Call, device: tb.Device) -> bool:
     """Whether a device has all dtypes of a call."""
     return dtypes_of(call) <= device.capabilities.dtypes
+
+
+def _attempt(name: str, call: Call, kind: str, device: tb.Device) -> None:
+    results(name, call, device, kind)
+
+
+def warm(names: Iterable[str], calls: Mapping[str, Sequence[Call]], device: tb.Device) -> None:
+    """Compile all kernels of these ops' calls at once: a third of the time of one by one."""
+    if device.backend.dialect is None:
+        return
+    each = [
+        partial(_attempt, name, call, kind)
+        for name in names
+        for call in calls[name]
+        if usable(call, device)
+        for kind in due(name, call)
+    ]
+    # A kernel that does not compile is met again, alone, by the call that needs it.
+    with suppress(Exception):
+        device.warm(launched(device.backend, each))
 
 
 def check(
