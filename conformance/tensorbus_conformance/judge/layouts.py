@@ -11,7 +11,7 @@ from tensorbus import Device, Tensor
 from tensorbus._spec import Spec
 from tensorbus_backends import dtypes as dt
 
-__all__ = ["LAYOUTS", "host", "place"]
+__all__ = ["LAYOUTS", "host", "place", "put"]
 
 Array = NDArray[Any]
 
@@ -38,45 +38,45 @@ def place(device: Device, array: Array, layout: str = "given") -> tuple[Tensor, 
     if not shape and layout != "contiguous":  # one element has no strides to vary
         layout = "offset"
     if layout == "contiguous":
-        return _raw(device, np.ascontiguousarray(array), shape, None, 0), array
+        return put(device, np.ascontiguousarray(array), shape, None, 0), array
     if layout == "offset":
         padded = np.concatenate([_filler(array, 5), array.reshape(-1), _filler(array, 3)])
-        return _raw(device, padded, shape, None, 5), array
+        return put(device, padded, shape, None, 5), array
     if layout == "transposed":
         order = np.ascontiguousarray(array.T)
         strides = tuple(s // array.itemsize for s in order.T.strides)
-        return _raw(device, order, shape, strides if shape else None, 0), array
+        return put(device, order, shape, strides if shape else None, 0), array
     if layout == "negative":
         flipped = np.ascontiguousarray(np.flip(array))
         strides = tuple(-s // array.itemsize for s in flipped.strides)
-        return _raw(device, flipped, shape, strides, max(array.size - 1, 0)), array
+        return put(device, flipped, shape, strides, max(array.size - 1, 0)), array
     if layout == "general":
         wide = np.full(tuple(2 * n + 1 for n in shape), _filler(array, 1)[0], array.dtype)
         wide[tuple(slice(1, None, 2) for _ in shape)] = array
         strides = tuple(2 * s // array.itemsize for s in wide.strides)
         offset = sum(s // array.itemsize for s in wide.strides)
-        return _raw(device, wide, shape, strides, offset), array
+        return put(device, wide, shape, strides, offset), array
     if layout == "broadcast":
         one = np.ascontiguousarray(array[:1])
         strides = (0, *(s // array.itemsize for s in one.strides[1:]))
-        return _raw(device, one, shape, strides, 0), np.broadcast_to(one, shape)
+        return put(device, one, shape, strides, 0), np.broadcast_to(one, shape)
     # Neighbouring rows share all elements but one; a vector is one row.
     flat = np.resize(array.reshape(-1), max(sum(shape), 1))
     strides = (1,) * len(shape)
     view = np.lib.stride_tricks.as_strided(flat, shape, tuple(array.itemsize for _ in shape))
-    return _raw(device, flat, shape, strides, 0), view
+    return put(device, flat, shape, strides, 0), view
 
 
 def _mirrored(device: Device, array: Array) -> Tensor:
     """A tensor with the strides of a NumPy array; what is not contiguous gets an offset too."""
     if (array.flags.c_contiguous and array.flags.owndata) or not array.size:
-        return _raw(device, np.ascontiguousarray(array), array.shape, None, 0)
+        return put(device, np.ascontiguousarray(array), array.shape, None, 0)
     low, high = np.lib.array_utils.byte_bounds(array)
     inside = np.frombuffer(ctypes.string_at(low, high - low), array.dtype)
     memory = np.concatenate([_filler(array, _LEAD), inside, _filler(array, 3)])
     first = array.__array_interface__["data"][0]
     strides = tuple(s // array.itemsize for s in array.strides)
-    return _raw(device, memory, array.shape, strides, _LEAD + (first - low) // array.itemsize)
+    return put(device, memory, array.shape, strides, _LEAD + (first - low) // array.itemsize)
 
 
 _LEAD = 5
@@ -91,9 +91,8 @@ def _filler(array: Array, n: int) -> Array:
     return np.full(n, np.nan).astype(array.dtype)
 
 
-def _raw(
-    device: Device, memory: Array, shape: tuple[int, ...], strides: Any, offset: int
-) -> Tensor:
+def put(device: Device, memory: Array, shape: tuple[int, ...], strides: Any, offset: int) -> Tensor:
+    """A tensor of a shape, strides and an offset (in elements) over memory with these elements."""
     dtype = dt.from_numpy(memory.dtype)
     buffer = device.backend.allocate(memory.nbytes)
     if memory.size:

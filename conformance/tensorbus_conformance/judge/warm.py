@@ -8,13 +8,13 @@ are zeros and nobody looks at them; a call that stumbles over them just contribu
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 import tensorbus as tb
-from tensorbus_backends.contract import Buffer, KernelSpec
+from tensorbus_backends.contract import Buffer, Device, KernelSpec
 
 from . import parts
 from .cases import Case, cases, shape_cases, special_cases
@@ -23,7 +23,7 @@ from .guard import Guarded
 from .marks import note_of
 from .session import Session
 
-__all__ = ["needed", "warm"]
+__all__ = ["launched", "needed", "warm"]
 
 
 class _Stub:
@@ -50,6 +50,16 @@ class _Collecting(Guarded):
 
     def launch(self, kernel: Any, groups: int, buffers: Sequence[Buffer], meta: bytes) -> None:
         pass
+
+
+def launched(backend: Device, calls: Iterable[Callable[[tb.Device], Any]]) -> list[KernelSpec]:
+    """The kernels that calls launch on a device, as far as calls without results tell."""
+    collected = _Collecting(backend)
+    device = tb.Device(collected)
+    for call in calls:
+        with contextlib.suppress(Exception):
+            call(device)
+    return list(collected.kernels)
 
 
 def warm(session: Session, names: Sequence[str]) -> None:
