@@ -22,7 +22,7 @@ from ._autograd import Context, record
 from ._devices import Device, get_device
 from ._plan import Plan, same_device
 from ._spec import Shape, Spec
-from ._state import Record, state
+from ._state import Record, deeper, settings
 from ._tensor import Tensor
 
 __all__ = ["FUNCTIONS", "OPS", "Function", "Op", "apply", "function", "linear_jvp"]
@@ -153,19 +153,25 @@ def apply(
     key: Any = (op.name, *specs) if device is None else (op.name, *specs, device)
     if options:
         key = (*key, _freeze(options))
-    run = state.plans.get(key)
+    now = settings()
+    plans = now.plans
+    run = plans.get(key)
     if run is None:
         plan = _make(op, specs, options or {}, device)
-        if len(state.plans) >= _KEPT_PLANS:
-            for old in state.plans.values():
+        if len(plans) >= _KEPT_PLANS:
+            for old in list(plans.values()):
                 _details.pop(old, None)
-            state.plans.clear()
-        run = state.plans[key] = plan.run
+            plans.clear()
+        # Known first, then found: all threads share the plans.
+        run = plan.run
         _details[run] = plan
-    if state.trace is None:
+        plans[key] = run
+    if now.trace is None:
         out = run(*tensors)
     else:
-        out = _traced(op.name, _details[run], specs, device, lambda: run(*tensors))
+        # Another thread may have emptied the table since.
+        plan = _details.get(run) or _make(op, specs, options or {}, device)
+        out = _traced(op.name, plan, specs, device, lambda: run(*tensors))
     for t in tensors:
         if t._track is not None:
             record(op, tensors, options or {}, out if isinstance(out, tuple) else (out,))
@@ -180,16 +186,13 @@ _details: dict[Callable[..., Any], Plan] = {}
 def _traced(
     name: str, plan: Plan, specs: Sequence[Spec], device: Device | None, call: Callable[[], Any]
 ) -> Any:
-    trace = state.trace
+    now = settings()
     where = specs[0].device if specs else device
     start = time.perf_counter()
-    state.depth += 1
-    try:
+    with deeper():
         out = call()
-    finally:
-        state.depth -= 1
-    if trace is not None:
-        trace.records.append(
+    if now.trace is not None:
+        now.trace.records.append(
             Record(
                 name,
                 str(where),
@@ -198,7 +201,7 @@ def _traced(
                 plan.variant,
                 plan.library,
                 time.perf_counter() - start,
-                state.depth,
+                now.depth,
             )
         )
     return out
@@ -213,7 +216,7 @@ def _make(op: Op, specs: Sequence[Spec], options: dict[str, Any], device: Device
     )
     if missing:
         return _fallback(op, specs, options, where, missing)
-    native = None if state.reproducible else where.backend.natives.get(op.name)
+    native = None if settings().reproducible else where.backend.natives.get(op.name)
     if native is not None and len(results) == 1:
         ((dtype, shape),) = results
         out = Spec.of(where, dtype, shape)
@@ -244,7 +247,7 @@ def _fallback(
     op: Op, specs: Sequence[Spec], options: dict[str, Any], device: Device, missing: list[str]
 ) -> Plan:
     what = f"{op.name}: {device} has no {', '.join(missing)}"
-    if state.policy == "error":
+    if settings().policy == "error":
         have = ", ".join(d.name for d in dt.ALL if d.name in device.capabilities.dtypes)
         raise UnsupportedError(
             f"{what}; it has {have}. Use one of these, or another device, or allow a fallback "
@@ -253,7 +256,7 @@ def _fallback(
     from .ops._common import from_host
 
     other = get_device("cpu" if device.name != "cpu" else "ref")
-    warn = state.policy == "warn"
+    warn = settings().policy == "warn"
 
     def run(*tensors: Tensor) -> Any:
         if warn:

@@ -13,7 +13,7 @@ from tensorbus_backends.contract import Buffer
 from tensorbus_backends.dtypes import DType
 
 from ._spec import Spec
-from ._state import state
+from ._state import current
 
 if TYPE_CHECKING:
     from ._autograd import Track
@@ -336,7 +336,7 @@ def _binary(name: str) -> tuple[Any, Any, Any]:
 
     def forward(self: Tensor, other: Any) -> Any:
         if other.__class__ is Tensor and self._track is None and other._track is None:
-            run = state.fast.get((name, self._spec, other._spec))
+            run = current().fast.get((name, self._spec, other._spec))
             if run is not None:
                 return run(self, other)
         return call(self, other)

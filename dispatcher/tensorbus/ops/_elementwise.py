@@ -18,7 +18,7 @@ from .._devices import Device
 from .._op import Op, apply
 from .._plan import Plan, map_launch, permuted_strides
 from .._spec import Shape, Spec, broadcast_shapes
-from .._state import state
+from .._state import current
 from .._tensor import Tensor
 from ._common import Scalar, make_room, operands, tensor_of
 from ._dtype_rules import DtypeRule
@@ -224,7 +224,7 @@ def unary(op: Op, x: Tensor, **options: Any) -> Tensor:
     """Call an op of one operand, which has to be a tensor."""
     out: Tensor
     if x.__class__ is Tensor and x._track is None and not options:
-        run = state.fast.get((op.name, x._spec))
+        run = current().fast.get((op.name, x._spec))
         if run is not None:
             out = run(x)
             return out
@@ -259,7 +259,7 @@ def binary(op: Op, x1: Tensor | Scalar, x2: Tensor | Scalar) -> Tensor:
         x1 = operands(op.name, x1, x2)[0] if x1.__class__ not in _PYTHON else _partner(op, x2, x1)
     out: Tensor
     if x1._track is None and x2._track is None:
-        run = state.fast.get((op.name, x1._spec, x2._spec))
+        run = current().fast.get((op.name, x1._spec, x2._spec))
         if run is not None:
             out = run(x1, x2)
             return out

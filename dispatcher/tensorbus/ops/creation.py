@@ -19,7 +19,7 @@ from .._op import Op, apply, function
 from .._plan import Launch, Plan, map_launch
 from .._promotion import DEFAULT_FLOAT, DEFAULT_INT, scalar_dtype
 from .._spec import Shape, Spec
-from .._state import Record, state
+from .._state import Record, settings
 from .._tensor import Tensor
 from ._common import Scalar, allocate, as_shape, from_host, make_room, tensor_of
 
@@ -55,10 +55,11 @@ def _generate(
     out = allocate(get_device(device), dtype, shape)
     if fill_in is not None and out.size:
         fill_in(out)
-    if state.trace is not None:
+    now = settings()
+    if now.trace is not None:
         seconds = time.perf_counter() - start
-        state.trace.records.append(
-            Record(name, str(out.device), (), (), "portable", "", seconds, state.depth)
+        now.trace.records.append(
+            Record(name, str(out.device), (), (), "portable", "", seconds, now.depth)
         )
     return out
 

@@ -14,7 +14,7 @@ from .._devices import Device, get_device
 from .._op import Op, apply, function
 from .._plan import Plan, map_launch, permuted_strides
 from .._spec import Shape, Spec, broadcast_shapes, broadcast_strides, contiguous_strides
-from .._state import Record, state
+from .._state import Record, settings
 from .._tensor import Tensor
 from ._common import as_shape, tensor_of
 
@@ -97,7 +97,8 @@ def unplanned(
     op: Op, tensors: Sequence[Tensor], options: dict[str, Any], make: Callable[[], Tensor]
 ) -> Tensor:
     """Serve a call of `op` by `make`, with history and trace but without a kept plan."""
-    trace = state.trace
+    now = settings()
+    trace = now.trace
     start = time.perf_counter() if trace is not None else 0.0
     out = make()
     if trace is not None:
@@ -110,7 +111,7 @@ def unplanned(
                 "portable",
                 "",
                 time.perf_counter() - start,
-                state.depth,
+                now.depth,
             )
         )
     if any(t._track is not None for t in tensors):
