@@ -19,6 +19,8 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from tensorbus_backends.floating import in_default_arithmetic
+
 from ._state import enable_grad, no_grad, settings
 from ._tensor import Tensor
 
@@ -238,6 +240,7 @@ def _check_history(op: str, k: int, tensor: Tensor) -> None:
         )
 
 
+@in_default_arithmetic
 def _forward(
     op: Op,
     inputs: Sequence[Tensor],
@@ -286,6 +289,7 @@ def _sum(a: Tensor | None, b: Tensor) -> Tensor:
     return b if a is None else ops.add(a, b)
 
 
+@in_default_arithmetic
 def _run(
     outputs: Sequence[Tensor],
     gradients: Sequence[Tensor],

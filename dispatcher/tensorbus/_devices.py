@@ -17,6 +17,7 @@ from tensorbus_backends.contract import (
     KernelSpec,
 )
 from tensorbus_backends.discovery import Registry
+from tensorbus_backends.floating import DefaultArithmetic
 
 from ._state import Change, enter, settings
 
@@ -55,7 +56,7 @@ class Device:
         """The compiled form of a kernel."""
         found = self._kernels.get(spec)
         if found is None:
-            with self._lock:
+            with self._lock, DefaultArithmetic():
                 found = self._kernels.get(spec)
                 if found is None:
                     (found,) = self.backend.compile([spec])
@@ -64,7 +65,7 @@ class Device:
 
     def warm(self, specs: Sequence[KernelSpec]) -> None:
         """Compile many kernels at once, which is cheaper than one by one."""
-        with self._lock:
+        with self._lock, DefaultArithmetic():
             missing = list(dict.fromkeys(s for s in specs if s not in self._kernels))
             if missing:
                 compiled = self.backend.compile(missing)

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from tensorbus_backends import dtypes as dt
 from tensorbus_backends.contract import NativeCase, UnsupportedError
 from tensorbus_backends.dtypes import DType
+from tensorbus_backends.floating import in_default_arithmetic
 
 from ._arguments import checked
 from ._autograd import Context, record
@@ -207,6 +208,7 @@ def _traced(
     return out
 
 
+@in_default_arithmetic
 def _make(op: Op, specs: Sequence[Spec], options: dict[str, Any], device: Device | None) -> Plan:
     where = device if device is not None else same_device(op.name, specs)
     results = op.infer(specs, options)

@@ -11,6 +11,7 @@ import numpy as np
 from tensorbus_backends import dtypes as dt
 from tensorbus_backends.contract import UnsupportedError
 from tensorbus_backends.dtypes import DType
+from tensorbus_backends.floating import DefaultArithmetic
 
 from .._devices import Device
 from .._promotion import promote, result_of_scalar
@@ -84,7 +85,7 @@ def scalar_tensor(device: Device, value: Scalar, dtype: DType) -> Tensor:
     key = (device, dtype, repr(value))
     found = _scalars.get(key)
     if found is None:
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore"), DefaultArithmetic():
             found = from_host(device, np.asarray(value).astype(dtype.numpy), dtype)
         make_room(_scalars)
         _scalars[key] = found
