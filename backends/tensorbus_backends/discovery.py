@@ -24,6 +24,7 @@ from .contract import (
     Evidence,
     UnknownDeviceError,
 )
+from .floating import in_default_arithmetic
 from .probing import (
     GROUP,
     Announcement,
@@ -57,6 +58,7 @@ class _Source:
         self._child: Child | None = None
         self._plugin: Any = None
 
+    @in_default_arithmetic
     def begin(self) -> None:
         """Start asking, without waiting."""
         plugin = self.announcement
@@ -98,6 +100,7 @@ class _Source:
                 device = self.open[info.name] = self._open(info)
             return device
 
+    @in_default_arithmetic
     def _open(self, info: DeviceInfo) -> Device:
         who = self.announcement.who
         try:

@@ -14,6 +14,7 @@ from .contract import (
     DeviceUnavailableError,
     OutOfMemoryError,
 )
+from .floating import in_default_arithmetic
 from .grid import GridDevice
 
 __all__ = ["Terms", "absent", "checked", "expect_index", "tried", "unavailable"]
@@ -60,6 +61,7 @@ def expect_index(plugin: str, index: int, count: int, kind: str, hint: str = "")
         )
 
 
+@in_default_arithmetic
 def checked(name: str, make: Callable[[], D], terms: Terms) -> D:
     """Open a device and let it prove itself; it then declares what was found.
 

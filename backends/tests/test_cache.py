@@ -5,11 +5,21 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 import warnings
 from pathlib import Path
 
 import pytest
-from tensorbus_backends.cache import DiskCache, cache_key, default_directory
+from tensorbus_backends import cache as module
+from tensorbus_backends.cache import (
+    DiskCache,
+    cache_key,
+    default_directory,
+    limit,
+    prune,
+    subfolder,
+    untrusted,
+)
 
 
 class Counter:
@@ -195,3 +205,191 @@ def test_sweep_removes_only_old_leftovers(tmp_path):
     cache.sweep()
     assert leftovers(tmp_path) == [new]
     assert cache.get_bytes(cache_key("k")) == b"x"
+
+
+# -- trust ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o775, 0o1777])
+def test_a_cache_that_others_may_write_to_is_not_used(tmp_path, mode):
+    """Neither what is in it, nor for what is built now."""
+    folder, key = tmp_path / "cache", cache_key("k")
+    DiskCache(folder).get_or_build(key, ".so", Counter(b"planted"))
+    folder.chmod(mode)
+    cache, build = DiskCache(folder), Counter(b"built")
+    assert cache.lookup(key, ".so") is None
+    with pytest.warns(RuntimeWarning, match=f"is not used.*mode {mode:04o}.*Set TENSORBUS_CACHE"):
+        path = cache.get_or_build(key, ".so", build)
+    assert path.read_bytes() == b"built"
+    assert folder not in path.parents
+    assert untrusted(path.parent.stat()) == ""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert cache.get_or_build(key, ".so", build) == path
+    folder.chmod(0o755)
+    assert DiskCache(folder).get_bytes(key, ".so") == b"planted"
+
+
+@pytest.mark.parametrize("part", ["shard", "entry", "payload"])
+def test_a_part_that_others_may_write_to_is_built_again(tmp_path, part):
+    cache, key = DiskCache(tmp_path), cache_key("k")
+    path = cache.get_or_build(key, ".so", Counter(b"planted"))
+    {"shard": path.parents[1], "entry": path.parent, "payload": path}[part].chmod(0o777)
+    assert cache.lookup(key, ".so") is None
+    again = cache.get_or_build(key, ".so", Counter(b"built"))
+    assert again == path
+    assert cache.get_bytes(key, ".so") == b"built"
+    assert not any(untrusted(p.stat()) for p in (path.parents[1], path.parent, path))
+    assert leftovers(tmp_path) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="there are no numbers of users")
+def test_a_cache_of_another_user_is_not_used(tmp_path, monkeypatch):
+    folder, key, me = tmp_path / "cache", cache_key("k"), os.geteuid()
+    DiskCache(folder).put_bytes(key, b"theirs")
+    monkeypatch.setattr(os, "geteuid", lambda: me + 1)
+    assert DiskCache(folder).get_bytes(key) is None
+    with pytest.warns(RuntimeWarning, match=f"another user .number {me}.*chown"):
+        path = DiskCache(folder).get_or_build(key, ".so", Counter())
+    assert folder not in path.parents
+
+
+@pytest.mark.parametrize("mask", [0o000, 0o002, 0o022, 0o077])
+def test_what_is_made_is_the_users_alone_whatever_the_mask(tmp_path, mask):
+    folder, before = tmp_path / "new" / "cache", os.umask(mask)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            path = DiskCache(folder).get_or_build(cache_key("k"), ".so", Counter())
+            assert DiskCache(folder).lookup(cache_key("k"), ".so") == path
+            for made in (folder, path.parents[1], path.parent, path, folder / "tmp"):
+                assert untrusted(made.stat()) == ""
+    finally:
+        os.umask(before)
+
+
+def test_a_folder_for_other_files(tmp_path, monkeypatch):
+    monkeypatch.setenv("TENSORBUS_CACHE", str(tmp_path / "cache"))
+    folder = subfolder("records")
+    assert folder == tmp_path / "cache" / "records"
+    assert untrusted(folder.stat()) == ""
+    folder.chmod(0o777)
+    with pytest.raises(PermissionError, match="other users may write"):
+        subfolder("records")
+
+
+# -- damage that is no wrong byte -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("damage", ["entry is a file", "shard is a file", "payload is a folder",
+                                    "empty", "entry is a dead link"])  # fmt: skip
+def test_whatever_lies_in_the_way_is_replaced(tmp_path, damage):
+    cache, key = DiskCache(tmp_path), cache_key("k")
+    path = cache.get_or_build(key, ".so", Counter())
+    if damage == "payload is a folder":
+        path.unlink()
+        path.mkdir()
+    elif damage == "empty":
+        for file in path.parent.iterdir():
+            file.unlink()
+    else:
+        for file in path.parent.iterdir():
+            file.unlink()
+        path.parent.rmdir()
+        if damage == "entry is a file":
+            path.parent.write_text("x")
+        elif damage == "entry is a dead link":
+            path.parent.symlink_to(tmp_path / "nowhere")
+        else:
+            path.parents[1].rmdir()
+            path.parents[1].write_text("x")
+    build = Counter(b"again")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert cache.get_or_build(key, ".so", build) == path
+        assert DiskCache(tmp_path).get_bytes(key, ".so") == b"again"
+    assert build.calls == 1
+    assert leftovers(tmp_path) == []
+
+
+# -- size -------------------------------------------------------------------------------------
+
+
+def test_the_limit_is_read_with_care(monkeypatch):
+    monkeypatch.delenv("TENSORBUS_CACHE_LIMIT", raising=False)
+    assert limit() == 2048 << 20
+    monkeypatch.setenv("TENSORBUS_CACHE_LIMIT", " 64 ")
+    assert limit() == 64 << 20
+    for text in ("0", "-1", "1.5", "a lot", "9" * 40):
+        monkeypatch.setenv("TENSORBUS_CACHE_LIMIT", text)
+        with pytest.warns(RuntimeWarning, match="is no number of MiB; 2048 are used"):
+            assert limit() == 2048 << 20
+
+
+def aged(cache: DiskCache, key: str, hours: float) -> Path:
+    """Keep 16 KiB that were last used so long ago."""
+    cache.put_bytes(key, os.urandom(16 << 10))
+    path = cache._entry(cache.directory, key, ".bin") / "payload.bin"
+    for file in path.parent.iterdir():
+        os.utime(file, (time.time() - 3600 * hours,) * 2)
+    return path
+
+
+def test_what_was_used_longest_ago_goes_first(tmp_path, monkeypatch):
+    """The share of one subdirectory is 64 KiB here: three entries with their checksums."""
+    monkeypatch.setattr(module, "limit", lambda: 256 * (64 << 10))
+    monkeypatch.setattr(module, "_LOOK_EVERY", 1 << 60)  # never
+    cache = DiskCache(tmp_path)
+    keys = [f"aa{k:038x}" for k in range(8)]
+    paths = [
+        aged(cache, key, hours) for key, hours in zip(keys, (9, 3, 7, 5, 0.5, 0.5), strict=False)
+    ]
+    other = aged(cache, "bb" + "0" * 38, 99)
+    assert cache.get_bytes(keys[0]) is not None  # used now
+    monkeypatch.setattr(module, "_LOOK_EVERY", 1)
+    cache.put_bytes(keys[7], b"new")
+    left = [cache.get_bytes(key) is not None for key in keys[:6]]
+    assert left == [True, False, False, False, True, True]
+    assert other.exists()
+    assert cache.get_bytes(keys[7]) == b"new"
+    assert paths[0].stat().st_mtime > time.time() - 60
+    assert leftovers(tmp_path) == []
+    # What is fresh stays, also beyond the limit.
+    for k in range(100, 110):
+        cache.put_bytes(f"aa{k:038x}", b"x" * 20000)
+    assert all(cache.get_bytes(f"aa{k:038x}") for k in range(100, 110))
+
+
+def test_processes_that_store_and_prune_at_the_same_time(tmp_path):
+    """Everything is old, so everything may go at any time: what is asked for is built again."""
+    text = (
+        "import os, sys\n"
+        "from tensorbus_backends import cache\n"
+        "cache.limit = lambda: 256 * (64 << 10)\n"
+        "cache._LOOK_EVERY, cache._FRESH_S = 1, -60.0\n"
+        "c = cache.DiskCache(sys.argv[1])\n"
+        "for k in range(120):\n"
+        "    key, data = f'aa{k % 20:038x}', b'%d' % (k % 20) * 9000\n"
+        "    c.get_or_build(key, '.bin', lambda p: p.write_bytes(data) and None)\n"
+        "    if c.get_bytes(key) not in (None, data): sys.exit(3)\n"
+    )
+    running = [
+        subprocess.Popen([sys.executable, "-W", "error", "-c", text, str(tmp_path)])
+        for _ in range(3)
+    ]
+    assert [p.wait(timeout=60) for p in running] == [0, 0, 0]
+    assert leftovers(tmp_path) == []
+    kept = [p for p in (tmp_path / "aa").iterdir() if p.is_dir()]
+    assert sum(f.stat().st_size for p in kept for f in p.iterdir()) < 128 << 10
+
+
+def test_files_of_a_folder_are_pruned_by_age(tmp_path):
+    for k, hours in enumerate((4, 2, 3, 0)):
+        (tmp_path / str(k)).write_bytes(b"x" * 1000)
+        os.utime(tmp_path / str(k), (time.time() - 3600 * hours,) * 2)
+    (tmp_path / "folder").mkdir()
+    prune(tmp_path, 2000)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["1", "3", "folder"]
+    prune(tmp_path, 0)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["3", "folder"]
+    prune(tmp_path / "absent", 0)

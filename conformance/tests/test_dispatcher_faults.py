@@ -26,8 +26,7 @@ Patch = pytest.MonkeyPatch
 @pytest.fixture(autouse=True)
 def fresh_plans() -> Iterator[None]:
     yield
-    _state.state.tables.clear()
-    _state.state.refresh()
+    _state.forget_plans()
 
 
 def verdict(op: str, name: str, level: str = "standard") -> Outcome:
@@ -84,11 +83,8 @@ def _outer_too(p: Patch) -> None:
 def _kept_over_settings(p: Patch) -> None:
     """A plan serves under both settings."""
 
-    def refresh(self: Any) -> None:
-        self.plans = self.tables.setdefault(self.policy, {})
-        self.fast = {} if self.trace is not None else self.plans
-
-    p.setattr(_state._State, "refresh", refresh)
+    one: dict[Any, Any] = {}
+    p.setattr(_state, "_table", lambda reproducible, policy: one)
 
 
 def _other_shape(p: Patch) -> None:

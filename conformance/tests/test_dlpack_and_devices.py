@@ -136,14 +136,13 @@ def _dense(p: Patch) -> None:
 
 @pytest.mark.parametrize("plant", [_forgotten, _all_equal, _always_compiled, _own_specs, _dense])
 def test_a_fault_of_devices_is_seen(plant: Callable[[Patch], None], monkeypatch: Patch) -> None:
-    from tensorbus._state import state
+    from tensorbus._state import forget_plans
 
-    monkeypatch.setattr(state, "tables", {})
-    state.refresh()
+    forget_plans()
     plant(monkeypatch)
     try:
         assert _run("surface.device").state in ("fail", "error")
     finally:
         monkeypatch.undo()
-        state.refresh()
+        forget_plans()
         assert Spec.of(tb.get_device("cpu"), tb.float32, (2,)) is not None

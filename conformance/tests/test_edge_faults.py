@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import tensorbus as tb
-from tensorbus import _op
+from tensorbus import _op, _state
 from tensorbus.ops import data_types, indexing, matrix
 from tensorbus_backends import dtypes as dt
 from tensorbus_conformance.judge.cases import _made, gradient_cases
@@ -22,7 +22,7 @@ from tensorbus_conformance.oracle import REFERENCES
 @pytest.fixture(autouse=True)
 def fresh_plans() -> Iterator[None]:
     yield
-    _op.state.plans.clear()
+    _state.forget_plans()
 
 
 def verdict(op: str, name: str, dtype: str = "float32") -> Outcome:
@@ -73,7 +73,7 @@ def test_a_conversion_that_rounds_twice_is_wrong() -> None:
 def test_a_plan_that_serves_another_option_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     assert verdict("sort", "users").state == "pass"
     monkeypatch.setattr(_op, "_option_key", lambda options: ())
-    _op.state.plans.clear()
+    _state.forget_plans()
     assert verdict("sort", "users").state == "fail"
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorbus as tb
-from tensorbus import _autograd, _op
+from tensorbus import _autograd, _state
 from tensorbus._autograd import Context
 from tensorbus_backends import dtypes as dt
 from tensorbus_conformance.judge import items
@@ -26,7 +26,7 @@ assert reverse_ways  # they register their ways
 @pytest.fixture(autouse=True)
 def fresh_plans() -> Iterator[None]:
     yield
-    _op.state.plans.clear()
+    _state.forget_plans()
 
 
 def along(monkeypatch: pytest.MonkeyPatch, op: str, *names: str) -> Outcome:

@@ -19,6 +19,7 @@ from tensorbus_backends.contract import (
     Evidence,
 )
 from tensorbus_backends.dialect import Dialect
+from tensorbus_backends.floating import in_default_arithmetic
 
 from .device import CpuDevice
 from .processor import processor
@@ -62,6 +63,7 @@ def _absent(cause: str, fix: str) -> DeviceInfo:
 
 
 @functools.cache
+@in_default_arithmetic
 def _attempt() -> tuple[DeviceInfo, CpuDevice | None]:
     """Compile and run `_Check`; the device if its result is right."""
     cache = DiskCache()

@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get
 import numpy as np
 from tensorbus_backends.contract import BackendError
 from tensorbus_backends.dtypes import DType
+from tensorbus_backends.floating import DefaultArithmetic, usual
 
 from ._inline import call_key, remembered, watched
 
@@ -36,6 +37,7 @@ def checked(call: F) -> F:
         return call  # an elementwise op, which checks its operands itself
     name = call.__name__
     several = any(p.kind is p.VAR_POSITIONAL for p in parameters)
+    numbers = any(w in str(p.annotation) for p in parameters for w in ("float", "Scalar", "Any"))
     places: list[tuple[int, str, Check]] = []
     options: dict[str, Check] = {}
     ready = False
@@ -55,6 +57,10 @@ def checked(call: F) -> F:
 
     @wraps(call)
     def outer(*args: Any, **given: Any) -> Any:
+        if numbers and not usual():
+            # What is computed from Python numbers has the same bits in every mode of the thread.
+            with DefaultArithmetic():
+                return outer(*args, **given)
         known = call_key(call, args, given)
         if known is not None:
             found = remembered(*known)

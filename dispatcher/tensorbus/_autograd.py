@@ -10,13 +10,18 @@ tangents of L, so levels nest without confusing perturbations.
 
 from __future__ import annotations
 
+import copy
 import heapq
 import itertools
+import os
+import threading
 import weakref
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ._state import enable_grad, no_grad, state
+from tensorbus_backends.floating import in_default_arithmetic
+
+from ._state import enable_grad, no_grad, settings
 from ._tensor import Tensor
 
 if TYPE_CHECKING:
@@ -199,7 +204,7 @@ def record(
         t is not None and t.node is not None and x.dtype.is_float
         for t, x in zip(tracks, inputs, strict=True)
     ]
-    if state.grad and any(wanted) and op.vjp is not None:
+    if settings().grad and any(wanted) and op.vjp is not None:
         saved = [snapshot(t) for t in inputs]
         parents = [t if w else None for t, w in zip(tracks, wanted, strict=True)]
         node = Node(op, parents, None, [o._spec for o in outputs])
@@ -235,6 +240,7 @@ def _check_history(op: str, k: int, tensor: Tensor) -> None:
         )
 
 
+@in_default_arithmetic
 def _forward(
     op: Op,
     inputs: Sequence[Tensor],
@@ -283,6 +289,7 @@ def _sum(a: Tensor | None, b: Tensor) -> Tensor:
     return b if a is None else ops.add(a, b)
 
 
+@in_default_arithmetic
 def _run(
     outputs: Sequence[Tensor],
     gradients: Sequence[Tensor],
@@ -323,9 +330,12 @@ def _run(
             continue
         rule = node.op.vjp
         assert rule is not None
-        node.context._node = node if create else None
-        received = rule(node.context, *slots)
-        node.context._node = None
+        context = node.context
+        if create:
+            # A copy: another thread may run through the same graph, recording nothing.
+            context = copy.copy(context)
+            context._node = node
+        received = rule(context, *slots)
         if len(received) != len(node.parents):
             raise RuntimeError(
                 f"the gradient rule of {node.op.name} returned {len(received)} gradients for "
@@ -380,6 +390,9 @@ def backward(
 ) -> None:
     """Add gradients of `outputs` into ``grad`` of the leaves.
 
+    Threads may do so at the same time for graphs that share leaves: no gradient is lost, and those
+    of one call are added to a leaf in one piece, in the order in which the calls get there.
+
     Args:
         outputs: Recorded tensors.
         gradients: Cotangents of the same shapes; by default 1 for one-element outputs.
@@ -397,8 +410,28 @@ def backward(
             reference = nodes[node_id].leaf_tensor
             leaf = reference() if reference is not None else None
             if leaf is not None:
-                leaf.grad = _sum(leaf.grad, _own(g, taken))
-                taken.add(id(leaf.grad._buffer))
+                own = _own(g, taken)
+                with _accumulating:
+                    leaf.grad = own = _sum(leaf.grad, own)
+                taken.add(id(own._buffer))
+
+
+_accumulating = threading.RLock()
+"""Held from reading the ``grad`` of a leaf to setting it: of two threads that both read it before
+either has set it, one would lose what the other adds.  The sum is a new tensor, so whoever reads
+``grad`` without the lock has the old sum or the new one, whole.  One lock for all leaves: what it
+covers is one launch.  Nothing waits inside for a thread that could want it: adding takes locks of
+the device, and no device calls `backward`.  The thread that holds it may take it again, since a
+finalizer may run there."""
+
+
+def _after_fork() -> None:
+    global _accumulating
+    _accumulating = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _own(g: Tensor, taken: set[int]) -> Tensor:
@@ -501,7 +534,7 @@ def vjp(
             inputs,
             [cotangents[k] for k in live],
             retain_graph=True,
-            create_graph=state.grad,
+            create_graph=settings().grad,
             allow_unused=True,
         )
         return tuple(

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import warnings
+from collections.abc import Sequence
 from typing import Any
 
 from tensorbus_backends.contract import (
@@ -14,13 +13,15 @@ from tensorbus_backends.contract import (
     Compiled,
     Device as Backend,
     DeviceInfo,
+    DeviceUnavailableError,
     Evidence,
     KernelSpec,
 )
 from tensorbus_backends.discovery import Registry
+from tensorbus_backends.floating import DefaultArithmetic
 
 from ._recent import Recent
-from ._state import state
+from ._state import Change, enter, settings
 
 __all__ = ["Device", "device", "devices", "get_device", "registry", "sharing"]
 
@@ -59,7 +60,7 @@ class Device:
         """The compiled form of a kernel."""
         found = self._kernels.get(spec)
         if found is None:
-            with self._lock:
+            with self._lock, DefaultArithmetic():
                 found = self._kernels.get(spec)
                 if found is None:
                     (found,) = self.backend.compile([spec])
@@ -68,7 +69,7 @@ class Device:
 
     def warm(self, specs: Sequence[KernelSpec]) -> None:
         """Compile many kernels at once, which is cheaper than one by one."""
-        with self._lock:
+        with self._lock, DefaultArithmetic():
             missing = list(dict.fromkeys(s for s in specs if s not in self._kernels))
             if missing:
                 compiled = self.backend.compile(missing)
@@ -98,19 +99,20 @@ _opening = threading.Lock()
 
 
 def get_device(name: str | Device | None = None) -> Device:
-    """The open device of a name; None is the default of this thread.
+    """The open device of a name; None is the default of this thread or task.
 
     The default is the one set by `device`, else ``TENSORBUS_DEVICE``, else ``"cpu"``; where the cpu
-    device is unavailable (no compiler), ``"ref"``.
+    device is unavailable (no compiler), ``"ref"``, which a RuntimeWarning says.
 
     Raises:
         UnknownDeviceError: No such name; the message suggests one.
         DeviceUnavailableError: With cause and fix.
     """
     if name is None:
-        if state.device is None:
-            state.device = _default()
-        return state.device  # type: ignore[no-any-return]
+        now = settings()
+        if now.device is not None:
+            return now.device
+        return _defaults.get(now.named) or _default(now.named)
     if isinstance(name, Device):
         return name
     found = _open.get(name)
@@ -124,16 +126,33 @@ def get_device(name: str | Device | None = None) -> Device:
     return found
 
 
-def _default() -> Device:
-    from tensorbus_backends.contract import DeviceUnavailableError
+_defaults: dict[str | None, Device] = {}
+"""Default devices by the value of ``TENSORBUS_DEVICE``."""
 
-    name = os.environ.get("TENSORBUS_DEVICE")
-    if name:
-        return get_device(name)
+
+def _default(named: str | None) -> Device:
+    """The default device where no block sets one; said once where it is ``ref`` unasked."""
+    reason = ""
     try:
-        return get_device("cpu")
-    except DeviceUnavailableError:
-        return get_device("ref")
+        found = get_device(named or "cpu")
+        if found == "ref" and named != "ref":
+            reason = (
+                f"TENSORBUS_DEVICE={named!r} finds no other device that is available; "
+                "`tensorbus devices` says why and what to do"
+            )
+    except DeviceUnavailableError as error:
+        if named is not None:
+            raise
+        found = get_device("ref")
+        reason = f"cpu is unavailable: {error.cause}; {error.fix}"
+    if reason:
+        warnings.warn(
+            f"the default device is 'ref', a slow interpreter, because {reason}. "
+            "TENSORBUS_DEVICE=ref chooses it without this warning",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+    return _defaults.setdefault(named, found)
 
 
 def sharing(kind: int, number: int, target: Device | None = None) -> Device | None:
@@ -171,17 +190,22 @@ def devices(refresh: bool = False) -> list[DeviceInfo]:
     return registry.devices(refresh)
 
 
-@contextmanager
-def device(name: str | Device) -> Iterator[Device]:
-    """Make a device the default inside the block::
+class _Chosen(Change):
+    """Opens the device where the block begins."""
+
+    def __enter__(self) -> Device:
+        chosen = get_device(self._value)
+        self._entered.append(enter("device", chosen))
+        return chosen
+
+    def _again(self) -> Change:
+        return _Chosen(self._field, self._value)
+
+
+def device(name: str | Device) -> _Chosen:
+    """Make a device the default inside the block (also a decorator)::
 
     with tb.device("opencl:0"):
         x = tb.ones((3, 3))
     """
-    outer: Any = state.device
-    chosen = get_device(name)
-    state.device = chosen
-    try:
-        yield chosen
-    finally:
-        state.device = outer
+    return _Chosen("device", name)

@@ -15,7 +15,7 @@ from typing import Any
 
 from tensorbus_backends.dtypes import DType
 
-from ._state import state
+from ._state import current, settings, watching
 from ._tensor import Tensor
 
 __all__ = ["Watch", "call_key", "remembered", "watched"]
@@ -75,10 +75,10 @@ def remembered(key: tuple[Any, ...], tensors: Sequence[Tensor]) -> Any:
     x = tensors[0]
     view = x._spec.views.get(key)
     if view is not None:
-        if state.trace is None and state.watch is None:
+        if settings().trace is None and watching.by is None:
             return Tensor(x._buffer, view[0], x._offset + view[1])
-    elif state.watch is None:
-        run = state.fast.get(key)
+    elif watching.by is None:
+        run = current().fast.get(key)
         if run is not None:
             return run(*tensors)
     return None
@@ -92,22 +92,23 @@ def watched(
     **given: Any,
 ) -> Any:
     """Make a call and remember its way if it has one."""
-    if state.trace is not None or state.watch is not None:
+    now = settings()
+    if now.trace is not None or watching.by is not None:
         return call(*args, **given)
-    watch = state.watch = Watch()
+    watch = watching.by = Watch()
     try:
         out = call(*args, **given)
     finally:
-        state.watch = None
+        watching.by = None
     if watch.other:
         return out
     if watch.plans == 1 and not watch.views and watch.last is not None:
         run, operands, made = watch.last
         if len(operands) == len(tensors) and all(map(_is, operands, tensors)):
             if made is out:
-                state.plans.keep(key, run)
+                now.plans.keep(key, run)
             elif isinstance(made, tuple) and any(part is out for part in made):
-                state.plans.keep(key, _part(run, [part is out for part in made].index(True)))
+                now.plans.keep(key, _part(run, [part is out for part in made].index(True)))
     elif watch.views and not watch.plans and isinstance(out, Tensor):
         x = tensors[0]
         if out is not x and len(tensors) == 1 and out._buffer is x._buffer:

@@ -16,13 +16,14 @@ from typing import Any, TypeVar
 from tensorbus_backends import dtypes as dt
 from tensorbus_backends.contract import NativeCase, UnsupportedError
 from tensorbus_backends.dtypes import DType
+from tensorbus_backends.floating import in_default_arithmetic
 
 from ._arguments import checked
 from ._autograd import Context, record
 from ._devices import Device, get_device
 from ._plan import Dense, Plan, Planner, Value, same_device
 from ._spec import Shape, Spec
-from ._state import Record, state
+from ._state import Record, deeper, settings, watching
 from ._tensor import Tensor
 
 __all__ = [
@@ -185,10 +186,11 @@ def apply(
         device: Where, for an op without operands.
     """
     run = _runner(op, tensors, options, device)
-    out = run(*tensors) if state.trace is None else _traced(op.name, run, tensors, device)
-    if state.watch is not None:
-        state.watch.plans += 1
-        state.watch.last = run, tensors, out
+    now = settings()
+    out = run(*tensors) if now.trace is None else _traced(op.name, run, tensors, device)
+    if watching.by is not None:
+        watching.by.plans += 1
+        watching.by.last = run, tensors, out
     for t in tensors:
         if t._track is not None:
             record(op, tensors, options or {}, out if isinstance(out, tuple) else (out,))
@@ -203,8 +205,8 @@ def perform(
     device: Device | None = None,
 ) -> Any:
     """Run an op as a part of something else: without history and provenance of its own."""
-    if state.watch is not None:
-        state.watch.other = True
+    if watching.by is not None:
+        watching.by.other = True
     return _runner(op, tensors, options, device)(*tensors)
 
 
@@ -216,11 +218,12 @@ def _runner(
         key = (*key, device)
     if options:
         key = (*key, *_option_key(options))
-    run = state.plans.get(key)
+    plans = settings().plans
+    run = plans.get(key)
     if run is None:
-        run = state.plans.find(key)
+        run = plans.find(key)
         if run is None:
-            run = state.plans.keep(key, _planned(op, tensors, options or {}, device))
+            run = plans.keep(key, _planned(op, tensors, options or {}, device))
     return run  # type: ignore[no-any-return]
 
 
@@ -236,28 +239,26 @@ def _planned(
         if s.shape != shape or not s.contiguous or s.device is not where or n < 2:
             return _make(op, specs, options, device).run
     key = (op, Dense, where, *[s.dtype for s in specs], *_option_key(options))
-    found = state.plans.find(key)
+    now = settings()
+    found = now.plans.find(key)
     if found is not None:
         return found.sized(shape, n)  # type: ignore[no-any-return]
     plan = _make(op, specs, options, device)
-    if Dense.fits(plan) and (state.reproducible or op.name not in where.backend.natives):
-        state.plans.keep(key, Dense(plan))
+    if Dense.fits(plan) and (now.reproducible or op.name not in where.backend.natives):
+        now.plans.keep(key, Dense(plan))
     return plan.run
 
 
 def _traced(
     name: str, run: Callable[..., Any], tensors: Sequence[Tensor], device: Device | None
 ) -> Any:
-    trace, plan = state.trace, run.plan  # type: ignore[attr-defined]
+    now, plan = settings(), run.plan  # type: ignore[attr-defined]
     where = tensors[0]._spec.device if tensors else device
     start = time.perf_counter()
-    state.depth += 1
-    try:
+    with deeper():
         out = run(*tensors)
-    finally:
-        state.depth -= 1
-    if trace is not None:
-        trace.records.append(
+    if now.trace is not None:
+        now.trace.records.append(
             Record(
                 name,
                 str(where),
@@ -266,7 +267,7 @@ def _traced(
                 plan.variant,
                 plan.library,
                 time.perf_counter() - start,
-                state.depth,
+                now.depth,
             )
         )
     return out
@@ -306,7 +307,7 @@ def _native(
     results: Sequence[tuple[DType, Shape]],
     options: dict[str, Any],
 ) -> Any:
-    if state.reproducible or op.name.startswith("_"):
+    if settings().reproducible or op.name.startswith("_"):
         return None
     native = p.device.backend.natives.get(op.name)
     if native is None:
@@ -328,6 +329,7 @@ def _native(
     return made[0] if len(made) == 1 else made
 
 
+@in_default_arithmetic
 def _make(op: Op, specs: Sequence[Spec], options: dict[str, Any], device: Device | None) -> Plan:
     where = device if device is not None else same_device(op.name, specs)
     results = op.infer(specs, options)
@@ -347,7 +349,7 @@ def _fallback(
     op: Op, specs: Sequence[Spec], options: dict[str, Any], device: Device, missing: list[str]
 ) -> Plan:
     what = f"{op.name}: {device} has no {', '.join(missing)}"
-    if state.policy == "error":
+    if settings().policy == "error":
         have = ", ".join(d.name for d in dt.ALL if d.name in device.capabilities.dtypes)
         raise UnsupportedError(
             f"{what}; it has {have}. Use one of these, or another device, or allow a fallback "
@@ -356,7 +358,7 @@ def _fallback(
     from .ops._common import from_host
 
     other = get_device("cpu" if device.name != "cpu" else "ref")
-    warn = state.policy == "warn"
+    warn = settings().policy == "warn"
 
     def run(*tensors: Tensor) -> Any:
         if warn:

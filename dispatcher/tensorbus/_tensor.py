@@ -13,7 +13,7 @@ from tensorbus_backends.contract import Buffer
 from tensorbus_backends.dtypes import DType
 
 from ._spec import Spec
-from ._state import state
+from ._state import current, settings, watching
 
 if TYPE_CHECKING:
     from ._autograd import Track
@@ -117,7 +117,7 @@ class Tensor:
         spec = self._spec
         if len(spec.shape) != 2:
             raise ValueError(f"x.T needs 2 dimensions, this has {self.ndim}; use x.mT")
-        if self._track is None and state.trace is None and state.watch is None:
+        if self._track is None and settings().trace is None and watching.by is None:
             view = spec.views.get("T")
             if view is not None:
                 return Tensor(self._buffer, view[0], self._offset)
@@ -272,7 +272,7 @@ class Tensor:
 
     def __getitem__(self, key: Any) -> Tensor:
         result: Tensor
-        if self._track is not None or state.trace is not None or state.watch is not None:
+        if self._track is not None or settings().trace is not None or watching.by is not None:
             result = ops.getitem(self, key)
             return result
         kind = key.__class__
@@ -363,7 +363,7 @@ def _binary(name: str) -> tuple[Any, Any, Any]:
 
     def forward(self: Tensor, other: Any) -> Any:
         if other.__class__ is Tensor and self._track is None and other._track is None:
-            run = state.fast.get((op, self._spec, other._spec))
+            run = current().fast.get((op, self._spec, other._spec))
             if run is not None:
                 return run(self, other)
         return call(self, other)

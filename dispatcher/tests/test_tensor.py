@@ -339,14 +339,14 @@ def test_freed_memory_is_reused() -> None:
 
 
 def test_distinct_slices_keep_no_plans() -> None:
-    from tensorbus._state import state
+    from tensorbus._state import settings
 
     x = tb.arange(3000)
     _ = x[0]
-    plans = len(state.plans)
+    plans = len(settings().plans)
     for k in range(3000):
         _ = x[k]
-    assert len(state.plans) == plans
+    assert len(settings().plans) == plans
 
 
 @pytest.mark.parametrize("name", ["exp", "tanh", "sqrt", "reciprocal"])

@@ -22,6 +22,7 @@ from .. import dtypes as dt
 from ..clike import Argument, Emitter, assemble, ctype, read_text
 from ..dialect import Dialect
 from ..dtypes import DType
+from ..floating import usual
 from ..ir import Expr, fingerprint
 
 __all__ = ["DIMS", "Kernel", "Operand", "Strided", "bits_of", "pack"]
@@ -43,7 +44,8 @@ def word_packer(dtype: DType) -> Callable[[float | int], bytes | None]:
 
     Returns:
         A function that gives None for numbers whose conversion is not for it to decide: integers
-        out of range, and those beyond 2^53 that a float would round twice.
+        out of range, those beyond 2^53 that a float would round twice, and all that are rounded
+        while the thread is not in the default floating-point modes.
     """
     if dtype.kind in "iu":
         low, high, integer = int(dtype.min), int(dtype.max), struct.Struct("=q").pack
@@ -60,7 +62,7 @@ def word_packer(dtype: DType) -> Callable[[float | int], bytes | None]:
     if dtype.bits == 16:
 
         def of_half(value: float | int) -> bytes | None:
-            if isinstance(value, int) and abs(value) > 1 << 53:
+            if (isinstance(value, int) and abs(value) > 1 << 53) or not usual():
                 return None
             with np.errstate(all="ignore"):
                 stored = np.asarray(float(value)).astype(dtype.numpy)
@@ -74,7 +76,9 @@ def word_packer(dtype: DType) -> Callable[[float | int], bytes | None]:
         if isinstance(value, int) and abs(value) > 1 << 53:
             return None
         try:
-            return single(value) if dtype is dt.float32 else double(value)
+            if dtype is dt.float32:
+                return single(value) if usual() else None
+            return double(value)
         except OverflowError:
             return infinity if value > 0 else single(-math.inf)
 

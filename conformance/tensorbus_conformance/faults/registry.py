@@ -433,15 +433,12 @@ def _silent(name: str) -> Callable[[Any], Any]:
 
     def make(old: Any) -> Any:
         def call(*args: Any, **options: Any) -> Any:
-            trace, tb._state.state.trace = tb._state.state.trace, None
-            try:
+            with tb._state.Change("trace", None):
                 if not isinstance(args[0], tb.Tensor):
                     return old(*args, **options)
                 here = args[0].device
                 moved = [a.to_device("ref") if isinstance(a, tb.Tensor) else a for a in args]
                 return old(*moved, **options).to_device(here)
-            finally:
-                tb._state.state.trace = trace
 
         return call
 

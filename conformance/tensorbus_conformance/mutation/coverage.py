@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tensorbus_backends.cache import default_directory
+from tensorbus_backends.cache import default_directory, limit, prune, subfolder
 
 from .child import SECOND
 from .pool import Pool
@@ -268,10 +268,11 @@ def record(
 
 
 def _save(path: Path, kept: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    subfolder(path.parent.name)
     scratch = path.with_suffix(f".{os.getpid()}")
     scratch.write_bytes(gzip.compress(json.dumps(kept).encode(), 1))
     scratch.replace(path)
+    prune(path.parent, limit() // 8)
 
 
 def _loaded(kept: dict[str, Any], level: str, wanted: set[str]) -> Coverage:

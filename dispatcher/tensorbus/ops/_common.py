@@ -11,11 +11,12 @@ import numpy as np
 from tensorbus_backends import dtypes as dt
 from tensorbus_backends.contract import UnsupportedError
 from tensorbus_backends.dtypes import DType
+from tensorbus_backends.floating import DefaultArithmetic
 
 from .._devices import Device
 from .._promotion import promote, result_of_scalar
 from .._spec import Shape, Spec
-from .._state import state
+from .._state import watching
 from .._tensor import Tensor
 
 __all__ = [
@@ -59,8 +60,8 @@ def allocate(device: Device, dtype: DType, shape: Shape, strides: Shape | None =
 
 def from_host(device: Device, array: np.ndarray[Any, Any], dtype: DType) -> Tensor:
     """Copy a NumPy array whose dtype is `dtype`'s to a device."""
-    if state.watch is not None:
-        state.watch.other = True
+    if watching.by is not None:
+        watching.by.other = True
     shape = tuple(array.shape)
     array = np.ascontiguousarray(array)
     out = allocate(device, dtype, shape)
@@ -87,7 +88,7 @@ def scalar_tensor(device: Device, value: Scalar, dtype: DType) -> Tensor:
     key = (device, dtype, repr(value))
     found = _scalars.get(key)
     if found is None:
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore"), DefaultArithmetic():
             found = from_host(device, np.asarray(value).astype(dtype.numpy), dtype)
         make_room(_scalars)
         _scalars[key] = found

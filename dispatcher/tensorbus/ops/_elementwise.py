@@ -20,7 +20,7 @@ from .._plan import Plan, Planner, Value, permuted_strides
 from .._promotion import result_of_scalar
 from .._recent import Recent
 from .._spec import Shape, Spec, broadcast_shapes
-from .._state import Record, state
+from .._state import Record, current, settings, watching
 from .._tensor import Tensor
 from ._common import Scalar, make_room, operands, tensor_of
 from ._dtype_rules import DtypeRule
@@ -253,7 +253,7 @@ def unary(op: Op, x: Tensor, **options: Any) -> Tensor:
     """Call an op of one operand, which has to be a tensor."""
     out: Tensor
     if x.__class__ is Tensor and x._track is None and not options:
-        run = state.fast.get((op, x._spec))
+        run = current().fast.get((op, x._spec))
         if run is not None:
             out = run(x)
             return out
@@ -280,23 +280,24 @@ def _partner(op: Op, x: Tensor, value: Tensor | Scalar) -> Tensor:
 def _with_number(op: Op, x: Tensor, value: Scalar, first: bool) -> Tensor | None:
     """A call with a Python scalar, which travels as a word; None where that cannot serve it."""
     key = (op, x._spec, value.__class__, first)
-    run = state.fast.get(key)
+    run = current().fast.get(key)
     if run is not None:
         return run(x, value)  # type: ignore[no-any-return]
-    if state.watch is not None or not isinstance(op, Elementwise):
+    if watching.by is not None or not isinstance(op, Elementwise):
         return None
-    run = state.plans.find(key)
+    now = settings()
+    run = now.plans.find(key)
     if run is None:
         plan = op.plan_with_number(x._spec, value, first)
-        run = state.plans.keep(key, _refused if plan is None else plan.run)
-    if state.trace is None or run is _refused:
+        run = now.plans.keep(key, _refused if plan is None else plan.run)
+    if now.trace is None or run is _refused:
         return run(x, value)  # type: ignore[no-any-return]
     start = time.perf_counter()
     out: Tensor | None = run(x, value)
     if out is not None:
         seconds = time.perf_counter() - start
         names, shapes = (x.dtype.name, run.plan.scalar.name), (x.shape, ())
-        state.trace.records.append(
+        now.trace.records.append(
             Record(
                 op.name,
                 x.device.name,
@@ -305,7 +306,7 @@ def _with_number(op: Op, x: Tensor, value: Scalar, first: bool) -> Tensor | None
                 "portable",
                 "",
                 seconds,
-                state.depth,
+                now.depth,
             )
         )
     return out
@@ -334,7 +335,7 @@ def binary(op: Op, x1: Tensor | Scalar, x2: Tensor | Scalar) -> Tensor:
         x1 = operands(op.name, x1, x2)[0] if x1.__class__ not in _PYTHON else _partner(op, x2, x1)
     out: Tensor
     if x1._track is None and x2._track is None:
-        run = state.fast.get((op, x1._spec, x2._spec))
+        run = current().fast.get((op, x1._spec, x2._spec))
         if run is not None:
             out = run(x1, x2)
             return out

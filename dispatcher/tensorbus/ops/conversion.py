@@ -14,7 +14,7 @@ from tensorbus_backends.dtypes import DType
 from .._devices import Device, get_device
 from .._op import function
 from .._promotion import DEFAULT_FLOAT, DEFAULT_INT
-from .._state import state
+from .._state import watching
 from .._tensor import Tensor
 from ._common import from_host
 
@@ -173,8 +173,8 @@ def to_numpy(x: Tensor, /) -> np.ndarray[Any, Any]:
     """A NumPy copy of a tensor on any device."""
     from .manipulation import contiguous
 
-    if state.watch is not None:
-        state.watch.other = True
+    if watching.by is not None:
+        watching.by.other = True
     packed = contiguous(x.detach())
     out = np.empty(packed.shape, packed.dtype.numpy)
     if out.size:

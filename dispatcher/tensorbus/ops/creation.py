@@ -19,7 +19,7 @@ from .._op import Op, apply, function, perform
 from .._plan import Planner, Value
 from .._promotion import DEFAULT_FLOAT, DEFAULT_INT, scalar_dtype
 from .._spec import Shape, Spec
-from .._state import Record, state
+from .._state import Record, settings
 from .._tensor import Tensor
 from ._common import Scalar, as_shape, check_dtype, from_host, tensor_of
 from ._moves import bits_dtype, filled
@@ -86,10 +86,11 @@ def _generate(
     where = get_device(device)
     check_dtype(where, dtype)
     out: Tensor = perform(op, (), {"dtype": dtype, "shape": shape, **options}, where)
-    if state.trace is not None:
+    now = settings()
+    if now.trace is not None:
         seconds = time.perf_counter() - start
-        state.trace.records.append(
-            Record(name, str(out.device), (), (), "portable", "", seconds, state.depth)
+        now.trace.records.append(
+            Record(name, str(out.device), (), (), "portable", "", seconds, now.depth)
         )
     return out
 

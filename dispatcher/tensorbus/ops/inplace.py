@@ -13,7 +13,7 @@ from .._autograd import Track, bump, version
 from .._op import Op, perform
 from .._plan import Planner, Value
 from .._spec import Shape, Spec
-from .._state import state
+from .._state import settings
 from .._tensor import Tensor
 from ._moves import write
 from .manipulation import View, _contiguous, contiguous
@@ -75,7 +75,7 @@ def check_writable(target: Tensor) -> None:
             "this tensor is a broadcast view, several of its elements share one place in memory; "
             "change a copy (tensorbus.asarray(x, copy=True)) instead"
         )
-    if not state.grad or not target.requires_grad:
+    if not settings().grad or not target.requires_grad:
         return
     if target.is_leaf:
         raise RuntimeError(
@@ -94,7 +94,7 @@ def check_writable(target: Tensor) -> None:
 def adopt(target: Tensor, value: Tensor) -> None:
     """Give `target`, whose memory has just been changed, the history of `value`."""
     bump(target)
-    track = value._track if state.grad or value._track is not None else target._track
+    track = value._track if settings().grad or value._track is not None else target._track
     if track is not None:
         track = Track(track.node, track.index, track.tangents, version(target))
     target._track = track

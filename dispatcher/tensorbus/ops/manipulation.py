@@ -13,7 +13,7 @@ from .._devices import Device, get_device
 from .._op import Op, apply, function
 from .._plan import Planner, Value, permuted_strides
 from .._spec import Shape, Spec, broadcast_shapes, broadcast_strides
-from .._state import Record, state
+from .._state import Record, settings, watching
 from .._tensor import Tensor
 from ._common import as_shape, tensor_of
 from ._moves import copied, reshape_strides
@@ -79,11 +79,12 @@ def unplanned(
     op: Op, tensors: Sequence[Tensor], options: dict[str, Any], make: Callable[[], Tensor]
 ) -> Tensor:
     """Serve a call of `op` by `make`, with history and trace but without a kept plan."""
-    trace = state.trace
+    now = settings()
+    trace = now.trace
     start = time.perf_counter() if trace is not None else 0.0
     out = make()
-    if state.watch is not None:
-        state.watch.views += 1
+    if watching.by is not None:
+        watching.by.views += 1
     if trace is not None:
         trace.records.append(
             Record(
@@ -94,7 +95,7 @@ def unplanned(
                 "portable",
                 "",
                 time.perf_counter() - start,
-                state.depth,
+                now.depth,
             )
         )
     if any(t._track is not None for t in tensors):

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from tensorbus_backends import simulator
-from tensorbus_backends.cache import default_directory
+from tensorbus_backends.cache import limit, prune, subfolder
 from tensorbus_backends.simulator.settings import COUNT, SIZE, SWITCH, TEXT, VERSION, Form
 
 __all__ = ["library"]
@@ -35,13 +35,13 @@ def library() -> Path:
         DeviceUnavailableError: No compiler, it refused, or a setting is not understood.
     """
     # Metal caches compiled kernels by itself; so does this one, beside the other caches.
-    folder = default_directory() / "simulated-metal"
     if CACHE not in os.environ:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            folder = subfolder("simulated-metal")
         except OSError:
             pass
         else:
             os.environ[CACHE] = str(folder)
+            prune(folder, limit() // 8)
     sources = [*sorted(_FOLDER.glob("*.cpp")), _FOLDER / "msl.h"]
     return simulator.library("metal", sources, "Metal", [f"-I{_FOLDER}"], _SETTINGS)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import tensorbus as tb
 from tensorbus import _devices, _info
-from tensorbus._state import state
+from tensorbus._state import settings
 from tensorbus_backends import dtypes as dt
 from tensorbus_backends.contract import (
     BackendError,
@@ -299,17 +299,20 @@ def _settings(c: Checks) -> None:
     for text, due in (("error", "error"), ("warn", "warn"), ("allow", "allow"), ("", "error"),
                       (None, "error")):  # fmt: skip
         with _environment(TENSORBUS_FALLBACK=text):
-            got = _elsewhere(lambda: state.policy)
+            got = _elsewhere(lambda: settings().policy)
             c.true(f"TENSORBUS_FALLBACK={text!r}", got == due, f"{got!r}")
     with _environment(TENSORBUS_FALLBACK="never"):
-        got = _elsewhere(lambda: state.policy)
+        got = _elsewhere(lambda: settings().policy)
         c.true("TENSORBUS_FALLBACK=never", isinstance(got, BackendError) and "never" in str(got))
     for text, on in (("1", True), ("0", False), ("", False), (None, False)):
         with _environment(TENSORBUS_REPRODUCIBLE=text):
-            got = _elsewhere(lambda: state.reproducible)
+            got = _elsewhere(lambda: settings().reproducible)
             c.true(f"TENSORBUS_REPRODUCIBLE={text!r}", got is on, f"{got!r}")
     c.true("grad in a new thread", _elsewhere(tb.is_grad_enabled) is True)
-    c.true("trace in a new thread", _elsewhere(lambda: (state.trace, state.depth)) == (None, 0))
+    c.true(
+        "trace in a new thread",
+        _elsewhere(lambda: (settings().trace, settings().depth)) == (None, 0),
+    )
 
 
 class _Counting(Guarded):

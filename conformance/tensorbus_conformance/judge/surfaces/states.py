@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import tensorbus as tb
-from tensorbus._state import state
+from tensorbus._state import settings
 from tensorbus_backends import dtypes as dt
 
 from .checks import Checks, surface
@@ -33,10 +33,10 @@ def _grad() -> Any:
 _CONTEXTS: dict[str, tuple[Callable[[], AbstractContextManager[Any]], Callable[[], Any], Any]] = {
     "no_grad": (tb.no_grad, _grad, False),
     "enable_grad": (tb.enable_grad, _grad, True),
-    "reproducible": (tb.reproducible, lambda: state.reproducible, True),
-    "reproducible(False)": (lambda: tb.reproducible(False), lambda: state.reproducible, False),
-    "fallback allow": (lambda: tb.fallback_policy("allow"), lambda: state.policy, "allow"),
-    "fallback error": (lambda: tb.fallback_policy("error"), lambda: state.policy, "error"),
+    "reproducible": (tb.reproducible, lambda: settings().reproducible, True),
+    "reproducible(False)": (lambda: tb.reproducible(False), lambda: settings().reproducible, False),
+    "fallback allow": (lambda: tb.fallback_policy("allow"), lambda: settings().policy, "allow"),
+    "fallback error": (lambda: tb.fallback_policy("error"), lambda: settings().policy, "error"),
     "device ref": (lambda: tb.device("ref"), lambda: str(tb.get_device()), "ref"),
 }
 """For each context: itself, what shows it, and what that shows inside."""
@@ -198,13 +198,16 @@ def _threads(c: Checks) -> None:
 
 
 def _tasks(c: Checks) -> None:
-    """Tasks share their thread's settings: blocks without an await inside do not touch others."""
+    """A task's blocks hold for it alone, also while it waits for others."""
 
     async def task(k: int) -> list[bool]:
         held = []
-        for _ in range(3):
-            with tb.no_grad() if k % 2 else tb.enable_grad():
-                held.append(_grad() == (not k % 2))
+        for turn in range(3):
+            grad, served = bool((k + turn) % 2), bool((k + turn) % 3)
+            with tb.enable_grad() if grad else tb.no_grad(), tb.reproducible(served):
+                held.append(_grad() == grad)
+                await asyncio.sleep(0)
+                held.append(_grad() == grad and settings().reproducible == served)
             await asyncio.sleep(0)
             held.append(_grad())
         return held
@@ -269,7 +272,7 @@ def _traces(c: Checks) -> None:
     c.true("operands in a trace", [r.shapes for r in outer] == [((4,), (4,))] * 3)
     c.true("dtypes in a trace", outer.records[0].dtypes == ("float32", "float32"))
     c.true("text of a trace", "subtract" in str(outer) and len(outer) == 3)
-    c.true("trace of nothing", state.trace is None)
+    c.true("trace of nothing", settings().trace is None)
 
 
 def _fallback(c: Checks) -> None:
