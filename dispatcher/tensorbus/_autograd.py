@@ -105,7 +105,8 @@ class Context:
         self.op, self.options, self.needs = op, options, tuple(needs)
         self._inputs: tuple[Tensor, ...] | None = tuple(inputs)
         self._outputs: tuple[Tensor, ...] | None = tuple(outputs)
-        self._versions = [version(t) for t in (*inputs, *outputs)]
+        # None: nothing had been changed in place anywhere.
+        self._versions = [version(t) for t in (*inputs, *outputs)] if _versions else None
         self._node: Node | None = None
 
     def input(self, k: int) -> Tensor:
@@ -127,7 +128,7 @@ class Context:
                 f"the saved values of {self.op} are gone: backward ran through it already; "
                 "pass retain_graph=True to the first backward"
             )
-        if version(kept[k]) != self._versions[place]:
+        if version(kept[k]) != (0 if self._versions is None else self._versions[place]):
             raise RuntimeError(
                 f"{what} {k} of {self.op} is needed for its gradient but was changed in place "
                 f"after the call; change a copy instead"
@@ -195,19 +196,52 @@ def record(
     Raises:
         RuntimeError: The memory of a tracked operand was changed through another tensor.
     """
-    tracks = [t._track for t in inputs]
     if _versions:
         for k, t in enumerate(inputs):
             _check_history(op.name, k, t)
+    parents: list[Track | None] = []
+    moving = recorded = False
+    for t in inputs:
+        track = t._track
+        if track is not None:
+            moving = moving or bool(track.tangents)
+            if track.node is None or not t._spec.dtype.is_float:
+                track = None
+            else:
+                recorded = True
+        parents.append(track)
     node = None
-    wanted = [
-        t is not None and t.node is not None and x.dtype.is_float
-        for t, x in zip(tracks, inputs, strict=True)
-    ]
-    if settings().grad and any(wanted) and op.vjp is not None:
-        saved = [snapshot(t) for t in inputs]
-        parents = [t if w else None for t, w in zip(tracks, wanted, strict=True)]
+    if recorded and op.vjp is not None and settings().grad:
         node = Node(op, parents, None, [o._spec for o in outputs])
+    elif not moving:
+        return
+    saved = None
+    if node is not None:
+        # What an operand's history was now: it may be given another one later.
+        saved = [Tensor(t._buffer, t._spec, t._offset, t._track) for t in inputs]
+    if moving:
+        _attach_tangents(op, inputs, options, outputs, node)
+        # Outputs are kept without their node: node -> output -> node would be a cycle.
+        bare = [Tensor(o._buffer, o._spec, o._offset, _moving(o)) for o in outputs]
+    else:
+        bare = []
+        for k, out in enumerate(outputs):
+            bare.append(Tensor(out._buffer, out._spec, out._offset))
+            if out._spec.dtype.is_float:
+                out._track = Track(node, k, None, version(out))
+    if node is not None and saved is not None:
+        wanted = [p is not None for p in parents]
+        node.context = Context(op.name, saved, bare, options, wanted)
+
+
+def _attach_tangents(
+    op: Op,
+    inputs: Sequence[Tensor],
+    options: dict[str, Any],
+    outputs: Sequence[Tensor],
+    node: Node | None,
+) -> None:
+    """Give the outputs their history and tangents."""
     # The node comes first: a forward rule that uses a result depends on what made it.
     tangents = _forward(op, inputs, options, outputs, node)
     for k, out in enumerate(outputs):
@@ -215,10 +249,6 @@ def record(
         if (node is not None and out.dtype.is_float) or levels:
             kept = node if out.dtype.is_float else None
             out._track = Track(kept, k, levels, version(out))
-    if node is not None:
-        # Outputs are kept without their node: node -> output -> node would be a cycle.
-        bare = [Tensor(o._buffer, o._spec, o._offset, _moving(o)) for o in outputs]
-        node.context = Context(op.name, saved, bare, options, wanted)
 
 
 def _moving(t: Tensor) -> Track | None:

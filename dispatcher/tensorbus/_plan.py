@@ -473,15 +473,32 @@ def _bound(plan: Plan) -> Callable[..., Any]:
         return _moved(plan)
     count, (step, *others) = plan.operands, plan.steps
     straight = (
-        isinstance(step, Step)
-        and not (others or plan.tables or any(step.offsets))
+        not (others or plan.tables or any(step.offsets))
         and step.slots == tuple(range(count + 1))
         and plan.single
         and (plan.results[0].slot, plan.results[0].offset) == (count, 0)
     )
-    if straight and isinstance(step, Step):
+    if not straight:
+        return _several(plan)
+    if isinstance(step, Step):
         return _one(plan, Launch(plan.device, step))
-    return _several(plan)
+    return _one_native(plan, step)
+
+
+def _one_native(plan: Plan, step: NativeStep) -> Callable[..., Tensor]:
+    """The shortest way through one native kernel."""
+    (result,) = plan.results
+    out, nbytes = result.spec, result.spec.nbytes
+    allocate, launch, case = plan.device.backend.allocate, step.native.run, step.case
+
+    def run(*tensors: Tensor) -> Tensor:
+        buffer = allocate(nbytes)
+        buffers = [t._buffer for t in tensors]
+        buffers.append(buffer)
+        launch(case, buffers, (*[t._offset for t in tensors], 0))
+        return Tensor(buffer, out)
+
+    return run
 
 
 def _one(plan: Plan, launch: Launch) -> Callable[..., Tensor]:
