@@ -42,7 +42,7 @@ class Device:
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
         self.name = backend.info.name
-        self.constants: Recent[Any, Any] = Recent(64)
+        self.constants: Recent[Any, Any] = Recent(256)
         self._kernels: dict[KernelSpec, Compiled] = {}
         self._lock = threading.Lock()
 
@@ -78,6 +78,11 @@ class Device:
     def synchronize(self) -> None:
         """Wait until everything launched on the device has finished."""
         self.backend.synchronize()
+
+    def empty_cache(self) -> None:
+        """Give back memory that no tensor uses: shared constants, and what the pool keeps."""
+        self.constants.clear()
+        self.backend.empty_cache()
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, str):

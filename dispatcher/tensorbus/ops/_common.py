@@ -11,7 +11,6 @@ import numpy as np
 from tensorbus_backends import dtypes as dt
 from tensorbus_backends.contract import UnsupportedError
 from tensorbus_backends.dtypes import DType
-from tensorbus_backends.floating import DefaultArithmetic
 
 from .._devices import Device
 from .._promotion import promote, result_of_scalar
@@ -23,7 +22,6 @@ __all__ = [
     "allocate",
     "as_shape",
     "check_dtype",
-    "make_room",
     "normalize_axes",
     "normalize_axis",
     "operands",
@@ -70,28 +68,14 @@ def from_host(device: Device, array: np.ndarray[Any, Any], dtype: DType) -> Tens
     return out
 
 
-KEPT = 1024
-"""How much is kept of what calls have made and others may use again."""
-
-
-def make_room(store: dict[Any, Any], limit: int = KEPT) -> None:
-    """Empty a store that is full: what it held is made again when it is asked for."""
-    if len(store) >= limit:
-        store.clear()
-
-
-_scalars: dict[Any, Tensor] = {}
-
-
 def scalar_tensor(device: Device, value: Scalar, dtype: DType) -> Tensor:
     """A 0-dimensional tensor for a Python scalar, kept so that loops reuse it."""
-    key = (device, dtype, repr(value))
-    found = _scalars.get(key)
+    key = (dtype, repr(value))
+    found: Tensor | None = device.constants.find(key)
     if found is None:
-        with np.errstate(over="ignore"), DefaultArithmetic():
+        with np.errstate(over="ignore"):
             found = from_host(device, np.asarray(value).astype(dtype.numpy), dtype)
-        make_room(_scalars)
-        _scalars[key] = found
+        device.constants.keep(key, found)
     return found
 
 

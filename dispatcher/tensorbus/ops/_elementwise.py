@@ -22,7 +22,7 @@ from .._recent import Recent
 from .._spec import Shape, Spec, broadcast_shapes
 from .._state import Record, current, settings, watching
 from .._tensor import Tensor
-from ._common import Scalar, make_room, operands, tensor_of
+from ._common import Scalar, operands, tensor_of
 from ._dtype_rules import DtypeRule
 from ._moves import bits_dtype, copied
 
@@ -262,18 +262,16 @@ def unary(op: Op, x: Tensor, **options: Any) -> Tensor:
 
 
 _PYTHON = (float, int, bool)
-_partners: dict[Any, Tensor] = {}
 
 
 def _partner(op: Op, x: Tensor, value: Tensor | Scalar) -> Tensor:
     """A Python scalar as the tensor that meets `x`; remembered, since loops repeat them."""
+    constants = x._spec.device.constants
     # 0.0 equals -0.0, so zeros are told apart by their text.
-    key = (x._spec.device, x._spec.dtype, value.__class__, value or repr(value))
-    found = _partners.get(key)
+    key = (_partner, x._spec.dtype, value.__class__, value or repr(value))
+    found: Tensor | None = constants.find(key)
     if found is None:
-        found = operands(op.name, x, value)[1]
-        make_room(_partners)
-        _partners[key] = found
+        found = constants.keep(key, operands(op.name, x, value)[1])
     return found
 
 
