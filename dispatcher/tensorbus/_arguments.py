@@ -9,6 +9,7 @@ fast, and they check their operands themselves.
 from __future__ import annotations
 
 import inspect
+import reprlib
 import types
 from collections.abc import Callable, Sequence
 from functools import wraps
@@ -19,10 +20,34 @@ from tensorbus_backends.contract import BackendError
 from tensorbus_backends.dtypes import DType
 from tensorbus_backends.floating import DefaultArithmetic, usual
 
-__all__ = ["checked"]
+__all__ = ["checked", "shown"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 Check = Callable[[str, Any], None]
+
+LONGEST = 4096
+"""Elements of a sequence of ints beyond which it is no shape, no axes, no repetitions."""
+
+
+class _Words(reprlib.Repr):
+    def repr_slice(self, value: slice, level: int) -> str:
+        parts = (value.start, value.stop, value.step)
+        return f"slice({', '.join(self.repr1(p, level - 1) for p in parts)})"
+
+
+_WORDS = _Words()
+_WORDS.maxlevel, _WORDS.maxlist, _WORDS.maxtuple, _WORDS.maxlong = 3, 4, 4, 40
+
+
+def shown(value: Any) -> str:
+    """A value as messages show it: short, whatever it is made of and however deep it is."""
+    try:
+        text = _WORDS.repr(value)
+    except Exception:  # ints of thousands of digits, what cannot show itself
+        text = f"{type(value).__name__} of {value.bit_length()} bits" if type(value) is int else ""
+    text = " ".join(text.split()) or f"<{type(value).__name__}>"
+    return text if len(text) <= 60 else text[:57] + "..."
+
 
 _OPERANDS = frozenset({"Tensor", "Tensor | Scalar", "Tensor | Scalar | None", "Any"})
 
@@ -120,7 +145,7 @@ def _check(name: str, hint: Any) -> Check | None:
     def check(option: str, value: Any) -> None:
         if (value is None and none) or any(test(value) for test in tests):
             return
-        raise TypeError(f"{name}: {option} is {said}, not {value!r:.60} ({type(value).__name__})")
+        raise TypeError(f"{name}: {option} is {said}, not {shown(value)} ({type(value).__name__})")
 
     return check
 
@@ -134,7 +159,7 @@ def _words(name: str, words: Sequence[Any], none: bool) -> Check:
         if (value is None and none) or (isinstance(value, str) and value in words):
             return
         known = " or ".join(map(repr, words))
-        raise ValueError(f"{name}: {option} is {known}, not {value!r:.60}")
+        raise ValueError(f"{name}: {option} is {known}, not {shown(value)}")
 
     return check
 
@@ -144,7 +169,7 @@ def _is_int(value: Any) -> bool:
 
 
 def _are_ints(value: Any) -> bool:
-    if not isinstance(value, Sequence) or isinstance(value, str | bytes):
+    if not isinstance(value, Sequence) or isinstance(value, str | bytes) or len(value) > LONGEST:
         return False
     return all(hasattr(v, "__index__") for v in value)
 

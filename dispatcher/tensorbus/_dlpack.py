@@ -28,6 +28,7 @@ from tensorbus_backends import dtypes as dt
 from tensorbus_backends.contract import BackendError, DeviceUnavailableError, UnsupportedError
 from tensorbus_backends.dtypes import DType
 
+from ._arguments import shown
 from ._devices import Device, get_device, sharing
 from ._spec import Spec
 from ._tensor import Tensor
@@ -184,7 +185,7 @@ def _check_stream(stream: Any, device: Device) -> None:
         )
     if not isinstance(stream, int) or stream < -1 or stream in _NO_STREAM[kind]:
         raise ValueError(
-            f"__dlpack__: stream={stream!r} is no {_NAMES[kind]} stream; pass None or "
+            f"__dlpack__: stream={shown(stream)} is no {_NAMES[kind]} stream; pass None or "
             f"{_DEFAULT_STREAM[kind]} for the default one, -1 for no synchronisation, or a "
             "stream's handle"
         )

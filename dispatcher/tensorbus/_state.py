@@ -27,6 +27,8 @@ from tensorbus_backends.environment import switch
 if TYPE_CHECKING:
     from ._devices import Device
 
+from ._arguments import shown
+
 __all__ = [
     "Change",
     "Policy",
@@ -471,7 +473,7 @@ def fallback_policy(policy: Policy) -> Change:
         ValueError: For any other policy.
     """
     if policy not in get_args(Policy):
-        raise ValueError(f"fallback policy {policy!r}: choose error, warn or allow")
+        raise ValueError(f"fallback policy {shown(policy)}: choose error, warn or allow")
     return Change("policy", policy)
 
 

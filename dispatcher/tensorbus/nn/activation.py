@@ -15,6 +15,7 @@ from tensorbus_backends import dtypes as dt, ir, mathlib
 from tensorbus_backends.ir import Expr
 from tensorbus_backends.scalar import f
 
+from .._arguments import shown
 from .._autograd import Context
 from .._op import function
 from .._tensor import Tensor
@@ -327,7 +328,7 @@ def gelu(x: Tensor, /, *, approximate: Literal["none", "tanh"] = "none") -> Tens
         TypeError: `x` is not floating.
     """
     if approximate not in ("none", "tanh"):
-        raise ValueError(f"gelu: approximate={approximate!r}; choose 'none' or 'tanh'")
+        raise ValueError(f"gelu: approximate={shown(approximate)}; choose 'none' or 'tanh'")
     return unary(_gelu, x, approximate=approximate)
 
 

@@ -9,6 +9,7 @@ from tensorbus_backends import dtypes as dt, ir, scalar
 from tensorbus_backends.dtypes import DType
 
 from .. import ops
+from .._arguments import shown
 from .._autograd import Context
 from .._devices import Device
 from .._op import Op, apply, function
@@ -33,7 +34,7 @@ def _reduced(name: str, losses: Tensor, reduction: Reduction) -> Tensor:
 
 def _check(name: str, reduction: str) -> None:
     if reduction not in ("mean", "sum", "none"):
-        raise ValueError(f"{name}: reduction is 'mean', 'sum' or 'none', not {reduction!r}")
+        raise ValueError(f"{name}: reduction is 'mean', 'sum' or 'none', not {shown(reduction)}")
 
 
 @function("loss", differentiable=True, namespace="nn")

@@ -13,6 +13,7 @@ from tensorbus_backends.contract import UnsupportedError
 from tensorbus_backends.dtypes import DType
 from tensorbus_backends.floating import DefaultArithmetic
 
+from .._arguments import shown
 from .._devices import Device
 from .._promotion import promote, result_of_scalar
 from .._spec import Shape, Spec
@@ -130,9 +131,8 @@ def normalize_axis(name: str, axis: int, ndim: int) -> int:
     except TypeError:
         raise TypeError(f"{name}: axis is an int, not {type(axis).__name__}") from None
     if not -ndim <= k < ndim:
-        raise IndexError(
-            f"{name}: axis {axis} is out of range for {ndim} dimension{'s' if ndim != 1 else ''}"
-        )
+        words = f"{ndim} dimension{'s' if ndim != 1 else ''}"
+        raise IndexError(f"{name}: axis {shown(k)} is out of range for {words}")
     return k % ndim
 
 
@@ -148,7 +148,7 @@ def normalize_axes(name: str, axis: int | Sequence[int] | None, ndim: int) -> tu
     given = axis if isinstance(axis, Sequence) else (axis,)
     axes = [normalize_axis(name, a, ndim) for a in given]
     if len(set(axes)) != len(axes):
-        raise ValueError(f"{name}: axis {axis} names a dimension twice")
+        raise ValueError(f"{name}: axis {shown(axis)} names a dimension twice")
     return tuple(sorted(axes))
 
 
@@ -159,14 +159,16 @@ _MOST = 2**59
 def as_shape(name: str, shape: int | Sequence[int]) -> Shape:
     """A shape as a tuple of non-negative ints; their product has to stay countable."""
     if isinstance(shape, str | bytes | dict):
-        raise TypeError(f"{name}: a shape is a tuple of ints, not {shape!r}")
+        raise TypeError(f"{name}: a shape is a tuple of ints, not {shown(shape)}")
     try:
         sizes = (shape,) if isinstance(shape, int) else tuple(shape)
-        checked = tuple(operator.index(n) for n in sizes)
+        checked = tuple([operator.index(n) for n in sizes])
     except TypeError:
-        raise TypeError(f"{name}: a shape is a tuple of ints, not {shape!r}") from None
+        raise TypeError(f"{name}: a shape is a tuple of ints, not {shown(shape)}") from None
     if any(n < 0 for n in checked):
-        raise ValueError(f"{name}: shape {checked} has a negative size")
-    if math.prod(n for n in checked if n) > _MOST:
-        raise ValueError(f"{name}: shape {checked} has more elements than 64 bits count bytes")
+        raise ValueError(f"{name}: shape {shown(checked)} has a negative size")
+    if math.prod([n for n in checked if n]) > _MOST:
+        raise ValueError(
+            f"{name}: shape {shown(checked)} has more elements than 64 bits count bytes"
+        )
     return checked

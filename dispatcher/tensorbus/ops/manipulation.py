@@ -9,6 +9,7 @@ from typing import Any
 from tensorbus_backends import dtypes as dt, ir
 from tensorbus_backends.dtypes import DType
 
+from .._arguments import shown
 from .._autograd import Context, record
 from .._devices import Device, get_device
 from .._op import Op, apply, function
@@ -277,7 +278,7 @@ def astype(
     """
     tensor_of("astype", x)
     if not isinstance(dtype, DType):
-        raise TypeError(f"astype: dtype is a tensorbus dtype, not {dtype!r}")
+        raise TypeError(f"astype: dtype is a tensorbus dtype, not {shown(dtype)}")
     if device is not None and get_device(device) is not x.device:
         return astype(x.to_device(device), dtype, copy=False)
     if dtype is x.dtype and not copy:

@@ -22,6 +22,7 @@ from tensorbus_backends.kernels import (
 from tensorbus_backends.kernels.base import bits_of
 
 from .. import ops
+from .._arguments import shown
 from .._autograd import Context
 from .._devices import Device
 from .._op import Op, apply, function
@@ -267,7 +268,7 @@ def sum_dtype(name: str, x: DType, dtype: DType | None) -> DType:
     """Result dtype of sum and prod: small integers and bool become 64 bits wide."""
     if dtype is not None:
         if not isinstance(dtype, DType) or dtype.kind == "b":
-            raise TypeError(f"{name}: dtype is a numeric tensorbus dtype, not {dtype!r}")
+            raise TypeError(f"{name}: dtype is a numeric tensorbus dtype, not {shown(dtype)}")
         return dtype
     if x.is_float:
         return x
