@@ -21,6 +21,7 @@ import os
 import queue
 import sys
 import threading
+import warnings
 from collections import deque
 from typing import Any
 
@@ -282,13 +283,22 @@ def _capsule(x: Tensor, place: tuple[int, int], versioned: bool, flags: int) -> 
 
 
 def host_device() -> Device:
-    """A device whose memory the host reaches: the default one if it can, else cpu, else ref."""
+    """A device whose memory the host reaches: the default one if it can, else cpu.
+
+    Without a cpu device it is ref, with a RuntimeWarning.
+    """
     device = get_device()
     if device.capabilities.host_accessible:
         return device
     try:
         return get_device("cpu")
-    except DeviceUnavailableError:
+    except DeviceUnavailableError as error:
+        warnings.warn(
+            "memory of the host is shared with device 'ref', a slow interpreter, because cpu is "
+            f"unavailable: {error.cause}; {error.fix}. With device='ref' there is no such warning",
+            RuntimeWarning,
+            stacklevel=4,
+        )
         return get_device("ref")
 
 

@@ -275,6 +275,8 @@ def test_lists_that_hold_themselves_or_tensors_often() -> None:
     for value in (DEEP, OWN, [tb.ones((2,)), DEEP], [tb.ones((2,)), OWN]):
         with pytest.raises(ValueError, match="more than 64 deep"):
             tb.asarray(value)
+    whole = np.arange(6, dtype=np.int64).reshape(2, 3)
+    assert tb.asarray(memoryview(whole)).tolist() == whole.tolist()
     with pytest.raises(ValueError, match="too many elements"):
         tb.asarray(VAST)
     with pytest.raises(ValueError, match="asarray"):

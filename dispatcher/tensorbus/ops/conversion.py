@@ -146,7 +146,8 @@ def _check_nesting(obj: Sequence[Any]) -> None:
     other several times, would keep it busy for ever.
     """
     sizes: list[int] = []
-    while isinstance(obj, Sequence) and not isinstance(obj, str) and len(obj):
+    # What has a buffer, as a memoryview, lets NumPy look at no element.
+    while isinstance(obj, Sequence) and not isinstance(obj, str | memoryview) and len(obj):
         sizes.append(len(obj))
         if len(sizes) > _DEEPEST:
             raise _too_deep()
