@@ -30,6 +30,8 @@ from ._recent import Recent
 if TYPE_CHECKING:
     from ._devices import Device
 
+from ._shown import shown
+
 __all__ = [
     "Change",
     "Policy",
@@ -488,7 +490,7 @@ def fallback_policy(policy: Policy) -> Change:
         ValueError: For any other policy.
     """
     if policy not in get_args(Policy):
-        raise ValueError(f"fallback policy {policy!r}: choose error, warn or allow")
+        raise ValueError(f"fallback policy {shown(policy)}: choose error, warn or allow")
     return Change("policy", policy)
 
 

@@ -14,6 +14,7 @@ from .. import ops
 from .._autograd import Context
 from .._op import Op, apply, function
 from .._plan import Planner, Value
+from .._shown import shown
 from .._spec import Shape, Spec
 from .._tensor import Tensor
 from ..ops._common import normalize_axis, tensor_of
@@ -34,7 +35,7 @@ def _reduced(name: str, losses: Tensor, reduction: Reduction) -> Tensor:
 
 def _check(name: str, reduction: str) -> None:
     if reduction not in ("mean", "sum", "none"):
-        raise ValueError(f"{name}: reduction is 'mean', 'sum' or 'none', not {reduction!r}")
+        raise ValueError(f"{name}: reduction is 'mean', 'sum' or 'none', not {shown(reduction)}")
 
 
 @function("loss", differentiable=True, namespace="nn")

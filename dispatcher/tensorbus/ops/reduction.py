@@ -25,6 +25,7 @@ from .. import ops
 from .._autograd import Context
 from .._op import Op, apply, function
 from .._plan import Planner, Value, step_of
+from .._shown import shown
 from .._spec import Shape, Spec, broadcast_strides, collapse
 from .._tensor import Tensor
 from ._common import normalize_axes, tensor_of
@@ -221,7 +222,7 @@ def sum_dtype(name: str, x: DType, dtype: DType | None) -> DType:
     """Result dtype of sum and prod: small integers and bool become 64 bits wide."""
     if dtype is not None:
         if not isinstance(dtype, DType) or dtype.kind == "b":
-            raise TypeError(f"{name}: dtype is a numeric tensorbus dtype, not {dtype!r}")
+            raise TypeError(f"{name}: dtype is a numeric tensorbus dtype, not {shown(dtype)}")
         return dtype
     if x.is_float:
         return x
