@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from tensorbus_backends import dtypes as dt, ir
 from tensorbus_backends.contract import Buffer, Native, NativeCase
@@ -307,7 +307,10 @@ class Planner:
 
     Attributes:
         operands: The values that stand for them.
+        serve: How an op's steps are added to a plan; set by the floor that knows ops.
     """
+
+    serve: ClassVar[Callable[..., Any]]
 
     def __init__(self, device: Device, specs: Sequence[Spec]) -> None:
         self.device = device
@@ -407,9 +410,7 @@ class Planner:
 
     def call(self, op: Op, *values: Value, **options: Any) -> Any:
         """What another op makes of values, by its native kernel or by its own steps."""
-        from ._op import serve
-
-        return serve(op, self, values, options)
+        return self.serve(op, self, values, options)
 
     def finish(self, results: Any) -> Plan:
         """The plan whose results these are: a value, or a tuple of them."""
