@@ -451,16 +451,7 @@ class Launch:
         for place, offset in zip(self._step.places, offsets, strict=True):
             words[place] = offset
         meta = pack_words(words)
-        compiled, groups, backend = self._compiled, self._step.groups, self._backend
-        prepare = getattr(compiled, "prepare", None)
-        call: Callable[..., None]
-        if prepare is not None:
-            call = prepare(groups, meta)
-        else:
-
-            def call(*buffers: Buffer) -> None:
-                backend.launch(compiled, groups, buffers, meta)
-
+        call = self._backend.prepare(self._compiled, self._step.groups, meta)
         if len(self._bound) >= _KEPT_OFFSETS:
             self._bound.clear()
         self._bound[offsets] = call
@@ -547,7 +538,7 @@ def _with_number(plan: Plan, dtype: DType) -> Callable[..., Tensor | None]:
     assert isinstance(step, Step)
     backend, groups = plan.device.backend, step.groups
     compiled = plan.device.kernel(step.kernel)
-    prepare = getattr(compiled, "prepare", None)
+    prepare = backend.prepare
     pack = word_packer(dtype)
     head, place = pack_words(step.words[:-1]), 8 * step.places[0]
 
@@ -559,10 +550,7 @@ def _with_number(plan: Plan, dtype: DType) -> Callable[..., Tensor | None]:
         if a._offset:
             meta = meta[:place] + pack_words((a._offset,)) + meta[place + 8 :]
         buffer = allocate(nbytes)
-        if prepare is not None:
-            prepare(groups, meta)(a._buffer, buffer)
-        else:
-            backend.launch(compiled, groups, (a._buffer, buffer), meta)
+        prepare(compiled, groups, meta)(a._buffer, buffer)
         return Tensor(buffer, out)
 
     return run
