@@ -288,6 +288,7 @@ class Dense:
         spec = Spec.of(old.device, self._dtype, shape)
         plan = Plan(None, old.variant, old.library)
         plan.device, plan.operands, plan.single = old.device, old.operands, True
+        plan.scalar = old.scalar
         plan.buffers = (spec.nbytes,)
         plan.steps = (step._replace(words=(n, *step.words[1:]), groups=groups),)
         plan.results = (Value(old.operands, spec),)

@@ -16,7 +16,7 @@ from tensorbus_backends.ir import Expr
 
 from .._autograd import Context
 from .._op import Op, apply, freeze
-from .._plan import Plan, Planner, Value, permuted_strides
+from .._plan import Dense, Plan, Planner, Value, permuted_strides
 from .._promotion import result_of_scalar
 from .._recent import Recent
 from .._spec import Shape, Spec, broadcast_shapes
@@ -286,8 +286,7 @@ def _with_number(op: Op, x: Tensor, value: Scalar, first: bool) -> Tensor | None
     now = settings()
     run = now.plans.find(key)
     if run is None:
-        plan = op.plan_with_number(x._spec, value, first)
-        run = now.plans.keep(key, _refused if plan is None else plan.run)
+        run = now.plans.keep(key, _run_with_number(op, x._spec, value, first, now.plans))
     if now.trace is None or run is _refused:
         return run(x, value)  # type: ignore[no-any-return]
     start = time.perf_counter()
@@ -308,6 +307,22 @@ def _with_number(op: Op, x: Tensor, value: Scalar, first: bool) -> Tensor | None
             )
         )
     return out
+
+
+def _run_with_number(
+    op: Elementwise, spec: Spec, value: Scalar, first: bool, plans: Recent[Any, Any]
+) -> Callable[..., Tensor | None]:
+    key = (op, Dense, spec.device, spec.dtype, value.__class__, first)
+    plain = spec.contiguous and spec.size > 1
+    found = plans.find(key) if plain else None
+    if found is not None:
+        return found.sized(spec.shape, spec.size)  # type: ignore[no-any-return]
+    plan = op.plan_with_number(spec, value, first)
+    if plan is None:
+        return _refused
+    if plain and Dense.fits(plan):
+        plans.keep(key, Dense(plan))
+    return plan.run
 
 
 def _refused(x: Tensor, value: Scalar) -> None:
