@@ -355,6 +355,9 @@ class GridDevice(Device):
     def compile(self, kernels: Sequence[KernelSpec]) -> list[Compiled]:
         known = self._kernels
         if any(spec not in known for spec in kernels):
+            driver: object = self.driver
+            if isinstance(driver, _Forked):
+                driver.refuse()  # before a program of the parent's cache is loaded
             with self._compiling:
                 missing = [spec for spec in dict.fromkeys(kernels) if spec not in known]
                 pairs = [(spec, self.spelling(spec)) for spec in missing]
@@ -426,9 +429,10 @@ class _Forked:
         self._kept: list[object] = [driver]
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
-        return self._refuse
+        return self.refuse
 
-    def _refuse(self, *_: Any) -> Any:
+    def refuse(self, *_: Any) -> Any:
+        """Raise BackendError."""
         raise BackendError(
             f"{self._device} was opened by process {self._parent}, and its driver does not survive "
             "a fork; start worker processes with multiprocessing's 'spawn', or open the device "

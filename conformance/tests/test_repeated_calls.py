@@ -27,8 +27,7 @@ Patch = pytest.MonkeyPatch
 @pytest.fixture(autouse=True)
 def fresh_plans() -> Iterator[None]:
     yield
-    _state.state.tables.clear()
-    _state.state.refresh()
+    _state.forget_plans()
 
 
 def verdict(op: str, name: str, level: str = "standard") -> Outcome:

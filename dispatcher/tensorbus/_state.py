@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 from tensorbus_backends.contract import BackendError
 from tensorbus_backends.environment import switch
 
-from ._recent import Recent
+from ._recent import Recent, forget
 
 if TYPE_CHECKING:
     from ._devices import Device
@@ -133,9 +133,8 @@ def _looked_into(plans: Plans, trace: Trace | None) -> Plans:
 
 
 def forget_plans() -> None:
-    """Make all plans again when they are needed."""
-    for table in list(tables.values()):
-        table.clear()
+    """Make all plans, and what they were made of, again when they are needed."""
+    forget()
 
 
 class _Fields:

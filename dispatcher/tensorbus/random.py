@@ -14,7 +14,6 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -28,6 +27,7 @@ from ._devices import Device, get_device
 from ._op import Op, apply, function
 from ._plan import Planner, Value
 from ._promotion import DEFAULT_FLOAT, DEFAULT_INT
+from ._recent import kept
 from ._shown import shown
 from ._spec import Shape, Spec
 from ._tensor import Tensor
@@ -205,7 +205,7 @@ class _Draw(Op):
         p.map(self.name, [self._drawn(dtype)], shape, [values[0].whole(dt.uint32)], [out], params)
         return out
 
-    @lru_cache(64)  # noqa: B019  (there are few ops, and they live as long as the process)
+    @kept(64)
     def _drawn(self, dtype: DType) -> Expr:
         kind = self.kind or dtype.compute
         given = [ir.param(k, kind) for k in range(len(self.scalars))]
@@ -507,7 +507,7 @@ class _Dropout(Op):
         return out
 
 
-@lru_cache(16)
+@kept(16)
 def _dropped(dtype: DType) -> Expr:
     compute = dtype.compute
     dropped = chance(_words(1)[0], ir.param(0, dt.float32))

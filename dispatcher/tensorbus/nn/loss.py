@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any, Literal
 
 from tensorbus_backends import dtypes as dt, ir, scalar
@@ -14,6 +13,7 @@ from .. import ops
 from .._autograd import Context
 from .._op import Op, apply, function
 from .._plan import Planner, Value
+from .._recent import kept
 from .._shown import shown
 from .._spec import Shape, Spec
 from .._tensor import Tensor
@@ -90,7 +90,7 @@ class _Pick(Op):
         return out
 
 
-@lru_cache(64)
+@kept(64)
 def _picked(dtype: DType, kind: DType) -> Expr:
     """Minus the value of the class that ``input 1`` names; scalar: number of classes."""
     count = ir.param(0, dt.int64)
