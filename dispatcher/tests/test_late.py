@@ -100,7 +100,7 @@ def test_what_is_written_in_place_is_what_has_a_place(device: Device) -> None:
     x[t(device, [1, 0]), t(device, [3, 0])] = 5.0
     with pytest.raises(IndexError, match="index 3 is out of range for axis 1 with size 3"):
         x.tolist()
-    assert x.numpy()[0, 0] == 5 and x.numpy()[2, 0] == X[2, 0]
+    assert x.numpy()[[0, 2], 0].tolist() == [5, X[2, 0]]
 
 
 def test_gradients_of_bad_indices_are_0(device: Device) -> None:
@@ -142,7 +142,7 @@ def test_every_read_raises_the_first_call_and_names_it_alone(
     tb.take(x, t(device, [0, 1, 2]), axis=1)
     tb.take(x, t(device, [0, -4]), axis=1)
     tb.gather(x, t(device, [[7]]), axis=0)
-    with pytest.raises(IndexError, match="^take: index -4 is out of range for axis 1 with size 3"):
+    with pytest.raises(IndexError, match=r"^take: index -4 .* axis 1 with size 3"):
         read(x)
     read(x)
 
@@ -163,7 +163,7 @@ def test_another_thread_may_be_the_one_that_is_told(device: Device) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(told) == 1 and told[0].startswith("take: index 4")
+    assert [text[:13] for text in told] == ["take: index 4"]
 
 
 def test_good_calls_cost_one_read_however_many_they_were(device: Device) -> None:
@@ -191,9 +191,7 @@ def test_checks_are_numbered_anew_when_there_are_many(
 
 
 def test_an_index_into_nothing_needs_no_look(device: Device) -> None:
-    with pytest.raises(
-        IndexError, match="take: index 2 is out of range for axis 0, which is empty"
-    ):
+    with pytest.raises(IndexError, match=r"take: index 2 .* axis 0, which is empty"):
         tb.take(t(device, X)[:0], t(device, [2]), axis=0)
     assert tb.take(t(device, X)[:0], t(device, np.zeros(0, int)), axis=0).shape == (0, 3)
 
@@ -202,13 +200,13 @@ def test_the_variable_makes_every_device_raise_at_the_call(
     device: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TENSORBUS_CHECK_INDICES", "1")
-    with pytest.raises(IndexError, match="^take: index 9 .* indices run from -4 to 3$"):
+    with pytest.raises(IndexError, match=r"^take: index 9 .* indices run from -4 to 3$"):
         tb.take(t(device, X), t(device, BAD), axis=0)
     device.synchronize()
 
 
 def test_synchronous_devices_raise_at_the_call() -> None:
-    with pytest.raises(IndexError, match="^take: index 9 .* indices run from -4 to 3$"):
+    with pytest.raises(IndexError, match=r"^take: index 9 .* indices run from -4 to 3$"):
         tb.take(tb.asarray(X, device="ref"), tb.asarray(BAD, device="ref"), axis=0)
 
 
