@@ -338,3 +338,25 @@ def test_a_device_that_nobody_uses_any_more_is_given_back():
         again.allocate(1 << 20)
         """
     )
+
+
+_TRAINING = f"""
+    sys.path.insert(0, {str(Path(__file__).parents[2] / "dispatcher" / "tests")!r})
+    from training import Training
+    want = Training("ref")
+    want = [want.step(k).item() for k in range(3)]
+    training = Training("cuda:0")
+    before, launched = driver.count("wait"), driver.count("launch")
+    losses = [training.step(k) for k in range(3)]
+    waits = driver.count("wait") - before
+    assert driver.count("launch") - launched > 60
+    assert np.allclose([loss.item() for loss in losses], want, rtol=1e-5)
+    assert driver.count("wait") > before + waits
+    print(waits)
+"""
+
+
+def test_a_training_step_waits_for_nothing_before_the_loss_is_read():
+    """Each with new keys, new numbers and new indices."""
+    assert run(_TRAINING) == "0\n"
+    assert int(run(_TRAINING, TENSORBUS_CHECK_INDICES="1")) > 3

@@ -1,0 +1,32 @@
+"""What the host waits for, counted by the simulated driver."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorbus as tb
+from tensorbus_backends.simulator import Control
+from tensorbus_rocm.device import RocmDevice
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "dispatcher" / "tests"))
+from training import Training
+
+
+@pytest.mark.parametrize("eager", [False, True])
+def test_a_training_step_waits_for_nothing_before_the_loss_is_read(
+    device: RocmDevice, control: Control, monkeypatch: pytest.MonkeyPatch, eager: bool
+) -> None:
+    """Each with new keys, new numbers and new indices; a check at the call is what waits."""
+    monkeypatch.setenv("TENSORBUS_CHECK_INDICES", "1" if eager else "")
+    reference, training = Training("ref"), Training(tb.Device(device))
+    before, launched = control.count("wait"), control.count("launch")
+    losses = [training.step(k) for k in range(3)]
+    waits = control.count("wait") - before
+    assert control.count("launch") - launched > 60
+    assert (waits > 3) if eager else (waits == 0)
+    want = [reference.step(k).item() for k in range(3)]
+    assert np.allclose([loss.item() for loss in losses], want, rtol=1e-5)
+    assert control.count("wait") > before + waits
