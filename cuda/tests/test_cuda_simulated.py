@@ -90,19 +90,20 @@ def test_pinned_host_memory_is_done_with_on_return():
         """
         import pycuda.driver as cu
         device = tb.get_device("cuda:0").backend
-        with device.driver.context.pushed():
-            pinned = cu.pagelocked_empty(4000, np.uint8)
-        buffer = device.allocate(4000)
-        pinned[:] = 1
-        device.copy_in(buffer, 0, pinned.data)
-        pinned[:] = 2
-        out = bytearray(4000)
-        device.copy_out(buffer, 0, memoryview(out))
-        assert out == bytes([1]) * 4000
-        device.copy_out(buffer, 0, pinned.data)
-        assert (pinned == 1).all()
-        with device.driver.context.pushed():
-            del pinned
+        for size in (4000, 40000):
+            with device.driver.context.pushed():
+                pinned = cu.pagelocked_empty(size, np.uint8)
+            buffer = device.allocate(size)
+            pinned[:] = 1
+            device.copy_in(buffer, 0, pinned.data)
+            pinned[:] = 2
+            out = bytearray(size)
+            device.copy_out(buffer, 0, memoryview(out))
+            assert out == bytes([1]) * size
+            device.copy_out(buffer, 0, pinned.data)
+            assert (pinned == 1).all()
+            with device.driver.context.pushed():
+                del pinned
         """
     )
 
@@ -360,3 +361,21 @@ def test_a_training_step_waits_for_nothing_before_the_loss_is_read():
     """Each with new keys, new numbers and new indices."""
     assert run(_TRAINING) == "0\n"
     assert int(run(_TRAINING, TENSORBUS_CHECK_INDICES="1")) > 3
+
+
+def test_small_copies_from_the_host_wait_for_nothing():
+    run(
+        """
+        tb.get_device("cuda:0")
+        before = driver.count("wait")
+        y = [tb.asarray(np.full(1000, k, np.float32), device="cuda:0") + (k % 5)
+             for k in range(60)]
+        assert driver.count("wait") == before
+        large = tb.asarray(np.zeros(1 << 14, np.float32), device="cuda:0")
+        assert driver.count("wait") > before
+        for k in range(60, 200):
+            y.append(tb.asarray(np.full(1000, k, np.float32), device="cuda:0") + (k % 5))
+        for k, sum in enumerate(y):
+            assert (sum.numpy() == k + k % 5).all(), k
+        """
+    )

@@ -30,3 +30,22 @@ def test_a_training_step_waits_for_nothing_before_the_loss_is_read(
     want = [reference.step(k).item() for k in range(3)]
     assert np.allclose([loss.item() for loss in losses], want, rtol=1e-5)
     assert control.count("wait") > before + waits
+
+
+@pytest.mark.parametrize("pinned", [True, False])
+def test_small_copies_from_the_host_wait_only_where_no_memory_can_be_pinned(
+    device: RocmDevice, control: Control, pinned: bool
+) -> None:
+    if not pinned:
+        control.arm("host", 1)
+    where, before = tb.Device(device), control.count("wait")
+    arrays = [np.full(1000, k, np.float32) for k in range(200)]
+    tensors = [tb.asarray(array, device=where) for array in arrays[:1]]
+    assert (control.count("wait") == before) is pinned
+    before = control.count("wait")
+    tensors += [tb.asarray(array, device=where) for array in arrays[1:60]]
+    assert control.count("wait") == before
+    tensors += [tb.asarray(array, device=where) for array in arrays[60:]]
+    assert control.count("wait") > before
+    for array, tensor in zip(arrays, tensors, strict=True):
+        assert (tensor.numpy() == array).all()
