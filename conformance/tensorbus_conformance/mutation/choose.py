@@ -36,7 +36,8 @@ _LAYERS = (
     ("scale.", ("/kernels/base.py", "/map.py", "/matmul.py", "/reduce.py", "/rows.py", "/scan.py")),
     ("primitive.", ("/clike.py", "/ir.py", "/interp.py", "/scalar.py", "/flushing.py")),
     ("driver.", ("cpu/", "opencl/", "/pool.py", "/cache.py", "/units.py", "/check.py",
-                 "/staging.py", "/contract.py", "/opening.py", "/probing.py", "/discovery.py", "/ref.py")),
+                 "/staging.py", "/contract.py", "/opening.py", "/probing.py", "/discovery.py",
+                 "/ref.py")),
     ("surface.", ("dispatcher/",)),
 )  # fmt: skip
 """Which parts judge a layer alone, and the beginnings and ends of its files' paths."""
