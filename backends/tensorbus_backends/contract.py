@@ -277,6 +277,8 @@ class Device(ABC):
     capabilities: Capabilities
     dialect: Dialect | None = None
     natives: Mapping[str, Native] = {}
+    synchronous: bool = False
+    """Whether launches have finished on return, so that looking at results waits for nothing."""
     dlpack_type: int = 0
     """DLPack's device type (dlpack.h: kDLCUDA is 2) if its memory can be shared by `pointer`."""
     dlpack_stream: int = 0

@@ -31,6 +31,7 @@ from .contract import (
 )
 from .dialect import Dialect
 from .pool import CachingPool, SizeClass, format_bytes
+from .staging import LARGEST, Staging
 from .units import Toolchain, UnitBuilder
 
 __all__ = ["GridBuffer", "GridDevice", "GridDriver", "GridKernel", "Launcher", "Place"]
@@ -64,6 +65,18 @@ class GridDriver(ABC):
     @abstractmethod
     def write(self, place: Place, source: memoryview) -> None:
         """Copy host bytes in; `source` may be reused on return."""
+
+    def staged(self, nbytes: int) -> memoryview | None:
+        """Host memory that `send` copies from; None if there is none, so that `write` serves."""
+        return None
+
+    def send(self, place: Place, source: memoryview) -> object:
+        """Begin to copy memory of `staged` in, in the queue, without a wait.
+
+        Returns:
+            What has to live until the copy is done; nobody changes `source` before that.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def read(self, place: Place, target: memoryview) -> None:
@@ -235,6 +248,7 @@ class GridDevice(Device):
         self._kernels: dict[KernelSpec, GridKernel] = {}
         self._largest = largest
         self._in_memory, self._argument_bytes = in_memory, argument_bytes
+        self._staging = Staging(driver.staged, driver.send, driver.record)
         self._pool: CachingPool[Any] = CachingPool(
             info.name,
             lambda nbytes: self.driver.obtain(min(nbytes, largest or nbytes)),
@@ -308,10 +322,15 @@ class GridDevice(Device):
         at = self._span(target, offset, source.nbytes)
         if source.nbytes:
             driver, place = self.driver, self.driver.at(at, offset)
+            write = driver.write if source.nbytes > LARGEST else self._write
             try:
-                driver.write(place, source)
+                write(place, source)
             except MemoryError:
-                self.retry("copying to it", driver.write, place, source)
+                self.retry("copying to it", write, place, source)
+
+    def _write(self, place: Place, source: memoryview) -> None:
+        if not self._staging.put(place, source):
+            self.driver.write(place, source)
 
     def copy_out(self, source: Buffer, offset: int, target: memoryview) -> None:
         at = self._span(source, offset, target.nbytes)
@@ -453,7 +472,9 @@ def _after_fork() -> None:
         device._compiling = threading.RLock()
         driver = device.driver
         if not isinstance(driver, _Forked):
-            device.driver = cast(GridDriver, _Forked(device.info.name, os.getppid(), driver))
+            refusing = cast(GridDriver, _Forked(device.info.name, os.getppid(), driver))
+            device.driver = refusing
+            device._staging = Staging(refusing.staged, refusing.send, refusing.record)
 
 
 if hasattr(os, "register_at_fork"):

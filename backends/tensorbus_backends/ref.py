@@ -61,6 +61,8 @@ class _Done:
 class RefDevice(Device):
     """Runs kernels with `KernelSpec.interpret`."""
 
+    synchronous = True
+
     def __init__(self, info: DeviceInfo) -> None:
         self.info = info
         self.used = self.peak = 0

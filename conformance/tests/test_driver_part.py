@@ -52,6 +52,8 @@ def duties() -> Iterator[tuple[str, str]]:
 class Late(ref.RefDevice):
     """The interpreter behind a queue: launches and copies run when someone waits."""
 
+    synchronous = False
+
     def __init__(self) -> None:
         super().__init__(ref.PLUGIN.probe()[0])
         self.capabilities = dataclasses.replace(self.capabilities, host_accessible=False)
@@ -443,6 +445,7 @@ FAULTS: dict[str, tuple[str, str, type[Any], dict[str, Any]]] = {
     "record not made": ("queue", "events", Late, {"record": refuses}),
     "record gives nothing": ("queue", "events", Late, {"record": nothing}),
     "never done": ("queue", "events", Late, {"record": lambda self: Never()}),
+    "said to be synchronous": ("queue", "events", Late, {"synchronous": True}),
     "done too early": ("queue", "early", Late, {"record": lambda self: Done()}),
     "wait does nothing": ("queue", "waiting", Late, {"record": lambda self: Done()}),
     "pending buffers lost": ("queue", "pending", Late, {"launch": loose_launch}),
@@ -491,10 +494,10 @@ FAULTS: dict[str, tuple[str, str, type[Any], dict[str, Any]]] = {
 
 
 def planted(base: type[Any], changes: dict[str, Any]) -> Any:
-    methods = {k: v for k, v in changes.items() if callable(v)}
-    made = type("Planted", (base,), methods)
+    replaced = ("capabilities", "info")
+    made = type("Planted", (base,), {k: v for k, v in changes.items() if k not in replaced})
     device = made() if base is Late else made(ref.PLUGIN.probe()[0])
-    for name in ("capabilities", "info"):
+    for name in replaced:
         if name in changes:
             changed = dataclasses.replace(getattr(device, name), **changes[name])
             setattr(device, name, changed)

@@ -163,7 +163,12 @@ def _zeros(p: Patch) -> None:
             known[key] = make(op, x, value)
         return known[key]
 
+    def numbered(op: Any, x: Tensor, value: Any, first: bool) -> Tensor | None:
+        return word(op, x, value if value or isinstance(value, int) else 0.0, first)
+
+    word = _elementwise._with_number
     p.setattr(_elementwise, "_partner", wrong)
+    p.setattr(_elementwise, "_with_number", numbered)
 
 
 def _blind(p: Patch) -> None:

@@ -130,6 +130,8 @@ class CpuDevice(Device):
         cache: Keeps them.
     """
 
+    synchronous = True
+
     def __init__(
         self, info: DeviceInfo, toolchain: Toolchain, runtime: Runtime, cache: DiskCache
     ) -> None:

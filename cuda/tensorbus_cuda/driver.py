@@ -171,6 +171,19 @@ class CudaDriver(GridDriver):
             if entered:
                 self.context.leave()
 
+    def staged(self, nbytes: int) -> memoryview | None:
+        """Pinned memory, without which a copy may wait for the stream."""
+        ffi, lib = self._cuda.ffi, self._cuda.lib
+        address = ffi.new("void **")
+        if self.call("allocating", lib.cuMemHostAlloc, address, nbytes, 0) != 0:
+            return None
+        pinned = address[0]
+        self.before_close(lambda: lib.cuMemFreeHost(pinned))
+        return memoryview(ffi.buffer(pinned, nbytes))
+
+    def send(self, place: int, source: memoryview) -> None:
+        self.call("copying to it", cu.memcpy_htod_async, place, source, self.stream)
+
     def read(self, place: int, target: memoryview) -> None:
         entered = self.context.enter()
         try:

@@ -28,6 +28,8 @@ int cuCtxGetCurrent(uintptr_t *context);
 int cuCtxSetCurrent(uintptr_t context);
 int cuMemcpyPeerAsync(uint64_t to, uintptr_t to_context, uint64_t from, uintptr_t from_context,
                       size_t nbytes, uintptr_t stream);
+int cuMemHostAlloc(void **address, size_t nbytes, unsigned flags);
+int cuMemFreeHost(void *address);
 """
 
 

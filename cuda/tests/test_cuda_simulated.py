@@ -90,19 +90,20 @@ def test_pinned_host_memory_is_done_with_on_return():
         """
         import pycuda.driver as cu
         device = tb.get_device("cuda:0").backend
-        with device.driver.context.pushed():
-            pinned = cu.pagelocked_empty(4000, np.uint8)
-        buffer = device.allocate(4000)
-        pinned[:] = 1
-        device.copy_in(buffer, 0, pinned.data)
-        pinned[:] = 2
-        out = bytearray(4000)
-        device.copy_out(buffer, 0, memoryview(out))
-        assert out == bytes([1]) * 4000
-        device.copy_out(buffer, 0, pinned.data)
-        assert (pinned == 1).all()
-        with device.driver.context.pushed():
-            del pinned
+        for size in (4000, 40000):
+            with device.driver.context.pushed():
+                pinned = cu.pagelocked_empty(size, np.uint8)
+            buffer = device.allocate(size)
+            pinned[:] = 1
+            device.copy_in(buffer, 0, pinned.data)
+            pinned[:] = 2
+            out = bytearray(size)
+            device.copy_out(buffer, 0, memoryview(out))
+            assert out == bytes([1]) * size
+            device.copy_out(buffer, 0, pinned.data)
+            assert (pinned == 1).all()
+            with device.driver.context.pushed():
+                del pinned
         """
     )
 
@@ -336,5 +337,45 @@ def test_a_device_that_nobody_uses_any_more_is_given_back():
         assert not resources.memory and not resources.modules and resources.stream is None
         again = tensorbus_cuda.PLUGIN.open(0)
         again.allocate(1 << 20)
+        """
+    )
+
+
+_TRAINING = f"""
+    sys.path.insert(0, {str(Path(__file__).parents[2] / "dispatcher" / "tests")!r})
+    from training import Training
+    want = Training("ref")
+    want = [want.step(k).item() for k in range(3)]
+    training = Training("cuda:0")
+    before, launched = driver.count("wait"), driver.count("launch")
+    losses = [training.step(k) for k in range(3)]
+    waits = driver.count("wait") - before
+    assert driver.count("launch") - launched > 60
+    assert np.allclose([loss.item() for loss in losses], want, rtol=1e-5)
+    assert driver.count("wait") > before + waits
+    print(waits)
+"""
+
+
+def test_a_training_step_waits_for_nothing_before_the_loss_is_read():
+    """Each with new keys, new numbers and new indices."""
+    assert run(_TRAINING) == "0\n"
+    assert int(run(_TRAINING, TENSORBUS_CHECK_INDICES="1")) > 3
+
+
+def test_small_copies_from_the_host_wait_for_nothing():
+    run(
+        """
+        tb.get_device("cuda:0")
+        before = driver.count("wait")
+        y = [tb.asarray(np.full(1000, k, np.float32), device="cuda:0") + (k % 5)
+             for k in range(60)]
+        assert driver.count("wait") == before
+        large = tb.asarray(np.zeros(1 << 14, np.float32), device="cuda:0")
+        assert driver.count("wait") > before
+        for k in range(60, 200):
+            y.append(tb.asarray(np.full(1000, k, np.float32), device="cuda:0") + (k % 5))
+        for k, sum in enumerate(y):
+            assert (sum.numpy() == k + k % 5).all(), k
         """
     )

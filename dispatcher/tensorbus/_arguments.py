@@ -20,6 +20,7 @@ from tensorbus_backends.dtypes import DType
 from tensorbus_backends.floating import DefaultArithmetic, usual
 
 from ._inline import call_key, remembered, watched
+from ._late import EARLIER
 from ._shown import shown
 
 __all__ = ["checked"]
@@ -88,7 +89,7 @@ def checked(call: F) -> F:
             raise
         except (TypeError, ValueError, IndexError, OverflowError) as error:
             text = str(error)
-            if name in text:
+            if name in text or EARLIER in text:
                 raise
             raise type(error)(f"{name}: {text}") from None
 

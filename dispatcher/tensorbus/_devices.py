@@ -20,6 +20,7 @@ from tensorbus_backends.contract import (
 from tensorbus_backends.discovery import Registry
 from tensorbus_backends.floating import DefaultArithmetic
 
+from ._late import Late
 from ._recent import Recent
 from ._state import Change, enter, settings
 
@@ -35,14 +36,16 @@ class Device:
         name: Canonical name, ``"cpu"`` or ``"opencl:0"``.
         backend: The plugin's device object.
         constants: Memory that calls share and that can be made again, by what it holds.
+        late: Errors of calls that nobody has waited for.
     """
 
-    __slots__ = ("__weakref__", "_kernels", "_lock", "backend", "constants", "name")
+    __slots__ = ("__weakref__", "_kernels", "_lock", "backend", "constants", "late", "name")
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
         self.name = backend.info.name
         self.constants: Recent[Any, Any] = Recent(256)
+        self.late = Late(backend)
         self._kernels: dict[KernelSpec, Compiled] = {}
         self._lock = threading.Lock()
 
@@ -76,8 +79,14 @@ class Device:
                 self._kernels.update(zip(missing, compiled, strict=True))
 
     def synchronize(self) -> None:
-        """Wait until everything launched on the device has finished."""
+        """Wait until everything launched on the device has finished.
+
+        Raises:
+            IndexError: An earlier call had an index out of range; raised once, in the thread that
+                waits or reads first.
+        """
         self.backend.synchronize()
+        self.late.settle()
 
     def empty_cache(self) -> None:
         """Give back memory that no tensor uses: shared constants, and what the pool keeps."""

@@ -353,7 +353,7 @@ class _Giver:
             managed, device = self._queue.get()
             # A failed kernel is reported to whoever reads its results.
             with contextlib.suppress(BackendError):
-                device.synchronize()
+                device.backend.synchronize()
             _give_back(managed)
             del managed, device
 

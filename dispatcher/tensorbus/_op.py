@@ -32,9 +32,11 @@ __all__ = [
     "Function",
     "Op",
     "apply",
+    "apply_number",
     "function",
     "linear_jvp",
     "perform",
+    "perform_number",
     "serve",
 ]
 
@@ -107,9 +109,12 @@ class Op:
         jvp: ``rule(context, tangents)`` gives the tangent(s) of the output(s).
         dense: Whether operands in C order under one shape get plans that differ in the number of
             elements alone.
+        number: Dtype of a Python number that calls take beside at most one tensor: see
+            `apply_number`.  `build` makes it the last scalar of its only launch, with any value.
     """
 
     dense = False
+    number: DType | None = None
 
     def __init__(
         self,
@@ -210,6 +215,43 @@ def perform(
     return _runner(op, tensors, options, device)(*tensors)
 
 
+def apply_number(
+    op: Op,
+    tensors: Sequence[Tensor],
+    value: int,
+    options: dict[str, Any] | None = None,
+    device: Device | None = None,
+) -> Tensor:
+    """Call an op of a number, which is no part of its plan: a new one costs no plan and no copy.
+
+    Rules find it among the options of the call, as ``number``.
+
+    Raises:
+        OverflowError: The number does not fit.
+    """
+    if watching.by is not None:
+        watching.by.other = True
+    run = _runner(op, tensors, options, device)
+    given: tuple[Any, ...] = (*tensors, value)
+    traced = settings().trace is not None
+    out = _traced(op.name, run, tensors, device, given) if traced else run(*given)
+    if out is None:
+        assert op.number is not None
+        raise OverflowError(f"{op.name}: {value} does not fit {op.number.name}")
+    for t in tensors:
+        if t._track is not None:
+            record(op, tensors, {**(options or {}), "number": value}, (out,))
+            break
+    return out  # type: ignore[no-any-return]
+
+
+def perform_number(op: Op, value: int, options: dict[str, Any], device: Device) -> Tensor:
+    """Run an op of a number alone as a part of something else: see `perform`."""
+    if watching.by is not None:
+        watching.by.other = True
+    return _runner(op, (), options, device)(value)  # type: ignore[no-any-return]
+
+
 def _runner(
     op: Op, tensors: Sequence[Tensor], options: dict[str, Any] | None, device: Device | None
 ) -> Callable[..., Any]:
@@ -250,13 +292,17 @@ def _planned(
 
 
 def _traced(
-    name: str, run: Callable[..., Any], tensors: Sequence[Tensor], device: Device | None
+    name: str,
+    run: Callable[..., Any],
+    tensors: Sequence[Tensor],
+    device: Device | None,
+    given: Sequence[Any] = (),
 ) -> Any:
     now, plan = settings(), run.plan  # type: ignore[attr-defined]
     where = tensors[0]._spec.device if tensors else device
     start = time.perf_counter()
     with deeper():
-        out = run(*tensors)
+        out = run(*(given or tensors))
     if now.trace is not None:
         now.trace.records.append(
             Record(
@@ -310,7 +356,7 @@ def _native(
     results: Sequence[tuple[DType, Shape]],
     options: dict[str, Any],
 ) -> Any:
-    if settings().reproducible or op.name.startswith("_"):
+    if settings().reproducible or op.name.startswith("_") or op.number is not None:
         return None
     native = p.device.backend.natives.get(op.name)
     if native is None:
@@ -343,7 +389,10 @@ def _make(op: Op, specs: Sequence[Spec], options: dict[str, Any], device: Device
     if made is not None:
         return planner.finish(made)
     try:
-        return op.plan(where, specs, options)
+        plan = op.plan(where, specs, options)
+        if plan.host is None:
+            plan.scalar = op.number
+        return plan
     except _Lacking as lacking:
         return _fallback(op, specs, options, where, lacking.missing)
 
@@ -363,12 +412,17 @@ def _fallback(
     other = get_device("cpu" if device.name != "cpu" else "ref")
     warn = settings().policy == "warn"
 
-    def run(*tensors: Tensor) -> Any:
+    def run(*given: Any) -> Any:
+        tensors = given[: len(specs)]
         if warn:
             warnings.warn(f"{what}; this call runs on {other} instead", stacklevel=4)
         # Not by to_device, which as an op of such a dtype would fall back itself.
         moved = [from_host(other, t.numpy(), t.dtype) for t in tensors]
-        out = apply(op, moved, options, None if moved else other)
+        where = None if moved else other
+        if op.number is None:
+            out = apply(op, moved, options, where)
+        else:
+            out = apply_number(op, moved, given[-1], options, where)
         if isinstance(out, tuple):
             return tuple(o.to_device(device) for o in out)
         return out.to_device(device)

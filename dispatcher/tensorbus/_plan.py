@@ -161,8 +161,8 @@ class Plan:
         steps: What happens, in this order.
         results: What comes out.
         single: Whether the result is one tensor, not a tuple.
-        scalar: Dtype of a Python number that `run` takes after the tensors; it travels in the last
-            word of the only step.
+        scalar: Dtype of a Python number that `run` takes after the tensors, of which there is at
+            most one; it travels in the last word of the only step.
     """
 
     __slots__ = (
@@ -529,12 +529,12 @@ def _one(plan: Plan, launch: Launch) -> Callable[..., Tensor]:
 
 
 def _with_number(plan: Plan, dtype: DType) -> Callable[..., Tensor | None]:
-    """One launch of a tensor and a Python number; None for a number that `word_of` refuses."""
+    """One launch of a Python number, after a tensor or alone; None if `word_packer` refuses it."""
     (result,) = plan.results
     out = result.spec
     nbytes, allocate = out.nbytes, plan.device.backend.allocate
     if not plan.steps:
-        return lambda a, value: Tensor(allocate(nbytes), out)
+        return lambda *_: Tensor(allocate(nbytes), out)
     (step,) = plan.steps
     assert isinstance(step, Step)
     backend, groups = plan.device.backend, step.groups
@@ -542,6 +542,18 @@ def _with_number(plan: Plan, dtype: DType) -> Callable[..., Tensor | None]:
     prepare = backend.prepare
     pack = word_packer(dtype)
     head, place = pack_words(step.words[:-1]), 8 * step.places[0]
+
+    if not plan.operands:
+
+        def alone(value: float | int) -> Tensor | None:
+            word = pack(value)
+            if word is None:
+                return None
+            buffer = allocate(nbytes)
+            prepare(compiled, groups, head + word)(buffer)
+            return Tensor(buffer, out)
+
+        return alone
 
     def run(a: Tensor, value: float | int) -> Tensor | None:
         word = pack(value)

@@ -39,6 +39,7 @@ def _directly(x: Tensor, target: Device) -> Tensor | None:
     from .ops._common import allocate
     from .ops.manipulation import contiguous
 
+    x.device.late.settle()
     packed = contiguous(x.detach())
     out = allocate(target, x.dtype, x.shape)
     size = x.dtype.itemsize

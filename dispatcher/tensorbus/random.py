@@ -24,14 +24,14 @@ from tensorbus_backends.ir import Expr
 from . import ops
 from ._autograd import Context
 from ._devices import Device, get_device
-from ._op import Op, apply, function
+from ._op import Op, apply_number, function
 from ._plan import Planner, Value
 from ._promotion import DEFAULT_FLOAT, DEFAULT_INT
 from ._recent import kept
 from ._shown import shown
 from ._spec import Shape, Spec
 from ._tensor import Tensor
-from .ops._common import as_shape, from_host, normalize_axis
+from .ops._common import as_shape, normalize_axis
 
 __all__ = ["Key", "bernoulli", "integers", "key", "normal", "permutation", "uniform"]
 
@@ -75,13 +75,13 @@ def philox_expr(counter: Sequence[Expr], words: Sequence[Expr]) -> tuple[Expr, E
     return c0, c1, c2, c3
 
 
-def _words(slot: int) -> tuple[Expr, Expr, Expr, Expr]:
-    """The four words of the current element, under the key in buffer `slot`."""
+def _words(scalar: int) -> tuple[Expr, Expr, Expr, Expr]:
+    """The four words of the current element, under the key in launch scalar number `scalar`."""
     i = ir.index()
     zero = ir.const(0, dt.uint32)
     counter = (ir.cast(i, dt.uint32), ir.cast(i >> 32, dt.uint32), zero, zero)
-    words = [ir.load(slot, dt.uint32, ir.const(k, dt.int64)) for k in range(2)]
-    return philox_expr(counter, words)
+    key = ir.param(scalar, dt.uint64)
+    return philox_expr(counter, [ir.cast(key, dt.uint32), ir.cast(key >> 32, dt.uint32)])
 
 
 @dataclass(frozen=True)
@@ -154,11 +154,6 @@ def key_of(name: str, given: Key | None, seed: int | None) -> Key:
     )
 
 
-def key_tensor(device: Device, given: Key) -> Tensor:
-    """A key where kernels read it: data, not part of a plan, so that keys cost no plans."""
-    return from_host(device, np.asarray(given.words, np.uint32), dt.uint32)
-
-
 # -- from words to numbers ------------------------------------------------------------------------
 
 
@@ -176,13 +171,15 @@ def _fraction(words: Sequence[Expr], dtype: DType) -> Expr:
 
 
 class _Draw(Op):
-    """Elements made of the words of their index.  Operand: the key.  Options: ``shape, dtype, ..``.
+    """Elements made of the words of their index.  Number: the key.  Options: ``shape, dtype, ..``.
 
     Args:
         value: From the words, the dtype and the launch scalars to an element.
         scalars: Names of the options that travel as launch scalars.
         kind: Dtype of the scalars, if not the compute dtype of the result.
     """
+
+    number = dt.uint64
 
     def __init__(
         self,
@@ -201,15 +198,15 @@ class _Draw(Op):
         dtype, shape = options["dtype"], options["shape"]
         kind = self.kind or dtype.compute
         out = p.new(dtype, shape)
-        params = [(kind, options[s]) for s in self.scalars]
-        p.map(self.name, [self._drawn(dtype)], shape, [values[0].whole(dt.uint32)], [out], params)
+        params = [*((kind, options[s]) for s in self.scalars), (dt.uint64, 0)]
+        p.map(self.name, [self._drawn(dtype)], shape, [], [out], params)
         return out
 
     @kept(64)
     def _drawn(self, dtype: DType) -> Expr:
         kind = self.kind or dtype.compute
         given = [ir.param(k, kind) for k in range(len(self.scalars))]
-        return self.value(_words(0), dtype, *given)
+        return self.value(_words(len(given)), dtype, *given)
 
 
 def _uniform_value(words: Sequence[Expr], dtype: DType, low: Expr, span: Expr, top: Expr) -> Expr:
@@ -254,7 +251,7 @@ _bits = _Draw("random_bits", lambda words, dtype: _wide(words[0], words[1]))
 
 
 def _draw(op: _Draw, device: str | Device | None, given: Key, **options: Any) -> Tensor:
-    return apply(op, [key_tensor(get_device(device), given)], options)  # type: ignore[no-any-return]
+    return apply_number(op, (), given.value, options, get_device(device))
 
 
 def _float_dtype(name: str, dtype: DType | None) -> DType:
@@ -487,22 +484,28 @@ def permutation(
 
 
 class _Dropout(Op):
-    """Operands: elements and a key.  The gradient makes the same mask again from the key."""
+    """Number: the key, from which the gradient makes the same mask again.  Option: ``p``."""
+
+    number = dt.uint64
 
     def infer(self, specs: Sequence[Spec], options: dict[str, Any]) -> list[tuple[DType, Shape]]:
         return [(specs[0].dtype, specs[0].shape)]
 
     def build(self, p: Planner, values: Sequence[Value], options: dict[str, Any]) -> Value:
-        x, given = values
+        (x,) = values
         compute, rate = x.dtype.compute, options["p"]
         out = p.new(x.dtype, x.shape)
         p.map(
             self.name,
             [_dropped(x.dtype)],
             x.shape,
-            [x, given.whole(dt.uint32)],
+            [x],
             [out],
-            [(dt.float32, rate), (compute, 1 / (1 - rate) if rate < 1 else 0.0)],
+            [
+                (dt.float32, rate),
+                (compute, 1 / (1 - rate) if rate < 1 else 0.0),
+                (dt.uint64, 0),
+            ],
         )
         return out
 
@@ -510,18 +513,23 @@ class _Dropout(Op):
 @kept(16)
 def _dropped(dtype: DType) -> Expr:
     compute = dtype.compute
-    dropped = chance(_words(1)[0], ir.param(0, dt.float32))
+    dropped = chance(_words(2)[0], ir.param(0, dt.float32))
     scaled = ir.input_(0, dtype) * ir.param(1, compute)
     return ir.select(dropped, ir.const(0.0, compute), scaled)
 
 
 def _dropout_vjp(c: Context, g: Tensor) -> list[Tensor | None]:
-    return [apply(_dropout, [g, c.input(1)], c.options), None]
+    return [_again(c, g)]
 
 
 def _dropout_jvp(c: Context, tangents: Sequence[Tensor | None]) -> Tensor | None:
     t = tangents[0]
-    return None if t is None else apply(_dropout, [t, c.input(1)], c.options)
+    return None if t is None else _again(c, t)
+
+
+def _again(c: Context, x: Tensor) -> Tensor:
+    """Another tensor under the mask of a call."""
+    return apply_number(_dropout, (x,), c.options["number"], {"p": c.options["p"]})
 
 
 _dropout = _Dropout("dropout", vjp=_dropout_vjp, jvp=_dropout_jvp)
@@ -529,4 +537,4 @@ _dropout = _Dropout("dropout", vjp=_dropout_vjp, jvp=_dropout_jvp)
 
 def dropped_out(x: Tensor, p: float, given: Key) -> Tensor:
     """``nn.dropout`` while training."""
-    return apply(_dropout, [x, key_tensor(x.device, given)], {"p": p})  # type: ignore[no-any-return]
+    return apply_number(_dropout, (x,), given.value, {"p": p})

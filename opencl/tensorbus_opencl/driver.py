@@ -126,6 +126,18 @@ class OpenCLDriver(GridDriver):
         except cl.Error as error:
             raise self._failure(error, "copying to it") from error
 
+    def staged(self, nbytes: int) -> memoryview | None:
+        return memoryview(bytearray(nbytes))
+
+    def send(self, place: Place, source: memoryview) -> object:
+        try:
+            # pyopencl's event of such a copy waits for it when it dies.
+            event = _write(self.queue, place.whole, source, place.offset, None, False)
+            self.queue.flush()
+        except cl.Error as error:
+            raise self._failure(error, "copying to it") from error
+        return event
+
     def read(self, place: Place, target: memoryview) -> None:
         try:
             _read(self.queue, place.whole, target, place.offset, None, True)

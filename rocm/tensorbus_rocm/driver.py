@@ -102,6 +102,17 @@ class HipDriver(GridDriver):
         self._transfer(self._pointer(place), host, source.nbytes, _TO_DEVICE, "copying to it")
         self._wait("copying to it")
 
+    def staged(self, nbytes: int) -> memoryview | None:
+        """Pinned memory, without which a copy may wait for the stream."""
+        address = self._ffi.new("void **")
+        with self.current:
+            status = self._lib.hipHostMalloc(address, nbytes, 0)
+        return None if status != 0 else memoryview(self._ffi.buffer(address[0], nbytes))
+
+    def send(self, place: int, source: memoryview) -> None:
+        host = self._ffi.from_buffer(source)
+        self._transfer(self._pointer(place), host, source.nbytes, _TO_DEVICE, "copying to it")
+
     def read(self, place: int, target: memoryview) -> None:
         host = self._ffi.from_buffer(target, require_writable=True)
         self._transfer(host, self._pointer(place), target.nbytes, _TO_HOST, "copying from it")

@@ -42,6 +42,7 @@ int hipDeviceCanAccessPeer(int *answer, int device, int peer);
 int hipMemGetInfo(size_t *free, size_t *total);
 int hipMalloc(void **address, size_t nbytes);
 int hipFree(void *address);
+int hipHostMalloc(void **address, size_t nbytes, unsigned int flags);
 int hipMemcpyAsync(void *to, const void *from, size_t nbytes, int kind, void *stream);
 int hipMemcpyPeerAsync(void *to, int to_device, const void *from, int from_device, size_t nbytes,
                        void *stream);

@@ -54,7 +54,8 @@ int64_t tbs_option_int(const char *family, const char *key, int device, int64_t 
    and a driver calls `tbs_submit` once at the start of each launch and each copy for
      launch, copy           refused at the call: TBS_LAUNCH
      lost                   device gone, at the n-th launch or copy
-     slow                   every launch and copy sleeps n milliseconds */
+     slow                   every launch and copy sleeps n milliseconds
+   Counted alone, and never failing: wait, in tbs_drain and tbs_wait, whoever needs what they do. */
 void tbs_arm(const char *kind, long nth);   /* nth 0 disarms; kind NULL disarms all and revives */
 int tbs_trip(const char *kind);             /* 1 if this call is to fail; counts the call */
 long tbs_count(const char *kind);           /* calls counted since the library was loaded */

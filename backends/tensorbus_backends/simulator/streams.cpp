@@ -130,6 +130,7 @@ tbs_status tbs_enqueue(tbs_stream *stream, tbs_status (*work)(void *), void *dat
 tbs_status tbs_drain(tbs_stream *stream) {
     TBS_REFUSE_FORKED(TBS_LOST);
     Lock lock;
+    tbs_trip("wait");
     while (!stream->waiting.empty()) step(stream);
     return outcome(stream);
 }
@@ -169,6 +170,7 @@ tbs_status tbs_reached(tbs_stream *stream, uint64_t mark) {
 tbs_status tbs_wait(tbs_stream *stream, uint64_t mark) {
     TBS_REFUSE_FORKED(TBS_LOST);
     Lock lock;
+    tbs_trip("wait");
     while (stream->done < mark && !stream->waiting.empty()) step(stream);
     return outcome(stream);
 }

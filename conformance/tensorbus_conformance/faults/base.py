@@ -119,7 +119,7 @@ class FaultyDevice(Device):
         self.real, self.planted, self.label = real, planted, f"tb_{label}"
         self.change, self.instead = change, launch
         self.info, self.capabilities = real.info, real.capabilities
-        self.dialect = real.dialect
+        self.dialect, self.synchronous = real.dialect, real.synchronous
 
     @property
     def natives(self) -> Any:  # type: ignore[override]

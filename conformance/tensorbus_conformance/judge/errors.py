@@ -330,10 +330,10 @@ def check(session: Session) -> Outcome:
             outcome.decided += 1
             # At level smoke each call is made one way only, which of the two by its number.
             plain = often or (k + session.seed) % 2 == 0
-            problem = _raised(bad, function.name) if plain else ""
+            problem = _raised(bad, function.name, session.device) if plain else ""
             if not problem and (often or not plain):
                 with tb.trace():
-                    problem = _raised(bad, function.name)
+                    problem = _raised(bad, function.name, session.device)
                     problem = problem and f"in a trace: {problem}"
             if often and not problem:
                 problem = state()
@@ -349,10 +349,11 @@ def check(session: Session) -> Outcome:
     return outcome
 
 
-def _raised(bad: _Call, name: str) -> str:
-    """What is wrong with how a bad call ended; "" for nothing."""
+def _raised(bad: _Call, name: str, device: tb.Device) -> str:
+    """What is wrong with how a bad call ended, or `device` when waited for; "" for nothing."""
     try:
         bad.make()
+        device.synchronize()
     except bad.error as raised:
         text = str(raised)
         if not text.strip():

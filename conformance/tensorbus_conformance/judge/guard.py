@@ -139,7 +139,7 @@ class Guarded(Device):
     def __init__(self, real: Device, poison: int = 0xFF) -> None:
         self.real, self.poison = real, poison
         self.info, self.capabilities = real.info, real.capabilities
-        self.dialect = real.dialect
+        self.dialect, self.synchronous = real.dialect, real.synchronous
         self.violations: list[str] = []
         self.live: weakref.WeakSet[_Pages] = weakref.WeakSet()
         self.bands: dict[int, _Bands] = {}

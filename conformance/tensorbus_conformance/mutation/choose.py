@@ -42,7 +42,8 @@ _LAYERS = (
     ("scale.", ("/kernels/base.py", "/map.py", "/matmul.py", "/reduce.py", "/rows.py", "/scan.py")),
     ("primitive.", ("/clike.py", "/ir.py", "/interp.py", "/scalar.py", "/flushing.py")),
     ("driver.", ("cpu/", "opencl/", "/pool.py", "/cache.py", "/units.py", "/check.py",
-                 "/contract.py", "/opening.py", "/probing.py", "/discovery.py", "/ref.py")),
+                 "/staging.py", "/contract.py", "/opening.py", "/probing.py", "/discovery.py",
+                 "/ref.py")),
     ("surface.", ("dispatcher/",)),
 )  # fmt: skip
 """Which parts judge a layer alone, and the beginnings and ends of its files' paths."""
@@ -60,6 +61,7 @@ _HOMES = (
     ("backends/tensorbus_backends/flushing.py", ("language",)),
     ("backends/tensorbus_backends/units.py", ("calls", "grid")),
     ("backends/tensorbus_backends/grid.py", ("grid", "calls")),
+    ("backends/tensorbus_backends/staging.py", ("copy", "calls")),
     ("opencl/tensorbus_opencl/", ("calls", "platforms")),
 )
 """Duties that are about one file, whose children run it unseen: the beginning of its path."""

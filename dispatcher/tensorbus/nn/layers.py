@@ -8,6 +8,7 @@ from .._promotion import promote
 from .._tensor import Tensor
 from ..ops._common import tensor_of
 from ..ops.reduction import need_floating, widened
+from ..ops.selection import taken
 from ..random import Key, dropped_out, key_of
 
 __all__ = ["dropout", "embedding", "linear"]
@@ -67,6 +68,7 @@ def embedding(indices: Tensor, weight: Tensor, /) -> Tensor:
         order of `indices`.
 
     Raises:
+        IndexError: An index is out of range.
         TypeError: `indices` is not integer.
         ValueError: `weight` has no dimension.
     """
@@ -76,7 +78,7 @@ def embedding(indices: Tensor, weight: Tensor, /) -> Tensor:
         raise TypeError(f"embedding: indices are integers, not {indices.dtype.name}")
     if weight.ndim == 0:
         raise ValueError("embedding: weight needs at least one dimension")
-    flat = ops.take(weight, ops.reshape(indices, (-1,) if indices.size else (0,)), axis=0)
+    flat = taken("embedding", weight, ops.reshape(indices, (indices.size,)), 0)
     return ops.reshape(flat, (*indices.shape, *weight.shape[1:]))
 
 

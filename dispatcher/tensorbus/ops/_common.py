@@ -8,17 +8,22 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from tensorbus_backends import dtypes as dt
+from tensorbus_backends import dtypes as dt, ir
 from tensorbus_backends.contract import UnsupportedError
 from tensorbus_backends.dtypes import DType
 from tensorbus_backends.floating import DefaultArithmetic
+from tensorbus_backends.ir import Expr
 
 from .._devices import Device
+from .._op import Op, perform_number
+from .._plan import Planner, Value
 from .._promotion import promote, result_of_scalar
+from .._recent import kept
 from .._shown import shown
 from .._spec import Shape, Spec
 from .._state import watching
 from .._tensor import Tensor
+from ._moves import bits_dtype
 
 __all__ = [
     "allocate",
@@ -70,13 +75,40 @@ def from_host(device: Device, array: np.ndarray[Any, Any], dtype: DType) -> Tens
     return out
 
 
+class _Constant(Op):
+    """One element.  Number: its bits.  Option: ``dtype``."""
+
+    number = dt.uint64
+
+    def infer(self, specs: Sequence[Spec], options: dict[str, Any]) -> list[tuple[DType, Shape]]:
+        return [(options["dtype"], ())]
+
+    def build(self, p: Planner, values: Sequence[Value], options: dict[str, Any]) -> Value:
+        dtype = options["dtype"]
+        bits, out = bits_dtype(dtype), p.new(dtype, ())
+        p.map("fill", [_narrowed(bits)], (), [], [out.read(bits)], [(dt.uint64, 0)])
+        return out
+
+
+@kept(4)
+def _narrowed(bits: DType) -> Expr:
+    return ir.cast(ir.param(0, dt.uint64), bits.compute)
+
+
+_constant = _Constant("_constant")
+
+
 def scalar_tensor(device: Device, value: Scalar, dtype: DType) -> Tensor:
     """A 0-dimensional tensor for a Python scalar, kept so that loops reuse it."""
     key = (dtype, repr(value))
     found: Tensor | None = device.constants.find(key)
     if found is None:
         with np.errstate(over="ignore"), DefaultArithmetic():
-            found = from_host(device, np.asarray(value).astype(dtype.numpy), dtype)
+            stored = np.asarray(value).astype(dtype.numpy)
+        check_dtype(device, dtype)
+        # By a launch, which waits for nothing, as a copy from the host may.
+        bits = int(stored.view(bits_dtype(dtype).numpy))
+        found = perform_number(_constant, bits, {"dtype": dtype}, device)
         device.constants.keep(key, found)
     return found
 

@@ -1,6 +1,7 @@
 """Reading elements at computed places: the kernels behind take, gather and integer indexing.
 
-An output element is ``x[offset + sum_j wrap(index_j) * stride_j]``.  The offset, which comes from
+An output element is ``x[offset + sum_j wrap(index_j) * stride_j]``, or 0 where an index is out of
+range.  The offset, which comes from
 the dimensions that are not indexed, is read from a table that broadcasts over the indexed ones, so
 the kernels are few and divide nothing.
 """
@@ -14,16 +15,18 @@ from typing import Any
 
 from tensorbus_backends import dtypes as dt, ir
 from tensorbus_backends.dtypes import DType
+from tensorbus_backends.environment import switch
 from tensorbus_backends.ir import Expr
 from tensorbus_backends.kernels import MONOIDS
 
 from .._devices import Device
+from .._late import Check
 from .._op import Op, perform
 from .._plan import Arg, Planner, Value
 from .._recent import kept
 from .._spec import Shape, Spec, broadcast_strides
 from .._tensor import Tensor
-from ._moves import bits_dtype
+from ._moves import bits_dtype, packed
 from .reduction import reduce_into
 
 __all__ = ["broadcast_index", "check_bounds", "gathered", "iota", "linear_index"]
@@ -35,6 +38,10 @@ def wrap(index: Expr, size: Expr) -> Expr:
 
 
 # -- bounds -----------------------------------------------------------------------------------
+
+
+def _outside(index: Expr, size: Expr) -> Expr:
+    return (index < -size) | (index >= size)
 
 
 class _Extreme(Op):
@@ -60,26 +67,80 @@ def _distance() -> Expr:
     return ir.select(x < 0, ~x, x)
 
 
+class _Checked(Op):
+    """The number of the first check with a bad index, or 0, and that index: see `_late`.
+
+    Operands: the index; these two words after the checks before it, if there were any.
+    Options: ``size`` of the axis, ``number`` of the check.
+    """
+
+    def infer(self, specs: Sequence[Spec], options: dict[str, Any]) -> list[tuple[DType, Shape]]:
+        return [(dt.int64, (2,))]
+
+    def build(self, p: Planner, values: Sequence[Value], options: dict[str, Any]) -> Value:
+        index, *before = values
+        flat = packed(p, index if index.shape else p.view(index, (1,)))
+        size, number = (dt.int64, options["size"]), (dt.int64, options["number"])
+        first, out = p.new(dt.int64, (1,)), p.new(dt.int64, (2,))
+        line = p.view(flat, (flat.size,))
+        reduce_into(p, "bad_index", [line], (0,), _first_bad(), MONOIDS["min"], first, None, [size])
+        words = [out.read(shape=(1,), strides=(1,), offset=k) for k in range(2)]
+        known = [b.read(shape=(1,), strides=(1,), offset=k) for b in before for k in range(2)]
+        exprs = _noted(bool(before))
+        p.map("noted_index", exprs, (1,), [first, flat.whole(), *known], words, [number])
+        return out
+
+
+@kept(1)
+def _first_bad() -> Expr:
+    """The place of an index that is out of range; scalar: the size."""
+    bad = _outside(ir.input_(0, dt.int64), ir.param(0, dt.int64))
+    return ir.select(bad, ir.index(), ir.const(dt.int64.max, dt.int64))
+
+
+@kept(2)
+def _noted(before: bool) -> tuple[Expr, Expr]:
+    """The two words; operands: first bad place, index, words before; scalar: the number."""
+    place, none = ir.input_(0, dt.int64), ir.const(0, dt.int64)
+    bad = place < dt.int64.max
+    index = ir.select(bad, ir.load(1, dt.int64, ir.select(bad, place, none)), none)
+    number = ir.select(bad, ir.param(0, dt.int64), none)
+    if not before:
+        return number, index
+    known = ir.input_(2, dt.int64)
+    free = known.eq(0)
+    return ir.select(free, number, known), ir.select(free, index, ir.input_(3, dt.int64))
+
+
 _extreme = _Extreme("_extreme_index")
+_checked = _Checked("_checked_index")
 
 
-def check_bounds(name: str, index: Tensor, size: int, axis: int) -> None:
-    """Raise IndexError unless every element of an int64 tensor is in [-size, size)."""
+def check_bounds(name: str, index: Tensor, size: int, axis: int, operand: str = "index") -> None:
+    """Have every element of an int64 tensor checked to be in [-size, size).
+
+    A synchronous device, and every one with ``TENSORBUS_CHECK_INDICES``, raises IndexError here;
+    others at the next read-back or `synchronize`.  Kernels that read with an index out of range
+    get 0 there, and write nothing, so that nothing else has to wait.
+    """
     if not index.size:
+        return
+    device, check = index._spec.device, Check(name, operand, axis, size)
+    # That an index into nothing is bad is known without a look, and kernels need one valid place.
+    if size and not device.backend.synchronous and not switch("TENSORBUS_CHECK_INDICES"):
+
+        def run(words: Tensor | None, number: int) -> Tensor:
+            given = (index,) if words is None else (index, words)
+            return perform(_checked, given, {"size": size, "number": number})  # type: ignore[no-any-return]
+
+        device.late.add(check, run)
         return
     found = perform(_extreme, (index,))
     raw = bytearray(8)
-    found.device.backend.copy_out(found._buffer, 0, memoryview(raw))
-    if struct.unpack("=q", raw)[0] < size:
-        return
-    values = index.detach().numpy().reshape(-1)
-    bad = next(int(i) for i in values if not -size <= i < size)
-    raise IndexError(
-        f"{name}: index {bad} is out of range for axis {axis} with size {size}; "
-        f"indices run from {-size} to {size - 1}"
-        if size
-        else f"{name}: index {bad} is out of range for axis {axis}, which is empty"
-    )
+    device.backend.copy_out(found._buffer, 0, memoryview(raw))
+    if struct.unpack("=q", raw)[0] >= size:
+        values = index.detach().numpy().reshape(-1)
+        raise check.error(next(int(i) for i in values if not -size <= i < size))
 
 
 # -- tables -----------------------------------------------------------------------------------
@@ -123,7 +184,7 @@ def gathered(
         shape: Of the result.
         rest: For each dimension of the result its stride in `x`, where it is not indexed, else 0;
             such dimensions are those where the table does not broadcast.
-        indices: int64, values known to be in range, broadcast to `shape`.
+        indices: int64, broadcast to `shape`.
         sizes: Of the indexed dimensions of `x`.
         strides: Of the indexed dimensions of `x`.
     """
@@ -133,21 +194,26 @@ def gathered(
     out = p.new(x.dtype, shape)
     tables = [p.table(kept, rest)] if tabled else []
     params = [(dt.int64, n) for pair in zip(sizes, strides, strict=True) for n in pair]
-    value = ir.load(0, bits, _place(tabled, len(sizes)))
+    value = _gathered(bits, tabled, len(sizes))
     p.map("gather", [value], shape, [x.whole(bits), *tables, *indices], [out.read(bits)], params)
     return out
 
 
-@kept(64)
-def _place(tabled: bool, count: int) -> Expr:
-    """Where `x` is read; scalars: size and stride of each indexed dimension."""
+@kept(256)
+def _gathered(bits: DType, tabled: bool, count: int) -> Expr:
+    """An element of `x`, 0 for a bad index; scalars: size and stride of each indexed dimension."""
     at: Expr | None = ir.input_(1, dt.int64) if tabled else None
+    bad: Expr | None = None
     for k in range(count):
         n, s = ir.param(2 * k, dt.int64), ir.param(2 * k + 1, dt.int64)
-        part = wrap(ir.input_(1 + tabled + k, dt.int64), n) * s
+        i = ir.input_(1 + tabled + k, dt.int64)
+        part, out = wrap(i, n) * s, _outside(i, n)
         at = part if at is None else at + part
+        bad = out if bad is None else bad | out
     assert at is not None
-    return at
+    assert bad is not None
+    zero = ir.const(0, dt.int64)
+    return ir.select(bad, ir.const(0, bits), ir.load(0, bits, ir.select(bad, zero, at)))
 
 
 class _Linear(Op):
@@ -167,19 +233,26 @@ class _Linear(Op):
 @kept(16)
 def _linear_place(count: int) -> Expr:
     total: Expr | None = None
+    bad: Expr | None = None
     for k in range(count):
         n = ir.param(k, dt.int64)
-        at = wrap(ir.input_(k, dt.int64), n)
+        i = ir.input_(k, dt.int64)
+        at, out = wrap(i, n), _outside(i, n)
         total = at if total is None else total * n + at
+        bad = out if bad is None else bad | out
     assert total is not None
-    return total
+    assert bad is not None
+    return ir.select(bad, ir.const(dt.int64.min, dt.int64), total)
 
 
 _linear = _Linear("_linear_index")
 
 
 def linear_index(indices: Sequence[Tensor], shape: Shape, sizes: Sequence[int]) -> Tensor:
-    """C-order place in an array of `sizes` for index vectors broadcast to `shape`, wrapped."""
+    """C-order place in an array of `sizes` for index vectors broadcast to `shape`, wrapped.
+
+    Where an index is out of range it is the least int64, which is no place.
+    """
     options = {"shape": tuple(shape), "sizes": tuple(sizes)}
     return perform(_linear, indices, options)  # type: ignore[no-any-return]
 

@@ -5,8 +5,8 @@ that name it, and one map walks the segments: `index_add` adds a segment to the 
 one by one in the order of position, `scatter` takes the segment's last.  So each element is
 computed once, from one place, and duplicates have one defined meaning on every device.
 
-Shapes: target (P, N, R), index (P, B) with values in [0, N), source (P, B, R): P rows that do not
-mix, N places, R elements that share a place.
+Shapes: target (P, N, R), index (P, B), source (P, B, R): P rows that do not mix, N places, R
+elements that share a place.  An index outside [0, N) names no target, so its source is dropped.
 """
 
 from __future__ import annotations
@@ -179,15 +179,17 @@ class _Pick(Op):
                 p.table((inner,), (1,)).read(shape=(1, 1, inner), strides=(1, 1, 1)),
             ],
             [out.read(bits)],
-            [(dt.int64, inner)],
+            [(dt.int64, inner), (dt.int64, places)],
         )
         return out
 
 
 @kept(16)
 def _picked(bits: DType) -> Expr:
-    place = ir.input_(1, dt.int64) + ir.input_(2, dt.int64)
-    won = ir.load(3, dt.int64, place).eq(ir.input_(4, dt.int64))
+    at = ir.input_(1, dt.int64)
+    inside = (at >= 0) & (at < ir.param(1, dt.int64))
+    place = ir.input_(2, dt.int64) + ir.select(inside, at, ir.const(0, dt.int64))
+    won = inside & ir.load(3, dt.int64, place).eq(ir.input_(4, dt.int64))
     value = ir.load(0, bits, place * ir.param(0, dt.int64) + ir.input_(5, dt.int64))
     return ir.select(won, value, ir.const(0, bits))
 

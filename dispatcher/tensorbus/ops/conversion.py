@@ -226,6 +226,7 @@ def to_numpy(x: Tensor, /) -> np.ndarray[Any, Any]:
         watching.by.other = True
     packed = contiguous(x.detach())
     out = np.empty(packed.shape, packed.dtype.numpy)
+    x.device.late.settle()
     if out.size:
         start = packed._offset * packed.dtype.itemsize
         packed.device.backend.copy_out(packed._buffer, start, out.reshape(-1).view(np.uint8).data)

@@ -27,7 +27,7 @@ __all__ = ["gather", "index_add", "scatter", "take", "take_along_axis"]
 class _Index(Op):
     """``x[..., i_1, ..., i_k, ...]`` with integer tensors, as NumPy defines it.
 
-    Operands: x, then int64 tensors whose values are known to be in range.  Options: ``axes`` of x
+    Operands: x, then int64 tensors, checked by the caller.  Options: ``axes`` of x
     that they index, ``at``: where in the result their common dimensions stand.
     """
 
@@ -90,13 +90,13 @@ _index = _Index("index", vjp=_index_vjp, jvp=_index_jvp)
 
 
 def index(x: Tensor, indices: Sequence[Tensor], axes: Sequence[int], at: int) -> Tensor:
-    """Integer indexing with int64 tensors already known to be in range."""
+    """Integer indexing with int64 tensors that the caller has checked."""
     options = {"axes": tuple(axes), "at": at}
     return apply(_index, [x, *indices], options)  # type: ignore[no-any-return]
 
 
 class _Gather(Op):
-    """``out[i, j] = x[index[i, j], j]`` (axis 0); index values are known to be in range."""
+    """``out[i, j] = x[index[i, j], j]`` (axis 0); the caller checks the index."""
 
     def infer(self, specs: Sequence[Spec], options: dict[str, Any]) -> list[tuple[DType, Shape]]:
         return [(specs[0].dtype, specs[1].shape)]
@@ -237,9 +237,14 @@ def take(x: Tensor, indices: Tensor, /, *, axis: int | None = None) -> Tensor:
     along = normalize_axis("take", axis, x.ndim)
     if not x.ndim:
         raise IndexError("take: a 0-dimensional tensor has no axis; use reshape(x, (1,)) first")
-    i = index_tensor("take", indices, "indices")
-    check_bounds("take", i, x.shape[along], along)
-    return index(x, [i], (along,), along)
+    return taken("take", x, indices, along)
+
+
+def taken(name: str, x: Tensor, indices: Tensor, axis: int) -> Tensor:
+    """What `take` does along an axis that exists, for a function called `name`."""
+    i = index_tensor(name, indices, "indices")
+    check_bounds(name, i, x.shape[axis], axis, "indices")
+    return index(x, [i], (axis,), axis)
 
 
 @function("indexing", differentiable=True, op="gather")
@@ -266,7 +271,7 @@ def take_along_axis(x: Tensor, indices: Tensor, /, *, axis: int = -1) -> Tensor:
     common = broadcast_shapes(others(x.shape), others(i.shape))
     wide = (*common[:along], x.shape[along], *common[along + 1 :])
     narrow = (*common[:along], i.shape[along], *common[along + 1 :])
-    check_bounds("take_along_axis", i, x.shape[along], along)
+    check_bounds("take_along_axis", i, x.shape[along], along, "indices")
     operands = [broadcast_to(x, wide), broadcast_to(i, narrow)]
     return apply(_gather, operands, {"axis": along})  # type: ignore[no-any-return]
 

@@ -197,6 +197,15 @@ EXPORT hipError_t hipMalloc(void **address, size_t nbytes) {
     return of(status);
 }
 
+EXPORT hipError_t hipHostMalloc(void **address, size_t nbytes, unsigned) {
+    ENTER();
+    if (!address) return hipErrorInvalidValue;
+    *address = nullptr;
+    if (tbs_trip("host")) return hipErrorOutOfMemory;
+    if (nbytes) *address = aligned_alloc(4096, (nbytes + 4095) / 4096 * 4096);
+    return !nbytes || *address ? hipSuccess : hipErrorOutOfMemory;
+}
+
 EXPORT hipError_t hipFree(void *address) {
     ENTER();
     if (!address) return hipSuccess;

@@ -99,6 +99,7 @@ struct Driver {
     int (*set_current)(Handle);
     int (*memory)(size_t *, size_t *);
     int (*allocate)(Address *, size_t);
+    int (*pinned)(void **, size_t, unsigned);
     int (*release)(Address);
     int (*to_device)(Address, const void *, size_t, Handle);
     int (*to_host)(void *, Address, size_t, Handle);
@@ -173,6 +174,7 @@ int start() {
             bind(lib, cu.retain, "cuDevicePrimaryCtxRetain") &&
             bind(lib, cu.set_current, "cuCtxSetCurrent") &&
             bind(lib, cu.memory, "cuMemGetInfo_v2") && bind(lib, cu.allocate, "cuMemAlloc_v2") &&
+            bind(lib, cu.pinned, "cuMemHostAlloc") &&
             bind(lib, cu.release, "cuMemFree_v2") &&
             bind(lib, cu.to_device, "cuMemcpyHtoDAsync_v2") &&
             bind(lib, cu.to_host, "cuMemcpyDtoHAsync_v2") &&
@@ -364,6 +366,12 @@ EXPORT int hipMalloc(void **address, size_t nbytes) {
     if (status == OK && nbytes) status = hip(cu.allocate(&made, nbytes));
     *address = reinterpret_cast<void *>(made);
     return status;
+}
+
+EXPORT int hipHostMalloc(void **address, size_t nbytes, unsigned flags) {
+    *address = nullptr;
+    const int status = enter(current);
+    return status || !nbytes ? status : hip(cu.pinned(address, nbytes, flags));
 }
 
 EXPORT int hipFree(void *address) {

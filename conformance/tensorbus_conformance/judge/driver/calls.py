@@ -23,6 +23,7 @@ from tensorbus_backends.contract import (
     OutOfMemoryError,
 )
 from tensorbus_backends.dialect import Dialect
+from tensorbus_backends.staging import LARGEST
 
 from ..items import Outcome
 from ..session import Session
@@ -189,22 +190,26 @@ _KINDS: tuple[tuple[int, type[BackendError]], ...] = (
 
 @forked
 def copies(checks: Checks, folder: Path, session: Session) -> None:
-    """Copies wait for the host's memory, are sent off, and fail with the contract's errors."""
+    """Copies wait for the host's memory, are sent off, and fail with the contract's errors.
+
+    A small one to the device is read from memory of the device's own, and does not wait.
+    """
     with opened(session, folder) as (device, fake):
-        one, two = device.allocate(300), device.allocate(300)
-        host = bytearray(10)
-        commands: dict[str, tuple[Callable[[], Any], str, list[str]]] = {
-            "write": (lambda: device.copy_in(one, 3, memoryview(b"hello")), "copying to it",
-                      ["write"]),
-            "read": (lambda: device.copy_out(one, 3, memoryview(host)), "copying from it",
-                     ["read"]),
-            "copy": (lambda: device.copy(two, 9, one, 3, 5), "copying", ["copy", "flush"]),
-        }  # fmt: skip
-        for name, (command, doing, calls) in commands.items():
+        one, two = device.allocate(2 * LARGEST), device.allocate(300)
+        host, large = bytearray(10), memoryview(bytes(range(1, 256)) * (LARGEST // 255 + 1))
+        commands: list[tuple[str, Callable[[], Any], str, list[str], bool]] = [
+            ("write", lambda: device.copy_in(one, 9, large), "copying to it", ["write"], True),
+            ("write", lambda: device.copy_in(one, 3, memoryview(b"hello")), "copying to it",
+             ["write", "flush"], False),
+            ("read", lambda: device.copy_out(one, 3, memoryview(host)), "copying from it",
+             ["read"], True),
+            ("copy", lambda: device.copy(two, 9, one, 3, 5), "copying", ["copy", "flush"], True),
+        ]  # fmt: skip
+        for name, command, doing, calls, waits in commands:
             fake.said.clear()
             command()
             block = fake.said[0][1:] if name != "copy" else (True,)
-            checks.that(block == (True,), f"{name} does not wait for the host's memory")
+            checks.that(block == (waits,), f"{name} waits for the host's memory: {block}")
             checks.that(fake.names() == calls, f"{name} makes other calls")
             for code, kind in _KINDS:
                 fake.fail[name] = [code] * 5
@@ -217,6 +222,7 @@ def copies(checks: Checks, folder: Path, session: Session) -> None:
             command()  # after kept memory went back it is done once more
             checks.that(fake.names().count(name) == 2, f"{name} is not tried again")
         checks.that(bytes(host[:5]) == b"hello", f"the host has {bytes(host)!r}")
+        checks.that(fetch(device, one, large.nbytes, 9) == large, "a large copy is elsewhere")
         checks.that(fetch(device, two, 5, 9) == b"hello", "a copy is elsewhere")
 
 

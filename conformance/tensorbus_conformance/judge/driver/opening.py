@@ -266,8 +266,11 @@ def contract(checks: Checks, folder: Path, session: Session) -> None:
     checks.that(MemoryFigures(1, 2, 3).total == 0, "an unknown total is not 0")
     checks.that(hash(x) == hash(DeviceInfo("a", "a", 0, details={"k": "v"})), "details are hashed")
     device = _Least()
-    plain = (device.dialect, dict(device.natives), device.dlpack_type, device.dlpack_stream)
-    checks.that(plain == (None, {}, 0, 0), f"a device has by default {plain}")
+    plain = (
+        device.dialect, dict(device.natives), device.dlpack_type, device.dlpack_stream,
+        device.synchronous,
+    )  # fmt: skip
+    checks.that(plain == (None, {}, 0, 0, False), f"a device has by default {plain}")
     block = Buffer()
     checks.that(device.copy_from(block, 0, block, 0, 0) is False, "copy_from claims to have copied")
     for name, arguments in (

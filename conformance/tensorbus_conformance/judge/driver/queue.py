@@ -61,7 +61,9 @@ def events(session: Session) -> Outcome:
             hasattr(event, "wait") and hasattr(event, "done"), f"record gives {event!r}"
         ):
             return checks.outcome
-        checks.that(type(event.done()) is bool, f"done gives {event.done()!r}")
+        done = event.done()
+        checks.that(type(done) is bool, f"done gives {done!r}")
+        checks.that(done or not device.synchronous, "is synchronous, but a launch is not done")
         if way == "wait":
             event.wait()
         elif way == "synchronize":

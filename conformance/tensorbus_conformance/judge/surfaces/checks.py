@@ -131,12 +131,17 @@ class Checks:
         kind: type[BaseException] | tuple[type[BaseException], ...],
         call: Callable[..., Any],
     ) -> None:
-        """The call ends in exactly this exception, with a message."""
+        """The call ends in exactly this exception, with a message.
+
+        What the device finds later counts, too: an index out of range is raised when it is waited
+        for.
+        """
         self.outcome.decided += 1
         kinds = kind if isinstance(kind, tuple) else (kind,)
         names = " or ".join(k.__name__ for k in kinds)
         try:
             got = call()
+            self.device.synchronize()
         except Exception as error:
             if type(error) not in kinds:
                 self.fail(label, f"{type(error).__name__} ({error}), expected {names}")

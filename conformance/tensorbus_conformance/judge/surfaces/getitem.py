@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import tensorbus as tb
 from numpy.typing import NDArray
 from tensorbus_backends import dtypes as dt
+from tensorbus_backends.environment import switch
 
 from ..layouts import place
 from .checks import MOVED, Checks, distinct, surface
@@ -33,6 +35,7 @@ def getitem(c: Checks) -> None:
             _derivatives(c, key, array)
     _forms(c)
     _errors(c)
+    _late(c)
 
 
 def _read(c: Checks, key: Key, x: tb.Tensor, array: Array) -> None:
@@ -112,6 +115,51 @@ def _forms(c: Checks) -> None:
     for k in (0, 3, 1, 5, 2):
         c.same(f"x[{k}:][i]", x[k:][c.put(np.asarray([0]))], array[k:][[0]])
         c.same(f"x[{k}]", x[k], array[k])
+
+
+def _late(c: Checks) -> None:
+    """Where a bad index is found after the call, it read 0 or wrote nothing, and is told once.
+
+    Beside each bad index is a good one, whose element is read or written as ever.
+    """
+    if c.device.backend.synchronous or switch("TENSORBUS_CHECK_INDICES"):
+        return
+    array, values = distinct((4, 3), c.dtype), distinct((6, 3), c.dtype, 20)
+    index = np.asarray([1, 4, -4, -5, 1 << 40, -(1 << 63)])
+    read = np.where(np.isin(index, (1, -4))[:, None], array[index % 4], np.zeros_like(array[:1]))
+    written, one = array.copy(), array.copy()
+    written[[1, 0]], one[0, 2] = values[[0, 2]], values[1, 0]
+    x, i, v = c.put(array), c.put(index), c.put(values)
+    wide = c.put(np.broadcast_to(index[:, None], (6, 3)))
+
+    def stored(*key: Any, value: tb.Tensor) -> tb.Tensor:
+        y = c.put(array)
+        y[key] = value
+        return y
+
+    rows, columns = c.put(np.asarray([1, -4, 4])), c.put(np.asarray([3, 2, 0]))
+    calls: list[tuple[str, Callable[[], tb.Tensor], Array]] = [
+        ("take", lambda: tb.take(x, i, axis=0), read),
+        ("indexing", lambda: x[i], read),
+        ("take_along_axis", lambda: tb.take_along_axis(x, wide, axis=0), read),
+        ("gather", lambda: tb.gather(x, wide, axis=0), read),
+        ("embedding", lambda: tb.nn.embedding(i, x), read),
+        ("indexing", lambda: x[rows, columns], np.asarray([0, array[0, 2], 0], array.dtype)),
+        ("scatter", lambda: tb.scatter(tb.concat([x, x])[:4], wide[:4], v[:4], axis=0), written),
+        ("indexing", lambda: stored(i, value=v), written),
+        ("indexing", lambda: stored(rows, columns, value=v[:3, 0]), one),
+    ]
+    if c.dtype is not dt.bool_:
+        total = array.copy()
+        total[[1, 0]] += values[[0, 2]]
+        calls.append(("index_add", lambda: tb.index_add(x, i, v, axis=0), total))
+    for n, (name, call, due) in enumerate(calls):
+        label = f"{name} with bad indices, {n}"
+        out = c.attempt(label, call)
+        c.refuses(f"{label}, later", IndexError, c.device.synchronize, f"{name}: index ")
+        c.attempt(f"{label}, once more", c.device.synchronize)
+        if out is not None:
+            c.same(label, out, due)
 
 
 def _errors(c: Checks) -> None:
