@@ -13,17 +13,18 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 
-_forgetters: list[Callable[[], Callable[[], None] | None]] = []
+_tables: dict[int, weakref.ref[Recent[Any, Any]]] = {}
+_clearers: list[Callable[[], None]] = []
 
 
 def forget() -> None:
     """Empty every cache: after something has changed that none of their keys tells."""
-    for reference in list(_forgetters):
-        clear = reference()
-        if clear is None:
-            _forgetters.remove(reference)
-        else:
-            clear()
+    for reference in list(_tables.values()):
+        table = reference()
+        if table is not None:
+            table.clear()
+    for clear in _clearers:
+        clear()
 
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -34,7 +35,7 @@ def kept(limit: int) -> Callable[[F], F]:
 
     def wrap(function: F) -> F:
         made = functools.lru_cache(limit)(function)
-        _forgetters.append(lambda: made.cache_clear)
+        _clearers.append(made.cache_clear)
         return made  # type: ignore[return-value]
 
     return wrap
@@ -56,7 +57,8 @@ class Recent(dict[K, V]):
 
     def __init__(self, limit: int) -> None:
         super().__init__()
-        _forgetters.append(weakref.WeakMethod(self.clear))
+        mine = id(self)
+        _tables[mine] = weakref.ref(self, lambda _: _tables.pop(mine, None))
         self._limit = limit
         self._old: dict[K, V] = {}
 

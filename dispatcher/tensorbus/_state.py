@@ -124,7 +124,10 @@ _NONE: Plans = Recent(0)
 
 def _table(reproducible: bool, policy: Policy) -> Plans:
     """The plans that serve under these settings."""
-    return tables.setdefault((reproducible, policy), Recent(_KEPT_PLANS))
+    found = tables.get((reproducible, policy))
+    if found is None:
+        found = tables.setdefault((reproducible, policy), Recent(_KEPT_PLANS))
+    return found
 
 
 def _looked_into(plans: Plans, trace: Trace | None) -> Plans:
