@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import inspect
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from tensorbus_backends import dtypes as dt
 from tensorbus_backends.contract import NativeCase, UnsupportedError
 from tensorbus_backends.dtypes import DType
 from tensorbus_backends.floating import in_default_arithmetic
 
 from ._arguments import checked
 from ._autograd import Context, record
-from ._devices import Device, get_device
+from ._devices import Device
+from ._fallback import fallback, meeting
 from ._plan import Dense, Plan, Planner, Value, same_device
 from ._spec import Shape, Spec
 from ._state import Record, deeper, settings, watching
@@ -107,9 +106,11 @@ class Op:
         jvp: ``rule(context, tangents)`` gives the tangent(s) of the output(s).
         dense: Whether operands in C order under one shape get plans that differ in the number of
             elements alone.
+        moves: Whether the result is on a device that the call names; it never falls back.
     """
 
     dense = False
+    moves = False
 
     def __init__(
         self,
@@ -254,9 +255,14 @@ def _traced(
 ) -> Any:
     now, plan = settings(), run.plan  # type: ignore[attr-defined]
     where = tensors[0]._spec.device if tensors else device
+    stays = ""
     start = time.perf_counter()
     with deeper():
         out = run(*tensors)
+    if plan.variant == "fallback":
+        where = plan.device
+        made = out if isinstance(out, tuple) else (out,)
+        stays = next((o.device.name for o in made if o.device.home is not None), "")
     if now.trace is not None:
         now.trace.records.append(
             Record(
@@ -268,6 +274,7 @@ def _traced(
                 plan.library,
                 time.perf_counter() - start,
                 now.depth,
+                stays,
             )
         )
     return out
@@ -331,10 +338,12 @@ def _native(
 
 @in_default_arithmetic
 def _make(op: Op, specs: Sequence[Spec], options: dict[str, Any], device: Device | None) -> Plan:
-    where = device if device is not None else same_device(op.name, specs)
+    where = device if device is not None else meeting(op.name, specs)
     results = op.infer(specs, options)
+    if any(s.device.home is not None for s in specs) or where.home is not None:
+        return _with_guests(op, specs, results, options, where)
     if missing := _missing(where, specs, results):
-        return _fallback(op, specs, options, where, missing)
+        return _elsewhere(op, specs, options, where, missing)
     planner = Planner(where, specs)
     made = _native(op, planner, planner.operands, results, options)
     if made is not None:
@@ -342,35 +351,39 @@ def _make(op: Op, specs: Sequence[Spec], options: dict[str, Any], device: Device
     try:
         return op.plan(where, specs, options)
     except _Lacking as lacking:
-        return _fallback(op, specs, options, where, lacking.missing)
+        return _elsewhere(op, specs, options, where, lacking.missing)
 
 
-def _fallback(
-    op: Op, specs: Sequence[Spec], options: dict[str, Any], device: Device, missing: list[str]
+def _with_guests(
+    op: Op,
+    specs: Sequence[Spec],
+    results: Sequence[tuple[DType, Shape]],
+    options: dict[str, Any],
+    where: Device,
 ) -> Plan:
-    what = f"{op.name}: {device} has no {', '.join(missing)}"
-    if settings().policy == "error":
-        have = ", ".join(d.name for d in dt.ALL if d.name in device.capabilities.dtypes)
-        raise UnsupportedError(
-            f"{what}; it has {have}. Use one of these, or another device, or allow a fallback "
-            "with tensorbus.fallback_policy('warn')"
-        )
-    from .ops._common import from_host
+    """A call with operands that another device could not hold (see `_fallback`)."""
+    apart = any(s.device.real is not where.real for s in specs)
+    # Without a result it is an operand's own memory that changes, which has to be there.
+    served = bool(results) and not op.moves and settings().policy != "error"
+    if served and (apart or where.home is not None):
+        home = where.home or where
+        return _elsewhere(op, specs, options, home, _missing(home, specs, results))
+    if apart:
+        same_device(op.name, specs)
+    placed = [Spec.of(where, s.dtype, s.shape, s.strides) for s in specs]
+    # On a guest: what was left there by a policy that is no longer set, or by a write in place.
+    return op.plan(where, placed, options)
 
-    other = get_device("cpu" if device.name != "cpu" else "ref")
-    warn = settings().policy == "warn"
 
-    def run(*tensors: Tensor) -> Any:
-        if warn:
-            warnings.warn(f"{what}; this call runs on {other} instead", stacklevel=4)
-        # Not by to_device, which as an op of such a dtype would fall back itself.
-        moved = [from_host(other, t.numpy(), t.dtype) for t in tensors]
-        out = apply(op, moved, options, None if moved else other)
-        if isinstance(out, tuple):
-            return tuple(o.to_device(device) for o in out)
-        return out.to_device(device)
+def _elsewhere(
+    op: Op, specs: Sequence[Spec], options: dict[str, Any], device: Device, missing: Sequence[str]
+) -> Plan:
+    guests = [s.device for s in specs if s.device.home is not None]
 
-    return Plan(run, "fallback", other.name)
+    def call(tensors: list[Tensor], other: Device) -> Any:
+        return apply(op, tensors, options, None if tensors else other)
+
+    return fallback(op.name, device, missing, guests, call)
 
 
 def linear_jvp(op: Callable[..., Any]) -> Rule:

@@ -790,8 +790,12 @@ def same_device(op: str, specs: Sequence[Spec]) -> Device:
     device = specs[0].device
     for spec in specs[1:]:
         if spec.device is not device:
+            first, second = (
+                str(d) if d.home is None else f"{d} (in place of {d.home})"
+                for d in (device, spec.device)
+            )
             raise ValueError(
-                f"{op}: operands are on {device} and {spec.device}; move one, for example with "
+                f"{op}: operands are on {first} and {second}; move one, for example with "
                 f"x.to_device({device.name!r})"
             )
     return device

@@ -15,13 +15,14 @@ from tensorbus_backends.ir import Expr
 
 from .._autograd import Context
 from .._devices import Device, get_device
+from .._fallback import holding, relabelled
 from .._op import Op, apply, function, perform
 from .._plan import Planner, Value
 from .._promotion import DEFAULT_FLOAT, DEFAULT_INT, scalar_dtype
 from .._spec import Shape, Spec
 from .._state import Record, settings
 from .._tensor import Tensor
-from ._common import Scalar, as_shape, check_dtype, from_host, tensor_of
+from ._common import Scalar, as_shape, from_host, tensor_of
 from ._moves import bits_dtype, filled
 
 __all__ = [
@@ -84,13 +85,19 @@ def _generate(
     """What an op without operands makes, told to the trace under the name of the function."""
     start = time.perf_counter()
     where = get_device(device)
-    check_dtype(where, dtype)
-    out: Tensor = perform(op, (), {"dtype": dtype, "shape": shape, **options}, where)
+    there = holding(name, where, dtype)
+    out: Tensor = perform(op, (), {"dtype": dtype, "shape": shape, **options}, there.real)
+    variant = stays = ""
+    if there.home is not None:
+        out = relabelled(out, there)
+        variant, stays, where = "fallback", there.name, there.home
     now = settings()
     if now.trace is not None:
         seconds = time.perf_counter() - start
         now.trace.records.append(
-            Record(name, str(out.device), (), (), "portable", "", seconds, now.depth)
+            Record(
+                name, str(where), (), (), variant or "portable", stays, seconds, now.depth, stays
+            )
         )
     return out
 
@@ -299,7 +306,8 @@ def _integer_range(
         if not dtype.min <= v <= dtype.max:
             raise OverflowError(f"arange: {v} does not fit {dtype.name}")
     if not isinstance(start, int) or not isinstance(step, int):
-        return from_host(get_device(device), np.array(values, dtype.numpy), dtype)
+        where = holding("arange", get_device(device), dtype, noted=True)
+        return from_host(where, np.array(values, dtype.numpy), dtype)
     # Products may pass the end of the dtype, sums come back: wrapping arithmetic gives the value.
     value = ir.cast(ir.index() * ir.param(1, dt.int64) + ir.param(0, dt.int64), dtype)
     params = [(dt.int64, _wrapped(start)), (dt.int64, _wrapped(step))]
@@ -352,7 +360,8 @@ def linspace(
         values = [int(start + k * (stop - start) / parts) for k in range(count)]
         if any(not kind.min <= v <= kind.max for v in values):
             raise OverflowError(f"linspace: values do not fit {kind.name}")
-        return from_host(get_device(device), np.array(values, kind.numpy), kind)
+        where = holding("linspace", get_device(device), kind, noted=True)
+        return from_host(where, np.array(values, kind.numpy), kind)
     step = (last - first) / parts
     if not math.isfinite(step):
         step = last / parts - first / parts
