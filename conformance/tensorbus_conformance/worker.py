@@ -68,6 +68,7 @@ def judge_item(
         except BaseException as error:  # SystemExit and the like: no plugin ends the run
             outcome = Outcome(name, "error", f"{type(error).__name__}: {error}"[:500])
         outcome.library = outcome.library or session.library
+        outcome.served = session.way
         if changed := environment.wrong():
             # Whatever was judged meanwhile, ref included, was computed in a wrong environment.
             after = "" if environment.restored() else "; it could not be put back"

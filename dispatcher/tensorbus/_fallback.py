@@ -23,7 +23,7 @@ from ._spec import Spec
 from ._state import Record, settings
 from ._tensor import Tensor
 
-__all__ = ["fallback", "holding", "meeting", "relabelled", "together"]
+__all__ = ["fallback", "holding", "meeting", "note_fallback", "relabelled", "together"]
 
 
 def together(a: Device, b: Device) -> bool:
@@ -115,11 +115,18 @@ def holding(name: str, device: Device, dtype: DType, noted: bool = False) -> Dev
     if policy == "warn":
         text = f"{name}: {device} has no {dtype.name}; the tensor is made on {other} instead"
         warnings.warn(text, stacklevel=5)
-    now = settings()
-    if noted and now.trace is not None:
-        told = Record(name, device.name, (), (), "fallback", other.name, 0.0, now.depth, other.name)
-        now.trace.records.append(told)
-    return other.guest(device)
+    made = other.guest(device)
+    if noted:
+        note_fallback(name, made)
+    return made
+
+
+def note_fallback(name: str, where: Device, seconds: float = 0.0) -> None:
+    """Tell the trace of a tensor that is made on a guest."""
+    now, home = settings(), where.home
+    if now.trace is not None and home is not None:
+        told = ("fallback", where.name, seconds, now.depth, where.name)
+        now.trace.records.append(Record(name, home.name, (), (), *told))
 
 
 def relabelled(tensor: Tensor, device: Device) -> Tensor:

@@ -1,18 +1,21 @@
 """Ops: their registry, and the one way by which every call is dispatched.
 
 Order of service on a device: native kernel whose condition holds (not in reproducible mode),
-portable kernel, decomposition, fallback to another device if the policy allows it, else an error.
+portable kernels, fallback to another device if the policy allows it, else an error.  A function
+without an op of its own is decomposed: calls of other ops serve it, each in this order; a native
+kernel of the function's name is asked before (see `whole`).
 """
 
 from __future__ import annotations
 
+import functools
 import inspect
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
-from tensorbus_backends.contract import NativeCase, UnsupportedError
+from tensorbus_backends.contract import LaunchError, NativeCase, UnsupportedError
 from tensorbus_backends.dtypes import DType
 from tensorbus_backends.floating import in_default_arithmetic
 
@@ -32,9 +35,11 @@ __all__ = [
     "Op",
     "apply",
     "function",
+    "generate",
     "linear_jvp",
     "perform",
     "serve",
+    "whole",
 ]
 
 Rule = Callable[..., Any]
@@ -50,7 +55,7 @@ class Function:
         call: The function.
         differentiable: Whether gradients flow through it.
         family: What kind of op it is: "elementwise", "reduction", "manipulation", ...
-        op: Name in `OPS` of the primitive that serves it, where there is one.
+        op: Name in `OPS` of the primitive that serves it; of none where it is decomposed.
     """
 
     name: str
@@ -70,6 +75,11 @@ class Function:
         return str(inspect.Signature(parameters))
 
     @property
+    def decomposed(self) -> bool:
+        """Whether calls of other ops serve it, since it has no op of its own."""
+        return self.op not in OPS
+
+    @property
     def qualified(self) -> str:
         """Name with namespace, as it is called: ``"nn.relu"``."""
         return f"{self.namespace}.{self.name}" if self.namespace else self.name
@@ -87,12 +97,55 @@ def function(
     """Register a public function in `FUNCTIONS`."""
 
     def wrap(call: F) -> F:
-        call = checked(call)
-        made = Function(call.__name__, namespace, call, differentiable, family, op or call.__name__)
-        FUNCTIONS[made.qualified] = made
-        return call
+        name = f"{namespace}.{call.__name__}" if namespace else call.__name__
+        if name in FUNCTIONS:
+            raise ValueError(f"there is a function {name!r} already; give this one another name")
+        own = op or call.__name__
+        ready = checked(call if own in OPS else _decomposed(name, own, call))
+        made = Function(call.__name__, namespace, ready, differentiable, family, own)
+        FUNCTIONS[name] = made
+        return ready
 
     return wrap
+
+
+def _decomposed(name: str, own: str, call: F) -> F:
+    """`call` with a record of its own in traces, unless `own` becomes the name of an op."""
+
+    @functools.wraps(call)
+    def outer(*args: Any, **options: Any) -> Any:
+        now = settings()
+        if now.trace is None or own in OPS:
+            return call(*args, **options)
+        records, first = now.trace.records, len(now.trace.records)
+        start = time.perf_counter()
+        with deeper():
+            out = call(*args, **options)
+        mine = (name, now.depth, "native")
+        if any((r.op, r.depth, r.variant) == mine for r in records[first:]):
+            return out
+        tensors = [a for a in args if isinstance(a, Tensor)]
+        made = out[0] if isinstance(out, tuple | list) else out
+        seconds = time.perf_counter() - start
+        records.append(_record_of(name, tensors, made.device, "decomposed", "", seconds, now.depth))
+        return out
+
+    return cast(F, outer)
+
+
+def _record_of(
+    name: str,
+    tensors: Sequence[Tensor],
+    device: Device | None,
+    variant: str,
+    library: str,
+    seconds: float,
+    depth: int,
+    stays: str = "",
+) -> Record:
+    dtypes = tuple([t._spec.dtype.name for t in tensors])
+    shapes = tuple([t._spec.shape for t in tensors])
+    return Record(name, str(device), dtypes, shapes, variant, library, seconds, depth, stays)
 
 
 class Op:
@@ -211,6 +264,14 @@ def perform(
     return _runner(op, tensors, options, device)(*tensors)
 
 
+def generate(name: str, op: Op, options: dict[str, Any], device: Device) -> Any:
+    """Run an op without operands, told to traces under the name of the function."""
+    if watching.by is not None:
+        watching.by.other = True
+    run = _runner(op, (), options, device)
+    return run() if settings().trace is None else _traced(name, run, (), device)
+
+
 def _runner(
     op: Op, tensors: Sequence[Tensor], options: dict[str, Any] | None, device: Device | None
 ) -> Callable[..., Any]:
@@ -245,39 +306,82 @@ def _planned(
     if found is not None:
         return found.sized(shape, n)  # type: ignore[no-any-return]
     plan = _make(op, specs, options, device)
-    if Dense.fits(plan) and (now.reproducible or op.name not in where.backend.natives):
+    if Dense.fits(plan) and (now.reproducible or not _named(op.name, where)):
         now.plans.keep(key, Dense(plan))
     return plan.run
 
 
 def _traced(
-    name: str, run: Callable[..., Any], tensors: Sequence[Tensor], device: Device | None
+    name: str,
+    run: Callable[..., Any],
+    tensors: Sequence[Tensor],
+    device: Device | None,
+    above: int = 0,
 ) -> Any:
+    """Run a plan and note it, `above` levels over what it calls."""
     now, plan = settings(), run.plan  # type: ignore[attr-defined]
     where = tensors[0]._spec.device if tensors else device
     stays = ""
     start = time.perf_counter()
     with deeper():
         out = run(*tensors)
+    seconds = time.perf_counter() - start
     if plan.variant == "fallback":
         where = plan.device
         made = out if isinstance(out, tuple) else (out,)
         stays = next((o.device.name for o in made if o.device.home is not None), "")
     if now.trace is not None:
         now.trace.records.append(
-            Record(
-                name,
-                str(where),
-                tuple(t._spec.dtype.name for t in tensors),
-                tuple(t._spec.shape for t in tensors),
-                plan.variant,
-                plan.library,
-                time.perf_counter() - start,
-                now.depth,
-                stays,
+            _record_of(
+                name, tensors, where, plan.variant, plan.library, seconds, now.depth - above, stays
             )
         )
     return out
+
+
+def whole(
+    name: str,
+    tensors: Sequence[Tensor],
+    options: dict[str, Any],
+    results: Callable[[], Sequence[tuple[DType, Shape]]],
+) -> Any:
+    """What a native kernel of a decomposed function makes of a call, None if none takes it.
+
+    Calls of which a gradient is recorded are not offered: the function's calls of ops have one.
+
+    Args:
+        name: Qualified name of the function.
+        tensors: Its operands in the order of its parameters, those that are None left out.
+        options: Its other arguments.
+        results: Dtypes and shapes of what it gives.
+    """
+    device = tensors[0]._spec.device
+    if name not in device.backend.natives or settings().reproducible:
+        return None
+    if any(t._track is not None or t._spec.device is not device for t in tensors):
+        return None
+    now = settings()
+    key = (name, *[t._spec for t in tensors], *_option_key(options))
+    run = now.plans.find(key)
+    if run is None:
+        specs = [t._spec for t in tensors]
+        planner, due = Planner(device, specs), results()
+        made = None
+        if device.home is None and not _missing(device, specs, due):
+            made = _offered(name, name, planner, planner.operands, due, options)
+        run = now.plans.keep(key, _declined if made is None else planner.finish(made).run)
+    if run is _declined:
+        return None
+    # One level up: the record of the function's call.
+    out = run(*tensors) if now.trace is None else _traced(name, run, tensors, None, 1)
+    if watching.by is not None:
+        watching.by.plans += 1
+        watching.by.last = run, tensors, out
+    return out
+
+
+def _declined(*tensors: Tensor) -> None:
+    return None
 
 
 class _Lacking(UnsupportedError):
@@ -314,22 +418,57 @@ def _native(
     results: Sequence[tuple[DType, Shape]],
     options: dict[str, Any],
 ) -> Any:
-    if settings().reproducible or op.name.startswith("_"):
+    name = op.name
+    if name.startswith("_") or settings().reproducible:
         return None
-    native = p.device.backend.natives.get(op.name)
+    key = _named(name, p.device)
+    return _offered(name, key, p, values, results, options) if key else None
+
+
+def _named(op: str, device: Device) -> str:
+    """Under which name a device has a native kernel for an op, its own or its function's."""
+    natives = device.backend.natives
+    if not natives:
+        return ""
+    if op in natives:
+        return op
+    # "nn.softmax" is "softmax": the function whose name is the op's.
+    return next(
+        (n for n, f in FUNCTIONS.items() if f.namespace and f.op == op == f.name and n in natives),
+        "",
+    )
+
+
+def _offered(
+    name: str,
+    key: str,
+    p: Planner,
+    values: Sequence[Value],
+    results: Sequence[tuple[DType, Shape]],
+    options: dict[str, Any],
+) -> Any:
+    """The results of the native kernel that a device has under `key`, if it takes the call."""
+    native = p.device.backend.natives.get(key)
     if native is None:
         return None
     outs = tuple(Spec.of(p.device, dtype, shape) for dtype, shape in results)
     whole = (*(v.spec for v in values), *outs)
     case = NativeCase(
-        op.name,
+        name,
         tuple(s.dtype for s in whole),
         tuple(s.shape for s in whole),
         tuple(s.strides for s in whole),
         options,
         len(outs),
     )
-    if not native.when(case):
+    try:
+        taken = native.when(case)
+    except Exception as error:
+        raise LaunchError(
+            f"{name}: the native kernel of {native.library} cannot say whether it takes a case: "
+            f"its `when` raised {type(error).__name__}: {error}"
+        ) from error
+    if not taken:
         return None
     made = tuple(p.place(spec) for spec in outs)
     p.native(native, case, (*values, *made))

@@ -77,6 +77,7 @@ class Outcome:
         witness: Where the largest error is, and the input there.
         decided: Number of elements or conditions that could have failed.
         library: Whose kernel served, where native.
+        served: How the item's calls were served so far, in the words of a trace.
     """
 
     property: str
@@ -88,6 +89,7 @@ class Outcome:
     witness: str = ""
     decided: int = 0
     library: str = ""
+    served: str = ""
 
     def record(self) -> dict[str, Any]:
         """As JSON; NaN and infinities become text, which JSON has no numbers for."""

@@ -387,6 +387,12 @@ def provenance(session: Session) -> Outcome:
         outcome.state = "fallback"
         outcome.message = "no kernel of this device ran, so another device did the work"
     outcome.library = session.library
+    function = tb.FUNCTIONS[session.item.op]
+    if outcome.state == "pass" and session.portable and session.ways:
+        due = "decomposed" if function.decomposed else "portable"
+        if session.ways != {due}:
+            text = f"traces say {sorted(session.ways)} of calls that `tensorbus ops` calls {due}"
+            outcome.state, outcome.message = "fail", text
     if outcome.state == "pass" and not session.portable:
         _switched(session, outcome, largest)
     if outcome.state == "pass" and REFERENCES[session.op].elementwise:

@@ -162,6 +162,7 @@ class Session:
         level: ``"smoke"``, ``"standard"`` or ``"exhaustive"``.
         seed: Of all data.
         library: Whose native kernel was seen.
+        ways: Variants of the item's calls, as their traces tell.
         tininess: What the device may call tiny, where it flushes subnormals: one thing for all.
     """
 
@@ -171,6 +172,7 @@ class Session:
     seed: int
     library: str = ""
     served: set[str] = field(default_factory=set)
+    ways: set[str] = field(default_factory=set)
     changed: list[str] = field(default_factory=list)
     runs: int = 0
     tininess: tuple[str, ...] = TININESS
@@ -276,4 +278,11 @@ class Session:
                 self.served.add(record.variant)
                 if record.variant == "native":
                     self.library = record.library
+            self.ways |= {r.variant for r in trace if not r.depth}
         return [result] if isinstance(result, tb.Tensor) else list(result)
+
+    @property
+    def way(self) -> str:
+        """How the op was served: the word that a trace and ``tensorbus ops`` have for it."""
+        order = ("fallback", "native", "decomposed", "portable")
+        return next((w for w in order if w in self.ways), "")
