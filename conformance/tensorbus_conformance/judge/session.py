@@ -20,6 +20,7 @@ from tensorbus_backends.dtypes import DType
 from tensorbus_backends.flushing import TININESS, flush, flushing
 
 from ..oracle import REFERENCES
+from .asked import names_of
 from .cases import Case, array_slots, cases, shape_cases, special_cases, split
 from .guard import Guarded
 from .items import Item, oracle_name
@@ -198,6 +199,12 @@ class Session:
         return self.item.variant == "portable"
 
     @property
+    def owner(self) -> str:
+        """Whose native kernel is judged; "" for a portable item."""
+        natives = {} if self.portable else self.device.backend.natives
+        return next((natives[n].library for n in names_of(self.item.op) if n in natives), "")
+
+    @property
     def flushes(self) -> bool:
         """Whether the device declares that it flushes float32 subnormals."""
         return self.device.capabilities.subnormals == "flush"
@@ -248,6 +255,8 @@ class Session:
         outs = [host(r) for r in results]
         if device is None:
             self.runs += 1
+            if not self.portable:
+                self.guard.look()
             for k, (t, a) in enumerate(zip(tensors, seen, strict=True)):
                 now = host(t)
                 if now.tobytes() != np.ascontiguousarray(a).tobytes():
