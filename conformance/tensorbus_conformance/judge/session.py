@@ -201,7 +201,9 @@ class Session:
     @property
     def owner(self) -> str:
         """Whose native kernel is judged; "" for a portable item."""
-        natives = {} if self.portable else self.device.backend.natives
+        if self.portable:
+            return ""
+        natives = self.device.backend.natives
         return next((natives[n].library for n in names_of(self.item.op) if n in natives), "")
 
     @property
