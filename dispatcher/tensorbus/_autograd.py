@@ -78,7 +78,8 @@ class Node:
         leaf: Tensor | None = None,
         policy: Policy = "error",
     ) -> None:
-        self.seq, self.policy = next(_sequence), policy
+        self.seq = next(_sequence)
+        self.policy = policy
         self.op, self.parents, self.context, self.specs = op, parents, context, specs
         self.leaf = leaf is not None
         self.leaf_tensor = None if leaf is None else weakref.ref(leaf)
