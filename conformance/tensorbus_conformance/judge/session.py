@@ -287,6 +287,9 @@ class Session:
         if device is None:
             for record in trace:
                 self.served.add(record.variant)
+                if record.op == "to_device" and self.op not in ("asarray", "from_dlpack"):
+                    # No op moves its operands: whoever does has another device do the work.
+                    self.served.add("fallback")
                 if record.variant == "native":
                     self.library = record.library
             self.ways |= {r.variant for r in trace if not r.depth}
