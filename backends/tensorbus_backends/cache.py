@@ -157,6 +157,7 @@ class DiskCache:
 
     def __init__(self, directory: Path | str | None = None) -> None:
         self.directory = Path(directory) if directory is not None else default_directory()
+        self._limit = limit()
         self._lock = threading.Lock()
         self._private: Path | None = None
         self._owner = 0
@@ -312,7 +313,7 @@ class DiskCache:
                 if entry.path != str(newest):
                     with contextlib.suppress(OSError):
                         found.append(_figures(entry.path))
-        for path in _surplus(found, limit() // _SHARDS):
+        for path in _surplus(found, self._limit // _SHARDS):
             self._discard(root / "tmp" / "x", Path(path))
 
     @staticmethod

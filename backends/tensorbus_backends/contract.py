@@ -340,6 +340,18 @@ class Device(ABC):
                 thread's rounding mode; nothing was launched.
         """
 
+    def prepare(self, kernel: Compiled, groups: int, meta: bytes) -> Callable[..., None]:
+        """`launch` with everything but the buffers fixed; optional, for calls that come again.
+
+        Returns:
+            ``run(*buffers)``, which launches; it may be called from several threads, with buffers
+            of this device, as many as the kernel takes.
+
+        Raises:
+            LaunchError: As `launch`; here or when it is run.
+        """
+        return lambda *buffers: self.launch(kernel, groups, buffers, meta)
+
     @abstractmethod
     def synchronize(self) -> None:
         """Wait until everything launched has finished; errors that it met are raised here."""

@@ -355,6 +355,9 @@ class GridDevice(Device):
     def compile(self, kernels: Sequence[KernelSpec]) -> list[Compiled]:
         known = self._kernels
         if any(spec not in known for spec in kernels):
+            driver: object = self.driver
+            if isinstance(driver, _Forked):
+                driver.refuse()  # before a program of the parent's cache is loaded
             with self._compiling:
                 missing = [spec for spec in dict.fromkeys(kernels) if spec not in known]
                 pairs = [(spec, self.spelling(spec)) for spec in missing]
@@ -389,19 +392,26 @@ class GridDevice(Device):
         return buffer
 
     def launch(self, kernel: Compiled, groups: int, buffers: Sequence[Buffer], meta: bytes) -> None:
-        if not isinstance(kernel, GridKernel):
-            raise LaunchError(f"{self.info.name} was given a kernel that it did not compile")
-        if len(buffers) != kernel.count or len(meta) != kernel.size or groups < 1:
-            kernel.check(groups, meta, len(buffers))
+        made = self._compiled(kernel)
+        if len(buffers) != made.count or len(meta) != made.size or groups < 1:
+            made.check(groups, meta, len(buffers))
         own = [self._own(b) for b in buffers]
-        if kernel.in_memory:
+        if made.in_memory:
             # It goes back to the pool on return: what takes it next runs after this kernel.
             own, meta = [*own, self._own(self.store(meta))], b""
-        run = self.driver.launcher(kernel.function, kernel.spec, groups, meta)
+        run = self.driver.launcher(made.function, made.spec, groups, meta)
         try:
             run(own)
         except MemoryError:
-            self.retry(f"launching kernel {kernel.spec.name!r}", run, own)
+            self.retry(f"launching kernel {made.spec.name!r}", run, own)
+
+    def prepare(self, kernel: Compiled, groups: int, meta: bytes) -> Callable[..., None]:
+        return self._compiled(kernel).prepare(groups, meta)
+
+    def _compiled(self, kernel: Compiled) -> GridKernel:
+        if not isinstance(kernel, GridKernel):
+            raise LaunchError(f"{self.info.name} was given a kernel that it did not compile")
+        return kernel
 
     def synchronize(self) -> None:
         self.driver.synchronize()
@@ -419,9 +429,10 @@ class _Forked:
         self._kept: list[object] = [driver]
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
-        return self._refuse
+        return self.refuse
 
-    def _refuse(self, *_: Any) -> Any:
+    def refuse(self, *_: Any) -> Any:
+        """Raise BackendError."""
         raise BackendError(
             f"{self._device} was opened by process {self._parent}, and its driver does not survive "
             "a fork; start worker processes with multiprocessing's 'spawn', or open the device "

@@ -422,6 +422,7 @@ FAULTS: dict[str, tuple[str, str, type[Any], dict[str, Any]]] = {
         "capabilities", "agreement", Late, {"address": lambda self, b: 4096},
     ),
     "no evidence": ("capabilities", "identity", Host, {"info": {"evidence": "certain"}}),
+    "no key": ("capabilities", "records", Host, {"info": {"description": ["some", "words"]}}),
     "another's name": ("capabilities", "identity", Host, {"info": {"name": "cuda:0"}}),
     "None for a buffer": ("allocate", "sizes", Host, {"allocate": nothing}),
     "a byte too few": ("allocate", "sizes", Host, {"allocate": small}),
@@ -530,8 +531,9 @@ def _broken(
 
 def test_every_duty_has_a_fault_that_it_sees() -> None:
     other = {("errors", "compilation")}  # below: the interpreter reads no text
-    # The toolkit's own classes are broken in test_toolkit_duties.py.
-    toolkit = ("arithmetic", "language", "products", "cache", "pool", "dtypes")
+    # The toolkit's own classes are broken in test_toolkit_duties.py, skeletons in
+    # test_unasked_ways.py.
+    toolkit = ("arithmetic", "language", "products", "cache", "pool", "dtypes", "skeletons")
     other |= {(p, d) for p, d in duties() if p in toolkit}
     assert set(duties()) - {(p, d) for p, d, _, _ in FAULTS.values()} == other
 

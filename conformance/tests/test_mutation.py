@@ -278,7 +278,7 @@ why = "how much is kept decides what is made again, never what is computed"
 
 def test_a_region_of_the_register_holds_what_lies_in_it(tmp_path: Path) -> None:
     path = tmp_path / "register.toml"
-    python, text = "dispatcher/tensorbus/_op.py", "cpu/tensorbus_cpu/runtime.c"
+    python, text = "dispatcher/tensorbus/_state.py", "cpu/tensorbus_cpu/runtime.c"
     path.write_text(REGION.format(path=python, name="_KEPT_PLANS"))
     found = register.regions(path)
     register.check_regions(TREE, found)

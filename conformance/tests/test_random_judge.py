@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 import tensorbus as tb
 from tensorbus import random as product
+from tensorbus._state import forget_plans
 from tensorbus_backends import dtypes as dt, ir
 from tensorbus_conformance.judge.items import Item, Outcome, dtypes_of, properties
 from tensorbus_conformance.judge.properties import judge
@@ -17,6 +18,12 @@ from tensorbus_conformance.oracle import random as oracle
 
 OPS = ("random.uniform", "random.normal", "random.integers", "random.bernoulli",
        "random.permutation", "nn.dropout")  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def fresh_plans() -> Iterator[None]:
+    yield
+    forget_plans()
 
 
 def _judged(op: str, what: str, dtype: str) -> Outcome:
@@ -208,6 +215,7 @@ def test_faults_are_caught(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     plant, op, what, dtype = FAULTS[name]
     assert _judged(op, what, dtype).state == "pass"
     plant(monkeypatch)
+    forget_plans()  # they hold what was computed from the functions
     assert _judged(op, what, dtype).state == "fail"
 
 

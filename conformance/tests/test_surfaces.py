@@ -177,6 +177,16 @@ def _leaking(p: Patch) -> None:
     p.setattr(_state, "_leave", lambda block: None if block.field == "grad" else leave(block))
 
 
+def _lasting(p: Patch) -> None:
+    """A block that ended in another thread goes on where it began."""
+    p.setattr(_state, "_spoil", lambda record: None)
+
+
+def _restoring(p: Patch) -> None:
+    """A block that ends brings back what held before it, whatever has ended since."""
+    p.setattr(_state, "_without", lambda now, block: None)
+
+
 def _square(p: Patch) -> None:
     multiply = tb.FUNCTIONS["multiply"]
 
@@ -219,6 +229,8 @@ def _one_offset(p: Patch) -> None:
         ("surface.dlpack", "users", _forgotten),
         ("surface.state", "users", _untraced),
         ("surface.state", "users", _leaking),
+        ("surface.state", "users", _lasting),
+        ("surface.state", "users", _restoring),
         ("surface.saved", "users", _blind),
         ("multiply", "aliasing", _square),
         ("subtract", "aliasing", _one_offset),

@@ -263,17 +263,24 @@ class CpuDevice(Device):
         return [known[spec] for spec in kernels]
 
     def launch(self, kernel: Compiled, groups: int, buffers: Sequence[Buffer], meta: bytes) -> None:
-        if not isinstance(kernel, CpuKernel):
-            raise LaunchError(f"{self.info.name} was given a kernel that it did not compile")
-        last = kernel.last
+        made = self._compiled(kernel)
+        last = made.last
         if last is None or last[0] != groups or last[1] != meta:
-            last = kernel.last = (groups, meta, kernel.prepare(groups, meta))
-        if len(buffers) != kernel.count:
-            kernel.check(groups, meta, len(buffers))
+            last = made.last = (groups, meta, made.prepare(groups, meta))
+        if len(buffers) != made.count:
+            made.check(groups, meta, len(buffers))
         for buffer in buffers:
             if buffer.device is not self:
                 raise self._foreign(buffer)
         last[2](*buffers)
+
+    def prepare(self, kernel: Compiled, groups: int, meta: bytes) -> Launch:
+        return self._compiled(kernel).prepare(groups, meta)
+
+    def _compiled(self, kernel: Compiled) -> CpuKernel:
+        if not isinstance(kernel, CpuKernel):
+            raise LaunchError(f"{self.info.name} was given a kernel that it did not compile")
+        return kernel
 
     def synchronize(self) -> None:
         return

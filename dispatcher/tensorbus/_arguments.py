@@ -20,11 +20,16 @@ from tensorbus_backends.dtypes import DType
 from tensorbus_backends.floating import DefaultArithmetic, usual
 
 from ._inline import call_key, remembered, watched
+from ._shown import shown
 
 __all__ = ["checked"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 Check = Callable[[str, Any], None]
+
+LONGEST = 4096
+"""Elements of a sequence of ints beyond which it is no shape, no axes, no repetitions."""
+
 
 _OPERANDS = frozenset({"Tensor", "Tensor | Scalar", "Tensor | Scalar | None", "Any"})
 
@@ -129,7 +134,7 @@ def _check(name: str, hint: Any) -> Check | None:
     def check(option: str, value: Any) -> None:
         if (value is None and none) or any(test(value) for test in tests):
             return
-        raise TypeError(f"{name}: {option} is {said}, not {value!r:.60} ({type(value).__name__})")
+        raise TypeError(f"{name}: {option} is {said}, not {shown(value)} ({type(value).__name__})")
 
     return check
 
@@ -143,7 +148,7 @@ def _words(name: str, words: Sequence[Any], none: bool) -> Check:
         if (value is None and none) or (isinstance(value, str) and value in words):
             return
         known = " or ".join(map(repr, words))
-        raise ValueError(f"{name}: {option} is {known}, not {value!r:.60}")
+        raise ValueError(f"{name}: {option} is {known}, not {shown(value)}")
 
     return check
 
@@ -153,7 +158,7 @@ def _is_int(value: Any) -> bool:
 
 
 def _are_ints(value: Any) -> bool:
-    if not isinstance(value, Sequence) or isinstance(value, str | bytes):
+    if not isinstance(value, Sequence) or isinstance(value, str | bytes) or len(value) > LONGEST:
         return False
     return all(hasattr(v, "__index__") for v in value)
 

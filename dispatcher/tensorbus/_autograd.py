@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from tensorbus_backends.floating import in_default_arithmetic
 
+from ._shown import shown
 from ._state import Change, Policy, enable_grad, no_grad, settings
 from ._tensor import Tensor
 
@@ -414,8 +415,22 @@ def _ones_like(out: Tensor) -> Tensor:
     return ops.ones_like(out)
 
 
-def _cotangents(outputs: Sequence[Tensor], gradients: Sequence[Tensor] | None) -> list[Tensor]:
-    given = gradients if gradients is not None else [_ones_like(o) for o in outputs]
+def _given(what: str, tensors: Any) -> list[Tensor]:
+    """One tensor or a sequence of them, as a list; TypeError otherwise."""
+    if isinstance(tensors, Tensor):
+        return [tensors]
+    if isinstance(tensors, Sequence) and all(isinstance(t, Tensor) for t in tensors):
+        return list(tensors)
+    raise TypeError(f"{what} are a tensor or a sequence of tensors, not {shown(tensors)}")
+
+
+def _cotangents(
+    outputs: Sequence[Tensor], gradients: Tensor | Sequence[Tensor] | None
+) -> list[Tensor]:
+    if gradients is not None:
+        given = _given("cotangents", gradients)
+    else:
+        given = [_ones_like(o) for o in outputs]
     if len(given) != len(outputs):
         raise ValueError(f"{len(outputs)} outputs need {len(outputs)} cotangents, not {len(given)}")
     for out, g in zip(outputs, given, strict=True):
@@ -443,6 +458,7 @@ def backward(
         retain_graph: Keep saved values, so that backward can run again.
         create_graph: Record the gradient computation itself, for higher order.
     """
+    outputs = _given("outputs", outputs)
     cotangents = _cotangents(outputs, gradients)
     nodes: dict[int, Node] = {}
     _collect(outputs, nodes)
@@ -523,10 +539,8 @@ def grad(
     Raises:
         RuntimeError: An input was not used and `allow_unused` is False.
     """
-    outs = [outputs] if isinstance(outputs, Tensor) else list(outputs)
-    ins = [inputs] if isinstance(inputs, Tensor) else list(inputs)
-    given = [grad_outputs] if isinstance(grad_outputs, Tensor) else grad_outputs
-    cotangents = _cotangents(outs, given)
+    outs, ins = _given("outputs", outputs), _given("inputs", inputs)
+    cotangents = _cotangents(outs, grad_outputs)
     tracks = [t._track for t in ins]
     nodes = {id(t.node) for t in tracks if t is not None and t.node is not None}
     with enable_grad() if create_graph else no_grad():
@@ -599,6 +613,7 @@ def jvp(
     """
     from . import ops
 
+    primals, tangents = _given("primals", primals), _given("tangents", tangents)
     if len(primals) != len(tangents):
         raise ValueError(f"{len(primals)} primals need {len(primals)} tangents")
     level = next(_levels)

@@ -50,7 +50,7 @@ class Device:
         self.real = self
         self._guests: dict[Device, Device] = {}
         self.name = backend.info.name
-        self.constants: Recent[Any, Any] = Recent(64)
+        self.constants: Recent[Any, Any] = Recent(256)
         self._kernels: dict[KernelSpec, Compiled] = {}
         self._lock = threading.Lock()
 
@@ -74,7 +74,8 @@ class Device:
         if found is None:
             made = Device(self.backend)
             made.home, made.real = home, self
-            made.constants, made._kernels, made._lock = self.constants, self._kernels, self._lock
+            # Not its constants: these are tensors, which know their device.
+            made._kernels, made._lock = self._kernels, self._lock
             found = self._guests.setdefault(home, made)
         return found
 
@@ -100,6 +101,11 @@ class Device:
     def synchronize(self) -> None:
         """Wait until everything launched on the device has finished."""
         self.backend.synchronize()
+
+    def empty_cache(self) -> None:
+        """Give back memory that no tensor uses: shared constants, and what the pool keeps."""
+        self.constants.clear()
+        self.backend.empty_cache()
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, str):

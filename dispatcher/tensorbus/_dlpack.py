@@ -21,6 +21,7 @@ import os
 import queue
 import sys
 import threading
+import warnings
 from collections import deque
 from typing import Any
 
@@ -29,6 +30,7 @@ from tensorbus_backends.contract import BackendError, DeviceUnavailableError, Un
 from tensorbus_backends.dtypes import DType
 
 from ._devices import Device, get_device, sharing
+from ._shown import shown
 from ._spec import Spec
 from ._tensor import Tensor
 
@@ -184,7 +186,7 @@ def _check_stream(stream: Any, device: Device) -> None:
         )
     if not isinstance(stream, int) or stream < -1 or stream in _NO_STREAM[kind]:
         raise ValueError(
-            f"__dlpack__: stream={stream!r} is no {_NAMES[kind]} stream; pass None or "
+            f"__dlpack__: stream={shown(stream)} is no {_NAMES[kind]} stream; pass None or "
             f"{_DEFAULT_STREAM[kind]} for the default one, -1 for no synchronisation, or a "
             "stream's handle"
         )
@@ -281,13 +283,22 @@ def _capsule(x: Tensor, place: tuple[int, int], versioned: bool, flags: int) -> 
 
 
 def host_device() -> Device:
-    """A device whose memory the host reaches: the default one if it can, else cpu, else ref."""
+    """A device whose memory the host reaches: the default one if it can, else cpu.
+
+    Without a cpu device it is ref, with a RuntimeWarning.
+    """
     device = get_device()
     if device.capabilities.host_accessible:
         return device
     try:
         return get_device("cpu")
-    except DeviceUnavailableError:
+    except DeviceUnavailableError as error:
+        warnings.warn(
+            "memory of the host is shared with device 'ref', a slow interpreter, because cpu is "
+            f"unavailable: {error.cause}; {error.fix}. With device='ref' there is no such warning",
+            RuntimeWarning,
+            stacklevel=4,
+        )
         return get_device("ref")
 
 

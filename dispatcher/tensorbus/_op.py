@@ -411,6 +411,9 @@ def serve(op: Op, p: Planner, values: Sequence[Value], options: dict[str, Any]) 
     return op.build(p, values, options) if made is None else made
 
 
+Planner.serve = staticmethod(serve)
+
+
 def _native(
     op: Op,
     p: Planner,

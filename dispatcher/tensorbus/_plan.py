@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from tensorbus_backends import dtypes as dt, ir
 from tensorbus_backends.contract import BackendError, Buffer, LaunchError, Native, NativeCase
@@ -288,6 +288,7 @@ class Dense:
         spec = Spec.of(old.device, self._dtype, shape)
         plan = Plan(None, old.variant, old.library)
         plan.device, plan.operands, plan.single = old.device, old.operands, True
+        plan.scalar = old.scalar
         plan.buffers = (spec.nbytes,)
         plan.steps = (step._replace(words=(n, *step.words[1:]), groups=groups),)
         plan.results = (Value(old.operands, spec),)
@@ -307,7 +308,10 @@ class Planner:
 
     Attributes:
         operands: The values that stand for them.
+        serve: How an op's steps are added to a plan; set by the floor that knows ops.
     """
+
+    serve: ClassVar[Callable[..., Any]]
 
     def __init__(self, device: Device, specs: Sequence[Spec]) -> None:
         self.device = device
@@ -407,9 +411,7 @@ class Planner:
 
     def call(self, op: Op, *values: Value, **options: Any) -> Any:
         """What another op makes of values, by its native kernel or by its own steps."""
-        from ._op import serve
-
-        return serve(op, self, values, options)
+        return self.serve(op, self, values, options)
 
     def finish(self, results: Any) -> Plan:
         """The plan whose results these are: a value, or a tuple of them."""
@@ -450,16 +452,7 @@ class Launch:
         for place, offset in zip(self._step.places, offsets, strict=True):
             words[place] = offset
         meta = pack_words(words)
-        compiled, groups, backend = self._compiled, self._step.groups, self._backend
-        prepare = getattr(compiled, "prepare", None)
-        call: Callable[..., None]
-        if prepare is not None:
-            call = prepare(groups, meta)
-        else:
-
-            def call(*buffers: Buffer) -> None:
-                backend.launch(compiled, groups, buffers, meta)
-
+        call = self._backend.prepare(self._compiled, self._step.groups, meta)
         if len(self._bound) >= _KEPT_OFFSETS:
             self._bound.clear()
         self._bound[offsets] = call
@@ -570,7 +563,7 @@ def _with_number(plan: Plan, dtype: DType) -> Callable[..., Tensor | None]:
     assert isinstance(step, Step)
     backend, groups = plan.device.backend, step.groups
     compiled = plan.device.kernel(step.kernel)
-    prepare = getattr(compiled, "prepare", None)
+    prepare = backend.prepare
     pack = word_packer(dtype)
     head, place = pack_words(step.words[:-1]), 8 * step.places[0]
 
@@ -582,10 +575,7 @@ def _with_number(plan: Plan, dtype: DType) -> Callable[..., Tensor | None]:
         if a._offset:
             meta = meta[:place] + pack_words((a._offset,)) + meta[place + 8 :]
         buffer = allocate(nbytes)
-        if prepare is not None:
-            prepare(groups, meta)(a._buffer, buffer)
-        else:
-            backend.launch(compiled, groups, (a._buffer, buffer), meta)
+        prepare(compiled, groups, meta)(a._buffer, buffer)
         return Tensor(buffer, out)
 
     return run

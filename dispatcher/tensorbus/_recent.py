@@ -1,13 +1,43 @@
-"""Caches: what was used lately is kept, in two generations."""
+"""Caches: what was used lately is kept, in two generations; all of them can be emptied at once."""
 
 from __future__ import annotations
 
-from typing import TypeVar
+import functools
+import weakref
+from collections.abc import Callable
+from typing import Any, TypeVar
 
-__all__ = ["Recent"]
+__all__ = ["Recent", "forget", "kept"]
 
 K = TypeVar("K")
 V = TypeVar("V")
+
+
+_forgetters: list[Callable[[], Callable[[], None] | None]] = []
+
+
+def forget() -> None:
+    """Empty every cache: after something has changed that none of their keys tells."""
+    for reference in list(_forgetters):
+        clear = reference()
+        if clear is None:
+            _forgetters.remove(reference)
+        else:
+            clear()
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def kept(limit: int) -> Callable[[F], F]:
+    """Keep what a function of hashable arguments gave for the `limit` last ones."""
+
+    def wrap(function: F) -> F:
+        made = functools.lru_cache(limit)(function)
+        _forgetters.append(lambda: made.cache_clear)
+        return made  # type: ignore[return-value]
+
+    return wrap
 
 
 class Recent(dict[K, V]):
@@ -22,10 +52,11 @@ class Recent(dict[K, V]):
         limit: Entries of a generation.
     """
 
-    __slots__ = ("_limit", "_old")
+    __slots__ = ("__weakref__", "_limit", "_old")
 
     def __init__(self, limit: int) -> None:
         super().__init__()
+        _forgetters.append(weakref.WeakMethod(self.clear))
         self._limit = limit
         self._old: dict[K, V] = {}
 

@@ -25,10 +25,12 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 from tensorbus_backends.contract import BackendError
 from tensorbus_backends.environment import switch
 
-from ._recent import Recent
+from ._recent import Recent, forget
 
 if TYPE_CHECKING:
     from ._devices import Device
+
+from ._shown import shown
 
 __all__ = [
     "Change",
@@ -134,9 +136,8 @@ def _looked_into(plans: Plans, trace: Trace | None) -> Plans:
 
 
 def forget_plans() -> None:
-    """Make all plans again when they are needed."""
-    for table in list(tables.values()):
-        table.clear()
+    """Make all plans, and what they were made of, again when they are needed."""
+    forget()
 
 
 class _Fields:
@@ -493,7 +494,7 @@ def fallback_policy(policy: Policy) -> Change:
         ValueError: For any other policy.
     """
     if policy not in get_args(Policy):
-        raise ValueError(f"fallback policy {policy!r}: choose error, warn or allow")
+        raise ValueError(f"fallback policy {shown(policy)}: choose error, warn or allow")
     return Change("policy", policy)
 
 

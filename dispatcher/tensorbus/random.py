@@ -14,7 +14,6 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -28,6 +27,8 @@ from ._devices import Device, get_device
 from ._op import Op, apply, function
 from ._plan import Planner, Value
 from ._promotion import DEFAULT_FLOAT, DEFAULT_INT
+from ._recent import kept
+from ._shown import shown
 from ._spec import Shape, Spec
 from ._tensor import Tensor
 from .ops._common import as_shape, from_host, normalize_axis
@@ -40,6 +41,7 @@ _MASK = 0xFFFFFFFF
 _ROUNDS = 10
 
 # Word 3 of the counter keeps what draws use apart from what derives keys.
+_MOST_KEYS = 1 << 20
 _SPLIT, _FOLD = 1, 2
 
 
@@ -94,8 +96,18 @@ class Key:
     value: int
 
     def split(self, count: int = 2) -> tuple[Key, ...]:
-        """`count` new keys; draws under them and under this key are independent."""
-        return tuple(self._derived(i, _SPLIT) for i in range(operator.index(count)))
+        """`count` new keys; draws under them and under this key are independent.
+
+        Raises:
+            ValueError: `count` is negative, or above 2^20; `fold_in` makes keys one by one.
+        """
+        several = operator.index(count)
+        if not 0 <= several <= _MOST_KEYS:
+            raise ValueError(
+                f"split: {shown(several)} keys were asked for, not 0 to {_MOST_KEYS}; "
+                "fold_in makes one for each number"
+            )
+        return tuple([self._derived(i, _SPLIT) for i in range(several)])
 
     def fold_in(self, data: int) -> Key:
         """A new key for a number, an iteration count say; `data` is taken modulo 2^64."""
@@ -126,7 +138,7 @@ def key(seed: int, /) -> Key:
     except TypeError:
         raise TypeError(f"random.key: a seed is an int, not {type(seed).__name__}") from None
     if not 0 <= value < 1 << 64:
-        raise ValueError(f"random.key: seed {value} is not in [0, 2**64)")
+        raise ValueError(f"random.key: seed {shown(value)} is not in [0, 2**64)")
     return Key(value)
 
 
@@ -193,7 +205,7 @@ class _Draw(Op):
         p.map(self.name, [self._drawn(dtype)], shape, [values[0].whole(dt.uint32)], [out], params)
         return out
 
-    @lru_cache(64)  # noqa: B019  (there are few ops, and they live as long as the process)
+    @kept(64)
     def _drawn(self, dtype: DType) -> Expr:
         kind = self.kind or dtype.compute
         given = [ir.param(k, kind) for k in range(len(self.scalars))]
@@ -248,7 +260,7 @@ def _draw(op: _Draw, device: str | Device | None, given: Key, **options: Any) ->
 def _float_dtype(name: str, dtype: DType | None) -> DType:
     chosen = DEFAULT_FLOAT if dtype is None else dtype
     if not isinstance(chosen, DType) or not chosen.is_float:
-        raise TypeError(f"{name}: dtype is a floating tensorbus dtype, not {dtype!r}")
+        raise TypeError(f"{name}: dtype is a floating tensorbus dtype, not {shown(dtype)}")
     return chosen
 
 
@@ -381,7 +393,7 @@ def integers(
     """
     kind = DEFAULT_INT if dtype is None else dtype
     if not isinstance(kind, DType) or not kind.is_integer:
-        raise TypeError(f"integers: dtype is an integer tensorbus dtype, not {dtype!r}")
+        raise TypeError(f"integers: dtype is an integer tensorbus dtype, not {shown(dtype)}")
     given = key_of("integers", key, seed)
     first, bound = operator.index(low), operator.index(high)
     if not first < bound:
@@ -466,7 +478,8 @@ def permutation(
         return ops.take(moved, order, axis=along)
     n = operator.index(x)
     if n < 0:
-        raise ValueError(f"permutation: {n} elements cannot be ordered")
+        raise ValueError(f"permutation: {shown(n)} elements cannot be ordered")
+    as_shape("permutation", n)
     return ops.argsort(_draw(_bits, device, given, shape=(n,), dtype=dt.uint64))
 
 
@@ -494,7 +507,7 @@ class _Dropout(Op):
         return out
 
 
-@lru_cache(16)
+@kept(16)
 def _dropped(dtype: DType) -> Expr:
     compute = dtype.compute
     dropped = chance(_words(1)[0], ir.param(0, dt.float32))

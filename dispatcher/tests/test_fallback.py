@@ -122,6 +122,16 @@ def test_it_meets_tensors_of_the_device(poor: tb.Device) -> None:
     assert x.numpy().tolist() == [1, 2, 3]
 
 
+def test_homes_share_no_numbers(poor: tb.Device) -> None:
+    other = tb.Device(poor.backend)
+    for home in (poor, other, poor):
+        x = put(home, 1, 2)
+        with tb.fallback_policy("allow"):
+            y = tb.astype(x, tb.float64) * 2.0 * x + 1
+        assert stays(y, home)
+        assert y.numpy().tolist() == [3, 9]
+
+
 def test_nothing_else_mixes(poor: tb.Device) -> None:
     x, mine = put(poor, 1, 2), tb.asarray(np.asarray([1.0, 2.0]), device="cpu")
     with tb.fallback_policy("allow"):

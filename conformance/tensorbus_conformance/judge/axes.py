@@ -5,12 +5,12 @@ shows in few of the calls that a sample draws.  So in one dtype of each op every
 of 1 to 4 dimensions has is named, from either end, and pairs of them in every order and by every
 mixture of signs; the oracle says what has to come.  Operands are a call of the op's sample brought
 to dimensions of 3, so that each axis fits each index, or to sizes that differ where there is one
-operand alone.
+operand alone.  Several operands also come with unlike ranks, each of them the greater one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import permutations, product
 from typing import Any
@@ -34,6 +34,8 @@ _NAMES = ("axis", "axes", "source", "destination")
 _SIZES = ((2, 3, 1, 4), (1, 2, 1, 3))
 """Of an operand that stands alone; the second for views, some of which remove ones."""
 
+_UNLIKE = "unlike ranks "
+
 _REFUSED = (ValueError, TypeError, IndexError)
 
 
@@ -52,8 +54,13 @@ def check(session: Session, outcome: Outcome) -> None:
             references = oracle_call(session.op, case)
         except _REFUSED:
             continue  # the other operands do not go with this axis
-        got = session.run(case)[0]
         judge, arrays = judge_of(session, case), array_slots(case)
+        try:
+            got = session.run(case)[0]
+        except _REFUSED:
+            if not case.label.startswith(_UNLIKE):
+                raise
+            continue  # an op may want certain ranks, about which NumPy does not care
         for g, r in zip(got, references, strict=True):
             outcome.decided += 1
             _merge(outcome, judge.check(g, r), case, arrays)
@@ -68,7 +75,7 @@ def named(session: Session) -> Iterator[Case]:
         return
     record = REFERENCES[session.op]
     for base in _bases(session):
-        rank = array_slots(base)[0].ndim
+        rank = max(a.ndim for a in array_slots(base))
         for values in _ways(session.op, rank, mine[0].forms, int(record.new_axes)):
             args, options = list(base.args), dict(base.options)
             for p, value in zip(mine, values, strict=True):
@@ -78,7 +85,9 @@ def named(session: Session) -> Iterator[Case]:
                 else:
                     options.pop(p.name, None)
                     args[at:] = [value, *args[at + 1 :]]
-            label = f"{array_slots(base)[0].shape}, {', '.join(p.name for p in mine)} {values}"
+            shapes = " and ".join(str(a.shape) for a in array_slots(base))
+            said = f"{', '.join(p.name for p in mine)} {values}"
+            label = f"{base.label if base.label == _UNLIKE else ''}{shapes}, {said}"
             yield replace(base, args=tuple(args), options=options, label=label, random=False)
 
 
@@ -100,6 +109,28 @@ def _bases(session: Session) -> Iterator[Case]:
         for shape in shapes:
             args, options = rebuild([_small(session, a, shape) for a in arrays])
             yield replace(found[rank], args=tuple(args), options=options)
+    if not alone:
+        yield from _ranks(session, list(found.values()))
+
+
+def _ranks(session: Session, sets: Sequence[Case]) -> Iterator[Case]:
+    """Operands of unlike ranks, either one the greater: an axis is counted in one shape alone.
+
+    The oracle says which of them go together.
+    """
+    seen: set[tuple[int, ...]] = set()
+    for case in sets:
+        arrays, rebuild = split(case)
+        ranks = [a.ndim for a in arrays]
+        for k in range(len(ranks)):
+            for more in (1, 2):
+                raised = tuple(n + more * (j == k) for j, n in enumerate(ranks))
+                if len(ranks) < 2 or raised[k] > 3 or raised in seen or 0 in raised:
+                    continue
+                seen.add(raised)
+                sized = zip(arrays, raised, strict=True)
+                args, options = rebuild([_small(session, a, (3,) * n) for a, n in sized])
+                yield replace(case, args=tuple(args), options=options, label=_UNLIKE)
 
 
 def _small(session: Session, array: Array, shape: tuple[int, ...]) -> Array:

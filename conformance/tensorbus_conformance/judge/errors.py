@@ -10,6 +10,7 @@ Then the operands must hold what they held, and the good call must give its bits
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +22,7 @@ from tensorbus_backends import dtypes as dt
 
 from ..oracle import REFERENCES, misuse
 from ..oracle.refusals import BAD
-from .cases import cases
+from .cases import Case, cases
 from .items import Outcome
 from .layouts import host, place
 from .session import Session, reference_device
@@ -76,7 +77,13 @@ def _good(session: Session) -> inspect.BoundArguments:
                 options["device"] = session.device
         return signature.bind(*args, **options)
     sets = session.usable(cases(session.op, session.dtype, "smoke", session.seed))
-    case = min(sets, key=lambda c: sum(np.size(a) for a in c.args if not isinstance(a, list)))
+
+    def poor(case: Case) -> tuple[bool, int]:
+        """An axis that is out of range in one operand may be within the broadcast shape."""
+        ranks = {a.ndim for a in case.args if isinstance(a, np.ndarray)}
+        return len(ranks) > 1, sum(np.size(a) for a in case.args if not isinstance(a, list))
+
+    case = min(sets, key=poor)
     tensors = [_on_device(session, a) for a in case.args]
     options = {k: _on_device(session, v) for k, v in case.options.items()}
     if "device" in {p.name for p in known} and not any(isinstance(t, tb.Tensor) for t in tensors):
@@ -182,6 +189,12 @@ def _wanted(p: Parameter) -> tuple[str, ...]:
         return (p.name, *(repr(w) for w in p.words if w is not None))
     return (p.name, *(_WORDS[f] for f in sorted(p.forms) if f in _WORDS))
 
+
+_LEAKED = re.compile(
+    r"\bzip\(\)|'\w+' object (is|has)|\bunpack\b|(list|tuple|string|assignment) index out of"
+    r"|unsupported operand type|not supported between|recursion depth|invalid literal|math domain"
+)
+"""What Python says where a check was forgotten; the reader does not know the line that it means."""
 
 Make = Callable[[Any, Any], Callable[[], Any]]
 
@@ -351,6 +364,8 @@ def _raised(bad: _Call, name: str) -> str:
             return f"the message does not name {name}: {text!r:.120}"
         if text.count(f"{name}: ") > 1:
             return f"the message names {name} twice: {text!r:.120}"
+        if _LEAKED.search(text):
+            return f"the message is Python's own, of a line inside: {text!r:.160}"
         missing = next((w for w in bad.says if w not in text), "")
         return missing and f"the message does not say {missing!r}: {text!r:.160}"
     except Exception as raised:

@@ -54,7 +54,7 @@ def place(device: Device, array: Array, layout: str = "given") -> tuple[Tensor, 
         wide = np.full(tuple(2 * n + 1 for n in shape), _filler(array, 1)[0], array.dtype)
         wide[tuple(slice(1, None, 2) for _ in shape)] = array
         strides = tuple(2 * s // array.itemsize for s in wide.strides)
-        offset = sum(s // array.itemsize for s in wide.strides)
+        offset = sum(s // array.itemsize for s in wide.strides) if array.size else 0
         return put(device, wide, shape, strides, offset), array
     if layout == "broadcast":
         one = np.ascontiguousarray(array[:1])
@@ -102,9 +102,16 @@ def put(device: Device, memory: Array, shape: tuple[int, ...], strides: Any, off
 
 
 def host(tensor: Tensor) -> Array:
-    """The elements of a tensor, by one raw copy and NumPy's own striding."""
+    """The elements of a tensor, by one raw copy and NumPy's own striding.
+
+    Raises:
+        AssertionError: It has no elements, and begins outside of its memory, as a pointer that is
+            handed on may not.
+    """
     spec = tensor._spec
     if spec.size == 0:
+        held = 0 <= tensor._offset * spec.dtype.itemsize <= tensor._buffer.nbytes
+        assert held, f"a tensor of no elements begins at {tensor._offset} of its memory"
         return np.empty(spec.shape, spec.dtype.numpy)
     steps = [(s, n - 1) for s, n in zip(spec.strides, spec.shape, strict=True)]
     low = tensor._offset + sum(min(0, s * n) for s, n in steps)

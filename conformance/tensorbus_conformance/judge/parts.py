@@ -47,6 +47,8 @@ class Part:
         lacking: From a device's capabilities to what it declares not to have; "" if nothing is
             missing.  A part whose need is declared missing is "unsupported", and counted.
         plugins: The plugins on whose devices it is judged; none for every device.
+        always: Whether it is judged even where the device declares none of its dtypes: it is about
+            what is declared.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Part:
     smoke: tuple[DType, ...]
     lacking: Callable[[Any], str] = field(default=_always)
     plugins: tuple[str, ...] = ()
+    always: bool = False
 
     @property
     def family(self) -> str:

@@ -531,16 +531,16 @@ PROPERTIES: dict[str, Callable[[Session], Outcome]] = {
 
 def judge(session: Session, name: str) -> Outcome:
     """Run one property; what it raises becomes the cell's state."""
-    missing = {session.item.dtype} - set(session.device.capabilities.dtypes)
-    if missing:
-        return Outcome(name, "unsupported", f"the device declares no {session.item.dtype}")
     from . import parts, random
 
+    mine = parts.load().get(session.item.op)
+    missing = {session.item.dtype} - set(session.device.capabilities.dtypes)
+    if missing and not (mine is not None and mine.always):
+        return Outcome(name, "unsupported", f"the device declares no {session.item.dtype}")
     chosen: Mapping[str, Callable[[Session], Outcome]] = PROPERTIES
-    if session.item.op in parts.load():
-        made = parts.PARTS[session.item.op]
-        chosen = made.properties
-        if lacking := made.lacking(session.device.capabilities):
+    if mine is not None:
+        chosen = mine.properties
+        if lacking := mine.lacking(session.device.capabilities):
             return Outcome(name, "unsupported", lacking)
     elif random_recipe(session.item.op):
         chosen = {**PROPERTIES, **random.PROPERTIES}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -267,11 +268,22 @@ def layouts(session: Session) -> Outcome:
     outcome = Outcome("layouts", unit="bits")
     chosen = ("general", "transposed") if session.level == "smoke" else LAYOUTS
     for label, call, exact, _ in _linear(session):
-        for layout in chosen:
-            tensor, seen = place(session.device, _data(session, 13, 7, 9), layout)
+        laid = [(name, _data(session, 13, 7, 9), name) for name in chosen]
+        # An element counts by its index, whatever the rank and the order in memory.
+        laid += [("transposed", _data(session, 30, 41), "transposed")]
+        if session.level != "smoke":
+            laid += [(name, _data(session, 30, 41), name) for name in LAYOUTS]
+            laid += [(name, _data(session, 67), name) for name in ("general", "negative")]
+            for order in permutations(range(3)):
+                turned = _data(session, 3, 5, 7).transpose(order)
+                laid.append((f"permuted {order}", turned, "given"))
+            five = _data(session, 2, 3, 1, 4, 2).transpose(3, 0, 4, 2, 1)
+            laid.append(("permuted, rank 5", five, "given"))
+        for name, array, layout in laid:
+            tensor, seen = place(session.device, array, layout)
             with tb.reproducible():
                 got = host(call(tensor))
-            what = f"{label}, {layout}"
+            what = f"{label}, {list(array.shape)} {name}"
             _compare(outcome, what, got, exact(np.asarray(seen)), "docs/random.md gives")
             _compare(outcome, f"{what}: operand", host(tensor), np.asarray(seen), "it was")
     return outcome
@@ -283,7 +295,7 @@ def gradient(session: Session) -> Outcome:
 
     outcome = Outcome("gradient", unit="bits")
     for label, call, _, back in _linear(session):
-        for layout in ("contiguous", "general"):
+        for layout in ("contiguous", "general", "transposed"):
             tensor, _ = place(session.device, _data(session, 41, 30), layout)
             tensor.requires_grad = True
             cotangent = np.flip(_data(session, 41, 30)).copy()
@@ -441,6 +453,7 @@ def determinism(session: Session) -> Outcome:
 def users(session: Session) -> Outcome:
     """As users have it: no fences, no trace, pool blocks that held other numbers; all kept."""
     from .properties import _compare
+    from .repeats import overwrite
     from .surfaces.checks import users_device
     from .users import flood
 
@@ -457,6 +470,14 @@ def users(session: Session) -> Outcome:
     for draw, drawn in kept:
         _compare(outcome, draw.label, host(drawn), _made(session, draw), "with fences gave")
     del held
+    for draw in chosen[:2]:
+        with tb.reproducible():
+            first, second = draw.call(device), draw.call(device)
+            wanted = host(second)
+            overwrite(first)
+            again = draw.call(device)
+        _compare(outcome, f"{draw.label}, beside one overwritten", host(second), wanted, "it was")
+        _compare(outcome, f"{draw.label}, after one overwritten", host(again), wanted, "it was")
     return outcome
 
 

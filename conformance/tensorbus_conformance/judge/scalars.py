@@ -73,7 +73,36 @@ def check(session: Session) -> Outcome:
         seen: dict[str, bytes] = {}
         for value, common in (*values, *again):
             _one(session, outcome, known, p, value, common, seen)
+    _only_numbers(session, outcome, known)
     return outcome
+
+
+def _only_numbers(session: Session, outcome: Outcome, known: Sequence[Parameter]) -> None:
+    """Numbers for all that take them, beside a condition: the default dtype of the greater kind."""
+    takers = [p for p in known if p.scalar and p.required]
+    conditions = [p for p in known if p.required and not p.scalar and "tensor" in p.forms]
+    if len(takers) < 2 or not conditions:
+        return
+    pairs = [(True, False, dt.bool_), (3, 5, dt.int64), (2, -7, dt.int64), (1, 2.5, dt.float32),
+             (-0.0, 1, dt.float32), (0.1, 0.7, dt.float32), (2.5, 4, dt.float32),
+             (2**40 + 1, 0, dt.int64), (math.inf, -2, dt.float32)]  # fmt: skip
+    flags = ends(dt.bool_)
+    condition = place(session.device, flags)[0]
+    declared = session.device.capabilities.dtypes
+    for one, two, dtype in pairs:
+        if dtype.name not in declared:
+            continue
+        with tb.reproducible(session.portable):
+            got = host(tb.FUNCTIONS[session.item.op].call(condition, one, two))
+        reference = REFERENCES[session.op].forward(
+            flags, _rounded(one, dtype), _rounded(two, dtype)
+        )
+        assert not isinstance(reference, tuple)
+        verdict = judge_of(session, dtype).check(got, reference)
+        outcome.decided += max(verdict.decided, 1)
+        if not verdict.ok and outcome.state == "pass":
+            text = f"numbers only, {one!r} and {two!r}: {verdict.message}"
+            outcome.state, outcome.message = "fail", text[:400]
 
 
 def _one(

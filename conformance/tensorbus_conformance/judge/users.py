@@ -20,7 +20,7 @@ import numpy as np
 import tensorbus as tb
 from numpy.typing import NDArray
 
-from . import axes, offers, variants
+from . import axes, offers, repeats, variants
 from .cases import Case
 from .items import Outcome
 from .layouts import host, place
@@ -75,6 +75,7 @@ def check(session: Session) -> Outcome:
         variants.check(session, outcome)
         axes.check(session, outcome)
         offers.check(session, outcome)
+        repeats.check(session, outcome)
     return outcome
 
 

@@ -24,6 +24,12 @@ _OTHERS = ("/interp.py", "/ref.py", "/flushing.py")
 _SECOND = 8
 """Items of a second platform that judge the sources of opencl."""
 
+_NATIVE = 2
+"""Items of native kernels among those that judge a mutant last."""
+
+_AFAR = 6
+"""Surfaces that judge the dispatcher on a device whose memory the host does not reach."""
+
 _LANGUAGE = ("/clike.py", "/ir.py", "/interp.py", "/flushing.py", "/dialect.py")
 """Files of which each line is a primitive's."""
 
@@ -50,6 +56,8 @@ _HOMES = (
     ("cpu/tensorbus_cpu/toolchain.py", ("cold", "compiler")),
     ("cpu/tensorbus_cpu/plugin.py", ("compiler",)),
     ("backends/tensorbus_backends/cache.py", ("keeping", "cache", "cold")),
+    ("backends/tensorbus_backends/kernels/", ("skeletons",)),
+    ("backends/tensorbus_backends/flushing.py", ("language",)),
     ("backends/tensorbus_backends/units.py", ("calls", "grid")),
     ("backends/tensorbus_backends/grid.py", ("grid", "calls")),
     ("opencl/tensorbus_opencl/", ("calls", "platforms")),
@@ -88,7 +96,23 @@ class Chooser:
             groups = self._for_drivers(mutant.path, found, mutant.ident, first + more, rest)
         else:
             groups = self._for_others(mutant, found, first, more, rest)
-        return [*groups, self._other_dtypes(groups, mutant.path, rest)]
+        return [
+            *groups,
+            [*self._other_dtypes(groups, mutant.path, rest), *self._afar(groups, mutant)],
+        ]
+
+    def _afar(self, groups: Sequence[Sequence[str]], mutant: Mutant) -> list[str]:
+        """Surfaces that passed on the host's own memory, on a device that has another.
+
+        What the dispatcher does for such devices alone runs in no item of cpu.
+        """
+        if not mutant.path.startswith("dispatcher/"):
+            return []
+        parts = [n for g in groups for n in g if n.startswith("surface.")]
+        there = [n.replace("/cpu/", "/opencl:0/") for n in parts if "/cpu/" in n]
+        first = {n.split("/")[0]: n for n in reversed(there)}
+        known = set(self.coverage.listing)
+        return [n for n in dict.fromkeys(there) if n in known and n in first.values()][:_AFAR]
 
     def _for_others(
         self, mutant: Mutant, found: list[str], first: int, more: int, rest: int
@@ -108,6 +132,8 @@ class Chooser:
         left = [n for n in left if n not in whole and n not in second and n not in homes]
         rest = rest // 3 if len(whole) > rest else rest
         parts = [n for n in left if n.startswith(_PARTS)]
+        # Each native kernel is served by one way only, which no other item goes.
+        homes += [n for n in left if n.endswith("/native")][:_NATIVE]
         late = homes + self._parts(parts, mutant.path, max(0, 2 * rest // 3 - len(homes)))
         late += self._spread([n for n in left if n not in late], rest - len(late), mutant.ident)
         return [early[:first], early[first:], [*whole, *second, *late]]

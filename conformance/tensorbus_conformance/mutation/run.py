@@ -82,11 +82,12 @@ def progress_bar(console: Console) -> Progress:
 def devices_of(mutants: Sequence[Mutant]) -> list[str]:
     """Where mutants are judged: opencl shares the backends' kernel texts, ref their interpreter.
 
+    The dispatcher has ways of its own for memory that the host does not reach.
     Of opencl's own sources a second platform takes what the first one does not.
     """
     paths = {m.path for m in mutants}
     found = [] if all(p.startswith("opencl/") for p in paths) else ["cpu"]
-    if any(p.startswith(("opencl/", "backends/")) for p in paths):
+    if any(p.startswith(("opencl/", "backends/", "dispatcher/")) for p in paths):
         found.append("opencl:0")
     if any(p.startswith("opencl/") for p in paths):
         found.append("opencl:1")

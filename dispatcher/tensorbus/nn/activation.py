@@ -17,6 +17,7 @@ from tensorbus_backends.scalar import f
 
 from .._autograd import Context
 from .._op import function
+from .._shown import shown
 from .._tensor import Tensor
 from ..ops import _dtype_rules as rules
 from ..ops._elementwise import Elementwise, unary
@@ -327,7 +328,7 @@ def gelu(x: Tensor, /, *, approximate: Literal["none", "tanh"] = "none") -> Tens
         TypeError: `x` is not floating.
     """
     if approximate not in ("none", "tanh"):
-        raise ValueError(f"gelu: approximate={approximate!r}; choose 'none' or 'tanh'")
+        raise ValueError(f"gelu: approximate={shown(approximate)}; choose 'none' or 'tanh'")
     return unary(_gelu, x, approximate=approximate)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any, Literal
 
 from tensorbus_backends import dtypes as dt, ir, scalar
@@ -14,6 +13,8 @@ from .. import ops
 from .._autograd import Context
 from .._op import Op, apply, function, whole
 from .._plan import Planner, Value
+from .._recent import kept
+from .._shown import shown
 from .._spec import Shape, Spec, broadcast_shapes
 from .._tensor import Tensor
 from ..ops._common import normalize_axis, tensor_of
@@ -34,7 +35,7 @@ def _reduced(name: str, losses: Tensor, reduction: Reduction) -> Tensor:
 
 def _check(name: str, reduction: str) -> None:
     if reduction not in ("mean", "sum", "none"):
-        raise ValueError(f"{name}: reduction is 'mean', 'sum' or 'none', not {reduction!r}")
+        raise ValueError(f"{name}: reduction is 'mean', 'sum' or 'none', not {shown(reduction)}")
 
 
 @function("loss", differentiable=True, namespace="nn")
@@ -99,7 +100,7 @@ class _Pick(Op):
         return out
 
 
-@lru_cache(64)
+@kept(64)
 def _picked(dtype: DType, kind: DType) -> Expr:
     """Minus the value of the class that ``input 1`` names; scalar: number of classes."""
     count = ir.param(0, dt.int64)

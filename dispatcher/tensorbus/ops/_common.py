@@ -15,6 +15,7 @@ from tensorbus_backends.floating import DefaultArithmetic
 
 from .._devices import Device
 from .._promotion import promote, result_of_scalar
+from .._shown import shown
 from .._spec import Shape, Spec
 from .._state import watching
 from .._tensor import Tensor
@@ -23,7 +24,6 @@ __all__ = [
     "allocate",
     "as_shape",
     "check_dtype",
-    "make_room",
     "normalize_axes",
     "normalize_axis",
     "operands",
@@ -70,28 +70,14 @@ def from_host(device: Device, array: np.ndarray[Any, Any], dtype: DType) -> Tens
     return out
 
 
-KEPT = 1024
-"""How much is kept of what calls have made and others may use again."""
-
-
-def make_room(store: dict[Any, Any], limit: int = KEPT) -> None:
-    """Empty a store that is full: what it held is made again when it is asked for."""
-    if len(store) >= limit:
-        store.clear()
-
-
-_scalars: dict[Any, Tensor] = {}
-
-
 def scalar_tensor(device: Device, value: Scalar, dtype: DType) -> Tensor:
     """A 0-dimensional tensor for a Python scalar, kept so that loops reuse it."""
-    key = (device, dtype, repr(value))
-    found = _scalars.get(key)
+    key = (dtype, repr(value))
+    found: Tensor | None = device.constants.find(key)
     if found is None:
         with np.errstate(over="ignore"), DefaultArithmetic():
             found = from_host(device, np.asarray(value).astype(dtype.numpy), dtype)
-        make_room(_scalars)
-        _scalars[key] = found
+        device.constants.keep(key, found)
     return found
 
 
@@ -133,9 +119,8 @@ def normalize_axis(name: str, axis: int, ndim: int) -> int:
     except TypeError:
         raise TypeError(f"{name}: axis is an int, not {type(axis).__name__}") from None
     if not -ndim <= k < ndim:
-        raise IndexError(
-            f"{name}: axis {axis} is out of range for {ndim} dimension{'s' if ndim != 1 else ''}"
-        )
+        words = f"{ndim} dimension{'s' if ndim != 1 else ''}"
+        raise IndexError(f"{name}: axis {shown(k)} is out of range for {words}")
     return k % ndim
 
 
@@ -151,7 +136,7 @@ def normalize_axes(name: str, axis: int | Sequence[int] | None, ndim: int) -> tu
     given = axis if isinstance(axis, Sequence) else (axis,)
     axes = [normalize_axis(name, a, ndim) for a in given]
     if len(set(axes)) != len(axes):
-        raise ValueError(f"{name}: axis {axis} names a dimension twice")
+        raise ValueError(f"{name}: axis {shown(axis)} names a dimension twice")
     return tuple(sorted(axes))
 
 
@@ -162,14 +147,16 @@ _MOST = 2**59
 def as_shape(name: str, shape: int | Sequence[int]) -> Shape:
     """A shape as a tuple of non-negative ints; their product has to stay countable."""
     if isinstance(shape, str | bytes | dict):
-        raise TypeError(f"{name}: a shape is a tuple of ints, not {shape!r}")
+        raise TypeError(f"{name}: a shape is a tuple of ints, not {shown(shape)}")
     try:
         sizes = (shape,) if isinstance(shape, int) else tuple(shape)
-        checked = tuple(operator.index(n) for n in sizes)
+        checked = tuple([operator.index(n) for n in sizes])
     except TypeError:
-        raise TypeError(f"{name}: a shape is a tuple of ints, not {shape!r}") from None
+        raise TypeError(f"{name}: a shape is a tuple of ints, not {shown(shape)}") from None
     if any(n < 0 for n in checked):
-        raise ValueError(f"{name}: shape {checked} has a negative size")
-    if math.prod(n for n in checked if n) > _MOST:
-        raise ValueError(f"{name}: shape {checked} has more elements than 64 bits count bytes")
+        raise ValueError(f"{name}: shape {shown(checked)} has a negative size")
+    if math.prod([n for n in checked if n]) > _MOST:
+        raise ValueError(
+            f"{name}: shape {shown(checked)} has more elements than 64 bits count bytes"
+        )
     return checked

@@ -16,13 +16,13 @@ from tensorbus_backends.ir import Expr
 
 from .._autograd import Context
 from .._op import Op, apply, freeze
-from .._plan import Plan, Planner, Value, permuted_strides
+from .._plan import Dense, Plan, Planner, Value, permuted_strides
 from .._promotion import result_of_scalar
 from .._recent import Recent
 from .._spec import Shape, Spec, broadcast_shapes
 from .._state import Record, current, settings, watching
 from .._tensor import Tensor
-from ._common import Scalar, make_room, operands, tensor_of
+from ._common import Scalar, operands, tensor_of
 from ._dtype_rules import DtypeRule
 from ._moves import bits_dtype, copied
 
@@ -265,18 +265,16 @@ def unary(op: Op, x: Tensor, **options: Any) -> Tensor:
 
 
 _PYTHON = (float, int, bool)
-_partners: dict[Any, Tensor] = {}
 
 
 def _partner(op: Op, x: Tensor, value: Tensor | Scalar) -> Tensor:
     """A Python scalar as the tensor that meets `x`; remembered, since loops repeat them."""
+    constants = x._spec.device.constants
     # 0.0 equals -0.0, so zeros are told apart by their text.
-    key = (x._spec.device, x._spec.dtype, value.__class__, value or repr(value))
-    found = _partners.get(key)
+    key = (_partner, x._spec.dtype, value.__class__, value or repr(value))
+    found: Tensor | None = constants.find(key)
     if found is None:
-        found = operands(op.name, x, value)[1]
-        make_room(_partners)
-        _partners[key] = found
+        found = constants.keep(key, operands(op.name, x, value)[1])
     return found
 
 
@@ -291,8 +289,7 @@ def _with_number(op: Op, x: Tensor, value: Scalar, first: bool) -> Tensor | None
     now = settings()
     run = now.plans.find(key)
     if run is None:
-        plan = op.plan_with_number(x._spec, value, first)
-        run = now.plans.keep(key, _refused if plan is None else plan.run)
+        run = now.plans.keep(key, _run_with_number(op, x._spec, value, first, now.plans))
     if now.trace is None or run is _refused:
         return run(x, value)  # type: ignore[no-any-return]
     start = time.perf_counter()
@@ -313,6 +310,22 @@ def _with_number(op: Op, x: Tensor, value: Scalar, first: bool) -> Tensor | None
             )
         )
     return out
+
+
+def _run_with_number(
+    op: Elementwise, spec: Spec, value: Scalar, first: bool, plans: Recent[Any, Any]
+) -> Callable[..., Tensor | None]:
+    key = (op, Dense, spec.device, spec.dtype, value.__class__, first)
+    plain = spec.contiguous and spec.size > 1
+    found = plans.find(key) if plain else None
+    if found is not None:
+        return found.sized(spec.shape, spec.size)  # type: ignore[no-any-return]
+    plan = op.plan_with_number(spec, value, first)
+    if plan is None:
+        return _refused
+    if plain and Dense.fits(plan):
+        plans.keep(key, Dense(plan))
+    return plan.run
 
 
 def _refused(x: Tensor, value: Scalar) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 from tensorbus_backends import dtypes as dt, ir
@@ -21,6 +20,7 @@ from tensorbus_backends.kernels import MONOIDS
 from .._devices import Device
 from .._op import Op, perform
 from .._plan import Arg, Planner, Value
+from .._recent import kept
 from .._spec import Shape, Spec, broadcast_strides
 from .._tensor import Tensor
 from ._moves import bits_dtype
@@ -52,7 +52,7 @@ class _Extreme(Op):
         return out
 
 
-@lru_cache(1)
+@kept(1)
 def _distance() -> Expr:
     # ~i is the distance of a negative index from -1, so one maximum bounds both ends but for the
     # sign, and -size - 1 maps to size.
@@ -138,7 +138,7 @@ def gathered(
     return out
 
 
-@lru_cache(64)
+@kept(64)
 def _place(tabled: bool, count: int) -> Expr:
     """Where `x` is read; scalars: size and stride of each indexed dimension."""
     at: Expr | None = ir.input_(1, dt.int64) if tabled else None
@@ -164,7 +164,7 @@ class _Linear(Op):
         return out
 
 
-@lru_cache(16)
+@kept(16)
 def _linear_place(count: int) -> Expr:
     total: Expr | None = None
     for k in range(count):

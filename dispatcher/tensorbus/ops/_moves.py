@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 from tensorbus_backends import dtypes as dt, ir
 from tensorbus_backends.dtypes import DType
 from tensorbus_backends.ir import Expr
 
 from .._plan import Planner, Value
+from .._recent import kept
 from .._spec import Shape, broadcast_strides, contiguous_strides
 
 __all__ = [
@@ -29,7 +28,7 @@ def bits_dtype(dtype: DType) -> DType:
     return dt.uint8 if dtype is dt.bool_ else dt.by_name(f"uint{dtype.bits}")
 
 
-@lru_cache(256)
+@kept(256)
 def move_expr(source: DType, target: DType) -> Expr:
     """Value to store when an element of `source` becomes one of `target`: its bits if equal."""
     if source is target:

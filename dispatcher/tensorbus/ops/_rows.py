@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from typing import Any
 
 from tensorbus_backends import ir
@@ -23,6 +22,7 @@ from .. import _autograd, ops
 from .._autograd import Context
 from .._op import Op
 from .._plan import Planner, Value, permuted_strides, step_of
+from .._recent import kept
 from .._spec import Shape, Spec, broadcast_strides, collapse
 from .._tensor import Tensor
 from ._moves import broadcast, filled, packed, permuted
@@ -217,7 +217,7 @@ class Fused(Op):
         return permuted(p, made, tuple(order.index(k) for k in range(len(shape))))
 
 
-@lru_cache(1024)
+@kept(1024)
 def _rows_kernel(
     label: str,
     dtype: DType,

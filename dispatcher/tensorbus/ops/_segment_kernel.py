@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from typing import Any
 
 from tensorbus_backends import dtypes as dt, ir
@@ -24,6 +23,7 @@ from .._autograd import Context
 from .._devices import Device
 from .._op import Op, apply
 from .._plan import Planner, Value
+from .._recent import kept
 from .._spec import Shape, Spec
 from .._tensor import Tensor
 from ._gather_kernel import iota
@@ -56,7 +56,7 @@ def _segments(p: Planner, index: Value, places: int) -> tuple[Value, Value]:
     return order, starts
 
 
-@lru_cache(1)
+@kept(1)
 def _in_order() -> Expr:
     """The index at a place of the order; scalar: length of a row."""
     index, width = ir.index(), ir.param(0, dt.int64)
@@ -64,7 +64,7 @@ def _in_order() -> Expr:
     return ir.load(0, dt.int64, row + ir.load(1, dt.int64, index))
 
 
-@lru_cache(1)
+@kept(1)
 def _start() -> Expr:
     """The first place of a row that is not below a target; scalars: targets + 1, length, rounds."""
     index, n, b = ir.index(), ir.param(0, dt.int64), ir.param(1, dt.int64)
@@ -141,7 +141,7 @@ class _SegmentOp(Op):
         return out
 
 
-@lru_cache(64)
+@kept(64)
 def _over_segments(body: Callable[..., Expr], dtype: DType) -> Expr:
     """Operands: target, start, end, order, source, element offset in the order and the source."""
     start, end = ir.input_(1, dt.int64), ir.input_(2, dt.int64)
@@ -184,7 +184,7 @@ class _Pick(Op):
         return out
 
 
-@lru_cache(16)
+@kept(16)
 def _picked(bits: DType) -> Expr:
     place = ir.input_(1, dt.int64) + ir.input_(2, dt.int64)
     won = ir.load(3, dt.int64, place).eq(ir.input_(4, dt.int64))

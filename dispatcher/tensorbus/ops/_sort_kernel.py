@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 from tensorbus_backends import dtypes as dt, ir
@@ -21,6 +20,7 @@ from tensorbus_backends.ir import Expr
 
 from .._op import Op, perform
 from .._plan import Arg, Planner, Value
+from .._recent import kept
 from .._spec import Shape, Spec, contiguous_strides
 from .._tensor import Tensor
 from ._moves import copied, packed
@@ -39,7 +39,7 @@ def _storage(dtype: DType) -> DType:
     return dt.by_name(f"uint{dtype.bits}") if dtype.is_float else dtype
 
 
-@lru_cache(64)
+@kept(64)
 def _key(dtype: DType, descending: bool) -> Expr:
     """Unsigned key of element ``input 0``: NaN greatest in both directions, -0 equal to +0."""
     key = _key_dtype(dtype)
@@ -61,7 +61,7 @@ def _key(dtype: DType, descending: bool) -> Expr:
     return ~ordered if descending else ordered
 
 
-@lru_cache(64)
+@kept(64)
 def _sort_block(key: DType, place: DType) -> list[Expr]:
     """Keys and places of one sorted block; launch scalar: row length.
 
@@ -78,7 +78,7 @@ def _sort_block(key: DType, place: DType) -> list[Expr]:
     return [k for k, _ in pairs] + [p for _, p in pairs]
 
 
-@lru_cache(64)
+@kept(64)
 def _merge(key: DType, place: DType) -> list[Expr]:
     """Keys and places of one block of output; launch scalars: row length, run width, steps."""
     n, width = ir.param(0, dt.int64), ir.param(1, dt.int64)

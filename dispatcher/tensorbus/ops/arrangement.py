@@ -88,11 +88,11 @@ def _common_dtype(name: str, arrays: Sequence[Tensor]) -> list[Tensor]:
     """The tensors in their common dtype."""
     if not isinstance(arrays, Sequence) or isinstance(arrays, str | bytes):
         raise TypeError(f"{name} needs a list or tuple of tensors, not {type(arrays).__name__}")
+    for x in arrays:  # before there is a list of what may be a range of any length
+        tensor_of(name, x)
     given = list(arrays)
     if not given:
         raise ValueError(f"{name} needs a non-empty list or tuple of tensors")
-    for x in given:
-        tensor_of(name, x)
     dtype = given[0].dtype
     for x in given[1:]:
         dtype = promote(dtype, x.dtype)

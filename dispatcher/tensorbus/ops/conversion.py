@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from tensorbus_backends import dtypes as dt, interp
-from tensorbus_backends.contract import UnsupportedError
+from tensorbus_backends.contract import OutOfMemoryError, UnsupportedError
 from tensorbus_backends.dtypes import DType
 
 from .._devices import Device, get_device
 from .._fallback import holding
 from .._op import function
 from .._promotion import DEFAULT_FLOAT, DEFAULT_INT
+from .._shown import shown
 from .._state import watching
 from .._tensor import Tensor
 from ._common import from_host
@@ -49,7 +51,7 @@ def asarray(
     from .manipulation import astype
 
     if dtype is not None and not isinstance(dtype, DType):
-        raise TypeError(f"asarray: dtype is a tensorbus dtype, not {dtype!r}")
+        raise TypeError(f"asarray: dtype is a tensorbus dtype, not {shown(dtype)}")
     if isinstance(obj, Tensor):
         target = obj.device if device is None else get_device(device)
         lacking = obj.dtype.name not in target.capabilities.dtypes
@@ -94,20 +96,28 @@ def asarray(
 
 
 def _from_python(obj: Any, dtype: DType | None) -> np.ndarray[Any, Any]:
-    if isinstance(obj, Sequence) and not isinstance(obj, str) and _has_tensor(obj):
-        obj = _unwrap(obj)
+    if isinstance(obj, Sequence) and not isinstance(obj, str):
+        _check_nesting(obj)
+        if _has_tensor(obj):
+            obj = _unwrap(obj, {}, 0)
     try:
         array = np.asarray(obj)
+    except MemoryError:
+        raise OutOfMemoryError(
+            f"asarray: the system has no memory for the elements of {shown(obj)}"
+        ) from None
     except ValueError as error:
         raise ValueError(f"asarray: {error}") from None
     except OverflowError as error:
         raise OverflowError(f"asarray: {error}") from None
     if array.dtype == object and array.size and all(isinstance(v, int) for v in array.flat):
         worst = max(array.flat, key=abs)
-        raise OverflowError(f"asarray: {worst} does not fit {dtype.name if dtype else 'int64'}")
+        raise OverflowError(
+            f"asarray: {shown(worst)} does not fit {dtype.name if dtype else 'int64'}"
+        )
     if array.dtype == object or array.dtype.kind not in "biuf":
         raise TypeError(
-            f"asarray: cannot make a tensor of {type(obj).__name__} with elements like {obj!r:.60}"
+            f"asarray: cannot make a tensor of {type(obj).__name__} with elements like {shown(obj)}"
         )
     if dtype is not None:
         if dtype.is_integer and array.dtype.kind in "iu" and array.size:
@@ -128,17 +138,56 @@ def _from_python(obj: Any, dtype: DType | None) -> np.ndarray[Any, Any]:
     return array
 
 
+_DEEPEST = 64
+"""Sequences inside of each other, as many as NumPy has dimensions."""
+
+
+def _check_nesting(obj: Sequence[Any]) -> None:
+    """Raise ValueError unless an array could have the shape that the first elements tell.
+
+    NumPy looks no further than that shape, but into all of it: lists that hold themselves, or each
+    other several times, would keep it busy for ever.
+    """
+    sizes: list[int] = []
+    # What has a buffer, as a memoryview, lets NumPy look at no element.
+    while isinstance(obj, Sequence) and not isinstance(obj, str | memoryview) and len(obj):
+        sizes.append(len(obj))
+        if len(sizes) > _DEEPEST:
+            raise _too_deep()
+        obj = obj[0]
+    if math.prod(sizes) > 1 << 40:
+        raise ValueError(f"asarray: sequences of shape {tuple(sizes)} have too many elements")
+
+
+def _too_deep() -> ValueError:
+    return ValueError(f"asarray: sequences lie more than {_DEEPEST} deep in each other")
+
+
 def _has_tensor(obj: Any) -> bool:
-    if isinstance(obj, Tensor):
-        return True
-    return isinstance(obj, list | tuple) and any(_has_tensor(o) for o in obj)
+    seen: set[int] = set()
+    left = [obj]
+    while left:
+        one = left.pop()
+        if isinstance(one, Tensor):
+            return True
+        if isinstance(one, list | tuple) and id(one) not in seen:
+            seen.add(id(one))
+            left.extend(one)
+    return False
 
 
-def _unwrap(obj: Any) -> Any:
+def _unwrap(obj: Any, done: dict[int, Any], depth: int) -> Any:
+    """Arrays in place of tensors; what occurs several times is made once."""
     if isinstance(obj, Tensor):
         # NumPy does not count bfloat16 among numbers; float32 holds all of its values.
         return obj.numpy().astype(np.float32) if obj.dtype is dt.bfloat16 else obj.numpy()
-    return [_unwrap(o) for o in obj] if isinstance(obj, list | tuple) else obj
+    if not isinstance(obj, list | tuple):
+        return obj
+    if depth == _DEEPEST:
+        raise _too_deep()
+    if id(obj) not in done:
+        done[id(obj)] = [_unwrap(o, done, depth + 1) for o in obj]
+    return done[id(obj)]
 
 
 @function("creation", op="from_dlpack")

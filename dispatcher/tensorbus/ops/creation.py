@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 from tensorbus_backends import dtypes as dt, ir, scalar
+from tensorbus_backends.contract import OutOfMemoryError
 from tensorbus_backends.dtypes import DType
 from tensorbus_backends.ir import Expr
 
@@ -19,6 +20,7 @@ from .._fallback import holding, note_fallback, relabelled
 from .._op import Op, apply, function, generate, perform
 from .._plan import Planner, Value
 from .._promotion import DEFAULT_FLOAT, DEFAULT_INT, scalar_dtype
+from .._shown import shown
 from .._spec import Shape, Spec
 from .._tensor import Tensor
 from ._common import Scalar, as_shape, from_host, tensor_of
@@ -97,7 +99,7 @@ def _generate(
 
 def _dtype(name: str, dtype: DType | None, default: DType) -> DType:
     if dtype is not None and not isinstance(dtype, DType):
-        raise TypeError(f"{name}: dtype is a tensorbus dtype such as float32, not {dtype!r}")
+        raise TypeError(f"{name}: dtype is a tensorbus dtype such as float32, not {shown(dtype)}")
     return dtype or default
 
 
@@ -274,7 +276,10 @@ def arange(
         count = max(0, -(-(stop - start) // step))
     else:
         kind = _dtype("arange", dtype, DEFAULT_FLOAT)
-        count = max(0, math.ceil((stop - start) / step))
+        length = (stop - start) / step
+        if not math.isfinite(length):
+            raise ValueError("arange: there are more elements than 64 bits count")
+        count = max(0, math.ceil(length))
     as_shape("arange", count)
     if not kind.is_integer and not kind.is_float:
         raise TypeError(f"arange: dtype must be numeric, not {kind.name}")
@@ -291,22 +296,65 @@ def arange(
 def _integer_range(
     dtype: DType, start: int | float, step: int | float, count: int, device: str | Device | None
 ) -> Tensor:
-    if isinstance(start, float) or isinstance(step, float):
-        values = [int(start + k * step) for k in range(count)]
-    else:
-        values = [start, start + (count - 1) * step] if count else []
-    for v in values:
+    def value_at(k: int) -> int:
+        return int(start + k * step)
+
+    # Rounding is monotonic: all values lie between the first and the last one.
+    for k in (0, count - 1) if count else ():
+        v = value_at(k)
         if not dtype.min <= v <= dtype.max:
-            raise OverflowError(f"arange: {v} does not fit {dtype.name}")
+            raise OverflowError(f"arange: {shown(v)} does not fit {dtype.name}")
     if not isinstance(start, int) or not isinstance(step, int):
-        where = holding("arange", get_device(device), dtype, noted=True)
-        return from_host(where, np.array(values, dtype.numpy), dtype)
+
+        def values_at(k: Any) -> Any:
+            return start + k * step
+
+        # Python multiplies ints exactly, float64 up to 2^53.
+        exact = isinstance(step, float) or abs(step) <= 1 << 53
+        many = values_at if exact else None
+        return _from_python_arithmetic("arange", dtype, count, device, value_at, many)
     # Products may pass the end of the dtype, sums come back: wrapping arithmetic gives the value.
     value = ir.cast(ir.index() * ir.param(1, dt.int64) + ir.param(0, dt.int64), dtype)
     params = [(dt.int64, _wrapped(start)), (dt.int64, _wrapped(step))]
     return _generate(
         "arange", dtype, (count,), device, _indexed, label="arange", value=value, params=params
     )
+
+
+_PIECE = 1 << 16
+
+
+def _from_python_arithmetic(
+    name: str,
+    dtype: DType,
+    count: int,
+    device: str | Device | None,
+    one: Callable[[int], int],
+    many: Callable[[Any], Any] | None,
+) -> Tensor:
+    """Integers that float64 arithmetic gives: all fit `dtype`.
+
+    Args:
+        name: For messages.
+        dtype: An integer dtype.
+        count: How many; at most 2^53, so that float64 holds their indices.
+        device: Where.
+        one: The value of an index.
+        many: The same, not yet truncated, of indices as a float64 array; None where it would round
+            otherwise.
+    """
+    target = holding(name, get_device(device), dtype, noted=True)
+    try:
+        values = np.empty(count, dtype.numpy)
+    except (MemoryError, ValueError):
+        raise OutOfMemoryError(f"{name}: the system has no memory for {count:,} elements") from None
+    for start in range(0, count, _PIECE):
+        indices = range(start, min(start + _PIECE, count))
+        if many is None:
+            values[start : indices.stop] = [one(k) for k in indices]
+        else:
+            values[start : indices.stop] = many(np.arange(start, indices.stop, dtype=np.float64))
+    return from_host(target, values, dtype)
 
 
 def _wrapped(value: int) -> int:
@@ -343,18 +391,15 @@ def linspace(
     """
     count = operator.index(num)
     if count < 0:
-        raise ValueError(f"linspace: num must not be negative, not {count}")
+        raise ValueError(f"linspace: num must not be negative, not {shown(count)}")
+    as_shape("linspace", count)
     kind = _dtype("linspace", dtype, DEFAULT_FLOAT)
     if not kind.is_integer and not kind.is_float:
         raise TypeError(f"linspace: dtype must be numeric, not {kind.name}")
     first, last = float(start), float(stop)
     parts = max(count - 1 if endpoint else count, 1)
     if kind.is_integer:
-        values = [int(start + k * (stop - start) / parts) for k in range(count)]
-        if any(not kind.min <= v <= kind.max for v in values):
-            raise OverflowError(f"linspace: values do not fit {kind.name}")
-        where = holding("linspace", get_device(device), kind, noted=True)
-        return from_host(where, np.array(values, kind.numpy), kind)
+        return _integer_linspace(kind, start, stop, count, parts, device)
     step = (last - first) / parts
     if not math.isfinite(step):
         step = last / parts - first / parts
@@ -375,6 +420,38 @@ def linspace(
     )
 
 
+def _integer_linspace(
+    dtype: DType,
+    start: int | float,
+    stop: int | float,
+    count: int,
+    parts: int,
+    device: str | Device | None,
+) -> Tensor:
+    if not math.isfinite(start) or not math.isfinite(stop):
+        raise ValueError(f"linspace: {dtype.name} has no infinity and no NaN")
+    distance = stop - start
+
+    def value_at(k: int) -> int:
+        return int(start + k * distance / parts)
+
+    # Rounding is monotonic: all values lie between the first and the last one.
+    for k in (0, count - 1) if count else ():
+        value = start + k * distance / parts
+        if not math.isfinite(value) or not dtype.min <= int(value) <= dtype.max:
+            raise OverflowError(f"linspace: values do not fit {dtype.name}")
+    # Python multiplies ints exactly, float64 up to 2^53.
+    exact = isinstance(distance, float) or abs(distance) * max(count, 1) <= 1 << 53
+    return _from_python_arithmetic(
+        "linspace",
+        dtype,
+        count,
+        device,
+        value_at,
+        (lambda k: start + k * distance / parts) if exact and abs(start) <= 1 << 53 else None,
+    )
+
+
 # -- matrices ---------------------------------------------------------------------------------
 
 
@@ -391,13 +468,18 @@ def eye(
     """Ones on diagonal `k` of a matrix (0 the main one, above it positive), zeros elsewhere."""
     shape = as_shape("eye", (n_rows, n_rows if n_cols is None else n_cols))
     kind = _dtype("eye", dtype, DEFAULT_FLOAT)
-    diagonal = operator.index(k)
+    diagonal = _within(operator.index(k), *shape)
     one, zero = ir.const(1, kind.compute), ir.const(0, kind.compute)
     index, width = ir.index(), ir.param(0, dt.int64)
     row = ir.idiv(index, width)
     value = ir.select((index - row * width - row).eq(ir.param(1, dt.int64)), one, zero)
     params = [(dt.int64, shape[1]), (dt.int64, diagonal)]
     return _generate("eye", kind, shape, device, _indexed, label="eye", value=value, params=params)
+
+
+def _within(diagonal: int, rows: int, columns: int) -> int:
+    """The nearest diagonal that exists, or the next one beyond: no other leaves all elements."""
+    return max(-rows, min(diagonal, columns))
 
 
 class _Triangle(Op):
@@ -447,7 +529,7 @@ def _triangle(op: Op, x: Tensor, k: int) -> Tensor:
     tensor_of(op.name, x)
     if x.ndim < 2:
         raise ValueError(f"{op.name} needs at least 2 dimensions, not {x.ndim}")
-    return apply(op, [x], {"k": operator.index(k)})  # type: ignore[no-any-return]
+    return apply(op, [x], {"k": _within(operator.index(k), *x.shape[-2:])})  # type: ignore[no-any-return]
 
 
 @function("creation", differentiable=True)
@@ -481,7 +563,7 @@ def meshgrid(*arrays: Tensor, indexing: Literal["xy", "ij"] = "xy") -> list[Tens
     from .manipulation import broadcast_to, reshape
 
     if indexing not in ("xy", "ij"):
-        raise ValueError(f"meshgrid: indexing is 'xy' or 'ij', not {indexing!r}")
+        raise ValueError(f"meshgrid: indexing is 'xy' or 'ij', not {shown(indexing)}")
     for x in arrays:
         tensor_of("meshgrid", x)
         if x.ndim > 1:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 from tensorbus_backends import ir
@@ -17,6 +16,7 @@ from .. import ops
 from .._autograd import Context
 from .._op import Op, apply, function
 from .._plan import Planner, Value, step_of
+from .._recent import kept
 from .._spec import Shape, Spec, collapse, contiguous_strides
 from .._tensor import Tensor
 from ._common import normalize_axis, tensor_of
@@ -141,13 +141,13 @@ def _without(shape: Shape, axis: int) -> Shape:
     return (*shape[:axis], *shape[axis + 1 :])
 
 
-@lru_cache(256)
+@kept(256)
 def _combined(monoid: Monoid, acc: DType, dtype: DType) -> Expr:
     expr = monoid.combine(ir.input_(1, acc), ir.input_(0, acc))
     return expr if dtype.compute is acc else ir.cast(expr, dtype.compute)
 
 
-@lru_cache(256)
+@kept(256)
 def _scan(label: str, dtype: DType, step: str, acc: DType, monoid: Monoid) -> Scan:
     return Scan(label, Operand(dtype, step), ir.cast(ir.input_(0, dtype), acc), monoid)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from tensorbus_backends.dtypes import FLOATING, INTEGER, SIGNED, UNSIGNED, DType, bool_ as _bool
 
 from .._promotion import promote, result_of_scalar
+from .._shown import shown
 from .._tensor import Tensor
 
 __all__ = ["can_cast", "finfo", "iinfo", "isdtype", "result_type"]
@@ -26,7 +27,7 @@ def dtypes_of_kind(kind: str) -> tuple[DType, ...]:
         "numeric": INTEGER + FLOATING,
     }
     if kind not in kinds:
-        raise ValueError(f"no kind of dtypes is called {kind!r}; there are {', '.join(kinds)}")
+        raise ValueError(f"no kind of dtypes is called {shown(kind)}; there are {', '.join(kinds)}")
     return kinds[kind]
 
 
@@ -43,13 +44,13 @@ def isdtype(dtype: DType, kind: Kind) -> bool:
         ValueError: No such kind.
     """
     if not isinstance(dtype, DType):
-        raise TypeError(f"isdtype: {dtype!r} is not a dtype")
+        raise TypeError(f"isdtype: {shown(dtype)} is not a dtype")
     if isinstance(kind, tuple):
         return any(isdtype(dtype, k) for k in kind)
     if isinstance(kind, DType):
         return dtype is kind
     if not isinstance(kind, str):
-        raise TypeError(f"isdtype: kind is a name, a dtype or a tuple of these, not {kind!r}")
+        raise TypeError(f"isdtype: kind is a name, a dtype or a tuple of these, not {shown(kind)}")
     return dtype in dtypes_of_kind(kind)
 
 
@@ -71,7 +72,7 @@ def result_type(*arrays_and_dtypes: Tensor | DType | bool | int | float) -> DTyp
             dtype = a.dtype if isinstance(a, Tensor) else a
             found = dtype if found is None else promote(found, dtype)
         else:
-            raise TypeError(f"result_type: {a!r:.40} is no tensor, dtype or Python number")
+            raise TypeError(f"result_type: {shown(a)} is no tensor, dtype or Python number")
     if found is None:
         raise TypeError("result_type: Python numbers alone have no dtype; name one dtype")
     for s in scalars:
@@ -83,7 +84,9 @@ def can_cast(from_: Tensor | DType, to: DType, /) -> bool:
     """Whether promotion leads from one dtype to another, so that every value is kept in kind."""
     source = from_.dtype if isinstance(from_, Tensor) else from_
     if not isinstance(source, DType) or not isinstance(to, DType):
-        raise TypeError(f"can_cast takes a tensor or dtype and a dtype, not {from_!r} and {to!r}")
+        raise TypeError(
+            f"can_cast takes a tensor or dtype and a dtype, not {shown(from_)} and {shown(to)}"
+        )
     try:
         return promote(source, to) is to
     except TypeError:

@@ -16,6 +16,7 @@ from .._autograd import Context, record, snapshot
 from .._fallback import together
 from .._op import Op
 from .._promotion import promote, result_of_scalar
+from .._shown import shown
 from .._spec import Shape, Spec, broadcast_shapes
 from .._tensor import Tensor
 from ._common import scalar_tensor
@@ -256,7 +257,7 @@ def _bounds(part: slice, size: int) -> tuple[int, int, int]:
     try:
         start, stop, step = part.indices(size)
     except TypeError:
-        raise IndexError(f"a slice is made of ints or None, not {part!r}") from None
+        raise IndexError(f"a slice is made of ints or None, not {shown(part)}") from None
     except ValueError:
         raise ValueError("a slice step must not be 0") from None
     return start, stop, step
@@ -267,10 +268,10 @@ def _whole_number(part: Any, size: int, axis: int) -> int:
         k = operator.index(part)
     except TypeError:
         raise IndexError(
-            f"{part!r:.40} ({type(part).__name__}) is no index; indices are {_WHAT}"
+            f"{shown(part)} ({type(part).__name__}) is no index; indices are {_WHAT}"
         ) from None
     if not -size <= k < size:
-        raise IndexError(f"index {k} is out of range for axis {axis} with size {size}")
+        raise IndexError(f"index {shown(k)} is out of range for axis {axis} with size {size}")
     return k % size
 
 
@@ -409,7 +410,7 @@ def _write(x: Tensor, items: tuple[Item, ...], view: Tensor, value: Tensor) -> N
 def _value(x: Tensor, value: Any) -> Tensor:
     if isinstance(value, bool | int | float):
         if result_of_scalar(x.dtype, value) is not x.dtype:
-            raise TypeError(f"{value!r} cannot be stored in a {x.dtype.name} tensor")
+            raise TypeError(f"{shown(value)} cannot be stored in a {x.dtype.name} tensor")
         return scalar_tensor(x.device, value, x.dtype)
     given: Tensor
     if isinstance(value, Tensor):

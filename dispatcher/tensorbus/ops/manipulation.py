@@ -12,6 +12,7 @@ from .._autograd import Context, record
 from .._devices import Device, get_device
 from .._op import Op, apply, function
 from .._plan import Planner, Value, permuted_strides
+from .._shown import shown
 from .._spec import Shape, Spec, broadcast_shapes, broadcast_strides
 from .._state import Record, settings, watching
 from .._tensor import Tensor
@@ -211,7 +212,7 @@ def astype(
     """
     tensor_of("astype", x)
     if not isinstance(dtype, DType):
-        raise TypeError(f"astype: dtype is a tensorbus dtype, not {dtype!r}")
+        raise TypeError(f"astype: dtype is a tensorbus dtype, not {shown(dtype)}")
     if device is not None and get_device(device) is not x.device:
         return astype(x.to_device(device), dtype, copy=False)
     if dtype is x.dtype and not copy:

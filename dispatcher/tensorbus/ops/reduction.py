@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from typing import Any
 
 from tensorbus_backends import dtypes as dt, ir
@@ -25,6 +24,8 @@ from .. import ops
 from .._autograd import Context
 from .._op import Op, apply, function
 from .._plan import Planner, Value, step_of
+from .._recent import kept
+from .._shown import shown
 from .._spec import Shape, Spec, broadcast_strides, collapse
 from .._tensor import Tensor
 from ._common import normalize_axes, tensor_of
@@ -127,7 +128,7 @@ def reduce_into(
         reduce_into(p, label, [target], (1,), value, monoid, out, finish, params)
 
 
-@lru_cache(1024)
+@kept(1024)
 def _kernel(
     label: str,
     dtypes: tuple[DType, ...],
@@ -201,7 +202,7 @@ class Reduction(Op):
             p.map(self.name, [plain], shape, [x], [out])
         return out
 
-    @lru_cache(256)  # noqa: B019  (there are few ops, and they live as long as the process)
+    @kept(256)
     def _expressions(self, source: DType, dtype: DType, acc: DType) -> tuple[Expr, Expr, Any]:
         """What is combined, what an element alone gives, how a result is finished."""
         expr = self.element(ir.input_(0, source), acc)
@@ -221,7 +222,7 @@ def sum_dtype(name: str, x: DType, dtype: DType | None) -> DType:
     """Result dtype of sum and prod: small integers and bool become 64 bits wide."""
     if dtype is not None:
         if not isinstance(dtype, DType) or dtype.kind == "b":
-            raise TypeError(f"{name}: dtype is a numeric tensorbus dtype, not {dtype!r}")
+            raise TypeError(f"{name}: dtype is a numeric tensorbus dtype, not {shown(dtype)}")
         return dtype
     if x.is_float:
         return x

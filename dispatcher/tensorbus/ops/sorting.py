@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any, Literal
 
 from tensorbus_backends import dtypes as dt, ir, scalar
@@ -15,6 +14,7 @@ from .._autograd import Context
 from .._op import Op, apply, function
 from .._plan import Planner, Value
 from .._promotion import promote
+from .._recent import kept
 from .._spec import Shape, Spec
 from .._tensor import Tensor
 from ._common import normalize_axis, tensor_of
@@ -148,7 +148,7 @@ class _SearchSorted(Op):
         return out
 
 
-@lru_cache(64)
+@kept(64)
 def _found(dtype: DType, side: str, ordered: bool) -> Expr:
     """Where ``input 1`` belongs, by halving; scalars: size, step, rounds, step of the order."""
     size, step = ir.param(0, dt.int64), ir.param(1, dt.int64)
@@ -250,7 +250,7 @@ class _Nonzero(Op):
         return outs
 
 
-@lru_cache(16)
+@kept(16)
 def _coordinates(rank: int) -> list[Expr]:
     """Of element ``index`` that counts: the first place where so many are reached.
 

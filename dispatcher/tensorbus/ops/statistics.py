@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 from tensorbus_backends import dtypes as dt, ir, mathlib, scalar
@@ -16,6 +15,7 @@ from .. import ops
 from .._autograd import Context
 from .._op import Op, apply, function
 from .._plan import Planner, Value
+from .._recent import kept
 from .._spec import Shape, Spec
 from .._tensor import Tensor
 from ._common import normalize_axes, normalize_axis, tensor_of
@@ -140,7 +140,7 @@ class _Position(Op):
         return out
 
 
-@lru_cache(64)
+@kept(64)
 def _locating(dtype: DType) -> tuple[Expr, Expr]:
     """An element, and its place if it is the extreme."""
     value, best = ir.input_(0, dtype), ir.input_(1, dtype)
@@ -278,7 +278,7 @@ class _Variance(Op):
         return out
 
 
-@lru_cache(64)
+@kept(64)
 def _spread(dtype: DType) -> tuple[Expr, Expr, Expr, Expr]:
     """An element, its squared distance from the mean, a sum divided, the root of that."""
     acc = dtype.compute

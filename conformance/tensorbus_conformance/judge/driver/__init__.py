@@ -33,6 +33,7 @@ from . import (  # noqa: F401  (each registers its parts)
     queue,
     scarcity,
     sharing,
+    skeletons,
     team,
     toolkit,
 )  # fmt: skip

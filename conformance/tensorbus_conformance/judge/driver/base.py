@@ -64,6 +64,7 @@ def duty(
     lacking: Callable[[Any], str] = lambda capabilities: "",
     plugins: tuple[str, ...] = (),
     smoke: bool = True,
+    always: bool = False,
 ) -> Part:
     """Register ``driver.<name>``; its properties are called as the functions are.
 
@@ -73,10 +74,11 @@ def duty(
         lacking: See `Part`.
         plugins: See `Part`.
         smoke: Whether it is judged at level smoke.
+        always: See `Part`.
     """
     one = (dt.float32,)
     made: Mapping[str, Callable[[Session], Outcome]] = {f.__name__: f for f in properties}
-    return part(Part(f"driver.{name}", made, one, one if smoke else (), lacking, plugins))
+    return part(Part(f"driver.{name}", made, one, one if smoke else (), lacking, plugins, always))
 
 
 def pattern(nbytes: int, seed: int) -> bytes:

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
+from typing import Any
 
 import tensorbus as tb
 from tensorbus_backends import dtypes as dt
-from tensorbus_backends.contract import Capabilities, DeviceInfo, Evidence, Native, UnsupportedError
+from tensorbus_backends.contract import (
+    Capabilities,
+    DeviceInfo,
+    Evidence,
+    Native,
+    NativeCase,
+    UnsupportedError,
+)
 from tensorbus_backends.dialect import Dialect
 
 from ..asked import names_of
@@ -115,4 +123,30 @@ def identity(session: Session) -> Outcome:
     return checks.outcome
 
 
-duty("capabilities", declared, agreement, identity)
+def records(session: Session) -> Outcome:
+    """What a device hands out about itself is a value: equal to its copy, and it can be a key."""
+    checks, device = Checks("records"), session.guard.real
+    shapes, strides = ((2, 3),) * 2, ((3, 1),) * 2
+    case = NativeCase(
+        op="abs", dtypes=(dt.float32,) * 2, shapes=shapes, strides=strides, options={"axis": 0}
+    )
+    given: list[Any] = [device.capabilities, device.info, device.memory(), case]
+    if device.dialect is not None:
+        given.append(device.dialect)
+    for record in given:
+        kind = type(record).__name__
+        copied = replace(record)
+        checks.that(copied == record, f"a copy of its {kind} is not equal to it")
+        try:
+            kept = {record: 1}
+        except TypeError as error:
+            checks.that(False, f"its {kind} cannot be a key: {error}")
+            continue
+        checks.that(copied in kept, f"a copy of its {kind} is another key")
+    info = device.info
+    for other in (replace(info, name="another"), replace(info, description="another")):
+        checks.that(other != info, f"a device that is {other.name} or told otherwise is this one")
+    return checks.outcome
+
+
+duty("capabilities", declared, agreement, identity, records, always=True)

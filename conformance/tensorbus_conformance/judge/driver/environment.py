@@ -106,6 +106,16 @@ def _results(device: Device, kernel: Compiled, source: Buffer, n: int) -> list[b
     return [fetch(device, t, 4 * n) for t in targets]
 
 
+def _made_on_host(device: str) -> list[bytes]:
+    """Numbers that the host rounds: of Python floats and of steps between them."""
+    third, tiny = float.fromhex("0x1.5555555555555p-2"), float.fromhex("0x1.8p-148")
+    x = tb.asarray([third, -third, tiny], device=device)
+    made = [x, tb.full((2,), third, device=device), tb.full((2,), -third, device=device),
+            tb.linspace(third, 7, 9, device=device), tb.arange(-third, 7, third, device=device),
+            tb.linspace(-7.0, third, 5, dtype=tb.int32, device=device)]  # fmt: skip
+    return [m.numpy().tobytes() for m in made]
+
+
 def modes(session: Session) -> Outcome:
     """Kernels, libraries and copies give the same bits in every mode of the calling thread."""
     checks, device = Checks("modes"), session.guard.real
@@ -122,6 +132,7 @@ def modes(session: Session) -> Outcome:
     with tb.reproducible(False):
         product = [(a @ a.T).numpy().tobytes() for _ in range(2)]
     before = state.word()
+    made = _made_on_host(session.item.device)
     for number, (name, word) in enumerate(state.settings.items()):
         for n in sizes:
             refused = False
@@ -134,6 +145,11 @@ def modes(session: Session) -> Outcome:
             checks.that(refused or got == due[n], f"other bits in a thread that {name}")
             checks.that(
                 after == word & state.mask, f"a launch changed the modes of a thread that {name}"
+            )
+        with state.hostile(word), contextlib.suppress(BackendError):
+            checks.that(
+                _made_on_host(session.item.device) == made,
+                f"numbers made on the host have other bits in a thread that {name}",
             )
         with state.hostile(word):
             if number == 0 or session.level != "smoke":

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 from tensorbus_backends import dtypes as dt, ir
-from tensorbus_backends.contract import Compiled, Device, LaunchError
+from tensorbus_backends.contract import LaunchError
 from tensorbus_backends.kernels import Map, Operand
 from tensorbus_backends.kernels.base import Strided, pack
 
@@ -134,28 +134,20 @@ def arguments(session: Session) -> Outcome:
     return checks.outcome
 
 
-def _plain(device: Device, kernel: Compiled, groups: int, meta: bytes) -> Callable[..., None]:
-    return lambda *buffers: device.launch(kernel, groups, buffers, meta)
-
-
 def prepared(session: Session) -> Outcome:
-    """``prepare``, where a kernel has it, launches as ``launch`` does, again and again.
+    """``prepare`` launches as ``launch`` does, again and again.
 
     Arguments that fit no launch fit no prepared one either.
     """
     checks, device = Checks("prepared"), session.guard.real
     (kernel,) = device.compile([affine(11)])
     spec, n = affine(11), 1201
-    prepare = getattr(kernel, "prepare", None)
     sets = [integers(n, k) for k in range(4)]
     launchers = []
     for p in (0, 5):
         words = spec.meta(n, [], [Strided.words(0, 1, [])] * 2, [p])
         groups, meta = spec.groups(device.dialect, n, 1), pack(words)
-        if prepare is None:
-            launchers.append(_plain(device, kernel, groups, meta))
-        else:
-            launchers.append(prepare(groups, meta))
+        launchers.append(device.prepare(kernel, groups, meta))
         del meta
     for k, x in enumerate(sets):
         for p, launch in zip((0, 5), launchers, strict=True):
@@ -167,8 +159,9 @@ def prepared(session: Session) -> Outcome:
             )
     for few, given in ((0, _meta(spec, n)), (-1, _meta(spec, n)), (1, b""), (1, bytes(8)),
                           (1, _meta(spec, n)[:-8]), (1, _meta(spec, n) + bytes(8))):  # fmt: skip
-        if prepare is not None:
-            checks.raises(LaunchError, f"{len(given)} bytes, {few} groups", prepare, few, given)
+        checks.raises(LaunchError, f"{len(given)} bytes, {few} groups",
+                      lambda few=few, given=given: device.prepare(kernel, few, given)(
+                          device.allocate(4 * n), device.allocate(4 * n)))  # fmt: skip
     return checks.outcome
 
 

@@ -63,6 +63,9 @@ def features(checks: Checks, folder: Path, session: Session) -> None:
          "SVE"),
         ("aarch64", "Processor: ARMv8\nCPU part: 1\nFeatures: fp\n", "ARMv8", ("fp",), True,
          "NEON"),
+        # A core that another one follows is told by its own lines alone.
+        ("aarch64", "processor: 0\n\nprocessor: 1\nCPU part: 0x1\nFeatures: fp\n", "aarch64", (),
+         True, "NEON"),
         ("aarch64", "CPU part: 0x1\n", "aarch64 (implementer ?, part 0x1)", (), True, "NEON"),
         ("arm64", "", "arm64", (), True, "NEON"), ("riscv64", "", "riscv64", (), False, ""),
         ("", "", "unknown", (), False, ""),

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tensorbus_backends import dtypes as dt, interp, ir, scalar
 from tensorbus_backends.dtypes import DType
+from tensorbus_backends.flushing import flushing
 
 from ...oracle import primitives as exact, vectors
 from .base import Checks
@@ -120,6 +121,8 @@ def functions(checks: Checks) -> None:
         if dtype.is_float:
             known = [ir.value_of(e) for e in (scalar.inf(dtype), scalar.nan(dtype))]
             checks.that(known[0] == math.inf and _nan(known[1]), f"{dtype.name} has {known}")
+    for tiny in ("", "never", "Before", None, True):
+        checks.raises(ValueError, f"flushing with {tiny!r}", flushing(tiny).__enter__)  # type: ignore[arg-type]
     for text, kind in (("0.1", dt.float32), ("0.1", dt.float64), ("1e-46", dt.float32)):
         held = ir.value_of(scalar.f(float(text), kind))
         checks.that(held == float(kind.numpy.type(text)), f"{text} of {kind.name} is {held}")

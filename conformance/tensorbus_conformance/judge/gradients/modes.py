@@ -27,6 +27,7 @@ from .common import (
     stays_floating,
     undeclared,
 )
+from .magnitudes import magnitudes
 
 __all__ = ["compare_pulled", "forward", "reverse"]
 
@@ -60,7 +61,7 @@ def reverse(session: Session) -> Outcome:
         return missing
     outcome = Outcome("gradient")
     rng = np.random.default_rng([session.seed, 77])
-    for case in gradient_cases(session):
+    for case in [*gradient_cases(session), *magnitudes(session)]:
         pulled = pull(session, case, rng)
         if pulled is None:
             fail(outcome, f"{case.label}: the result does not require a gradient")
@@ -116,7 +117,7 @@ def forward(session: Session) -> Outcome:
     outcome = Outcome("forward")
     rng = np.random.default_rng([session.seed, 78])
     sets = gradient_cases(session)
-    for case in sets[:2] if session.level == "smoke" else sets:
+    for case in sets[:2] if session.level == "smoke" else [*sets, *magnitudes(session)]:
         for m, e in zip(*tangents(session, case, rng), strict=True):
             _merge(outcome, judge_of(session, case, m.dtype).check(m, e), case, [])
     for case in degenerate_cases(session):

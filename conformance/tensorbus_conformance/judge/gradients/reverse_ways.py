@@ -10,8 +10,9 @@ import numpy as np
 import tensorbus as tb
 from tensorbus_backends import dtypes as dt
 
-from ..cases import Case, split
+from ..cases import Case, is_elementwise, split
 from ..layouts import LAYOUTS, host, place
+from .common import direction
 from .ways import Subject, way
 
 __all__: list[str] = []
@@ -190,6 +191,71 @@ def _identity(s: Subject) -> None:
     first, second = s.call(tensors), s.call(tensors)
     found = s.grads(tensors, [*first, *second], [*s.placed(), *s.placed()])
     s.same("the call twice", found, _doubled(s.plain))
+
+
+@way
+def _contributions(s: Subject) -> None:
+    """More than two contributions are added in the written order: latest call, then position.
+
+    Two can be exchanged and three cannot: one tensor is all operands that are like it, and is used
+    by a call before and by one after, itself or by way of a view.
+    """
+    if is_elementwise(s.session.op) and len(s.arrays) > 1:
+        wide = [np.array(a) for a in np.broadcast_arrays(*s.arrays)]
+        args, options = split(s.case)[1](wide)
+        s = Subject(s.session, replace(s.case, args=tuple(args), options=options), s.outcome, s.rng)
+    groups: dict[Any, list[int]] = {}
+    for k in s.moving:
+        if s.arrays[k].size:
+            groups.setdefault((s.arrays[k].shape, s.arrays[k].dtype), []).append(k)
+    for members in groups.values():
+        first = s.arrays[members[0]]
+        apart = s.leaves(s.moving)
+        for m in members[1:]:
+            apart[m] = s.put(first)
+            apart[m].requires_grad = True
+        given = dict(zip(s.moving, s.grads(apart), strict=True))
+        parts = [given[m] for m in members if given[m] is not None]
+        factors = [direction(s.rng, first) for _ in range(2)]
+        before, after = (host(tb.multiply(s.put(f), s.put(f))) for f in factors)
+        for viewed in (False, True):
+            tensors = s.leaves(s.moving)
+            leaf = s.put(first)
+            leaf.requires_grad = True
+            used = tb.reshape(leaf, first.shape[::-1]) if viewed else leaf
+            if viewed and used is leaf:
+                continue
+            one = tb.multiply(leaf, s.put(factors[0]))
+            for m in members:
+                tensors[m] = tb.reshape(used, first.shape) if viewed else leaf
+            with tb.trace() as calls:
+                results = s.call(tensors)
+            if any(r.is_leaf for r in results):
+                continue  # what is handed back has its cotangent before any call gives one
+            two = tb.multiply(leaf, s.put(factors[1]))
+            cotangents = [s.put(factors[0]), *s.placed(), s.put(factors[1])]
+            (found,) = tb.grad([one, *results, two], [leaf], cotangents)
+            # Each view of the view is a call of its own, made one after the other.
+            orders = [parts[::-1] if viewed else parts]
+            if len([r for r in calls if not r.depth]) > 1:  # as a function of several calls has
+                orders.append(orders[0][::-1])
+            dues = [
+                _fold(s, [after, before, _fold(s, o)] if viewed else [after, *o, before])
+                for o in orders
+            ]
+            got = None if found is None else host(found)
+            right = [d for d in dues if got is not None and d.tobytes() == got.tobytes()]
+            what = f"contributions{' by views' if viewed else ''} of operands {members}"
+            s.same(what, [got], [right[0] if right else dues[0]])
+
+
+def _fold(s: Subject, arrays: list[Any]) -> Any:
+    """One sum after the other; None is no term, and of no terms there is none."""
+    total: Any = None
+    for a in arrays:
+        if a is not None:
+            total = s.put(a) if total is None else tb.add(total, s.put(a))
+    return None if total is None else host(total)
 
 
 @way

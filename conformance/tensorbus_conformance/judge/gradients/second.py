@@ -10,7 +10,7 @@ import numpy as np
 import tensorbus as tb
 
 from ...oracle import REFERENCES
-from ..cases import Case, is_elementwise, split
+from ..cases import Case, is_elementwise, is_unary, split
 from ..items import Outcome
 from ..layouts import host, place
 from ..session import Session
@@ -46,12 +46,14 @@ def second(session: Session) -> Outcome:
     rng = np.random.default_rng([session.seed, 79])
     # Equal elements are kinks of an order.
     sets = [c for c in gradient_cases(session) if "ties" not in c.label]
-    for case in sets[: 1 if session.level == "smoke" else 8]:
-        _second(session, small(session.op, case), rng, outcome)
+    for k, case in enumerate(sets[: 1 if session.level == "smoke" else 8]):
+        _second(session, small(session.op, case), rng, outcome, k < 2)
     return outcome
 
 
-def _second(session: Session, case: Case, rng: np.random.Generator, outcome: Outcome) -> None:
+def _second(
+    session: Session, case: Case, rng: np.random.Generator, outcome: Outcome, more: bool
+) -> None:
     from ..properties import _merge
 
     pulled = pull(session, case, rng, create=True)
@@ -81,10 +83,55 @@ def _second(session: Session, case: Case, rng: np.random.Generator, outcome: Out
     for found, e in zip(by_cotangents, expected, strict=True):
         got = np.zeros(e.shape, e.dtype) if found is None else host(found)
         _merge(outcome, judge_of(session, case, got.dtype).check(got, e), case, [])
+    if more:
+        _along_cotangent(session, case, pulled, rng, outcome)
+        if is_unary(session.op) and wanted == [0] and references[0] is not None:
+            found = _twice_forward(session, case, pulled, along[0])
+            _merge(outcome, judge.check(host(found), references[0]), case, [])
     for way in _mixed(session, case, pulled, along):
         for k, found in way.items():
             if references[k] is not None:
                 _merge(outcome, judge.check(host(found), references[k]), case, [])
+
+
+def _twice_forward(session: Session, case: Case, pulled: Pulled, along: Any) -> tb.Tensor:
+    """f'' u d of a function of one element, which is what H d is there, by two forward levels."""
+    tensors = session.tensors(case)[0]
+    run = called(session, case, tensors)
+    with tb.reproducible(session.portable):
+        u, d = (place(session.device, a)[0] for a in (pulled.cotangents[0], along))
+        found: tb.Tensor = tb.jvp(lambda x: tb.jvp(run, [x], [u])[1][0], [tensors[0]], [d])[1]
+        return found
+
+
+def _along_cotangent(
+    session: Session, case: Case, pulled: Pulled, rng: np.random.Generator, outcome: Outcome
+) -> None:
+    """The tangent of the pullback J'u along another cotangent w is J'w, as it is linear in u.
+
+    The rules of what a pullback is made of see a tangent here whose operands have none.
+    """
+    from ..properties import _merge
+
+    vjp = REFERENCES[session.op].vjp
+    assert vjp is not None
+    tensors = session.tensors(case)[0]
+    wanted = floats(pulled.arrays)
+    run, primals = called(session, case, tensors), [tensors[k] for k in wanted]
+    others = [direction(rng, c) for c in pulled.cotangents]
+    with tb.reproducible(session.portable):
+        given, moving = (
+            [place(session.device, c)[0] for c in sets] for sets in (pulled.cotangents, others)
+        )
+        _, moved = tb.jvp(lambda *us: tb.vjp(run, *primals)[1](*us), given, moving)
+    flat, plain = oracle_inputs(session, case)
+    other = replace(pulled, cotangents=others)
+    references = per_array(flat, vjp(flat, plain, other.cotangent(session)))
+    judge = judge_of(session, case)
+    for k, found in zip(wanted, moved, strict=True):
+        if references[k] is not None:
+            labelled = replace(case, label=f"along a cotangent, {case.label}")
+            _merge(outcome, judge.check(host(found), references[k]), labelled, [])
 
 
 def _mixed(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import tensorbus as tb
 from numpy.typing import NDArray
 from tensorbus_backends import dtypes as dt
 
 from ...oracle.random import philox4x32
-from .bench import BLOCK, Array, Bench, register
+from .bench import BLOCK, FAR, FLOATS, Array, Bench, register
 from .strides import views
 
 BEYOND = (1 << 31) + 4099
@@ -46,6 +49,31 @@ def ranges(bench: Bench) -> None:
             bench.expect(f"eye {shape}, k={k}", out, np.eye(*shape, k=k, dtype=bench.numpy))
             bench.expect(f"tril {shape}, k={k}", tb.tril(bench.put(x), k=k), np.tril(x, k))
             bench.expect(f"triu {shape}, k={k}", tb.triu(bench.put(x), k=k), np.triu(x, k))
+
+
+def beyond_exact(bench: Bench) -> None:
+    """Floats made of an index beyond 2^24, which float32 does not count: rising, falling, broken.
+
+    Every value is exact in float32, so that an index that is rounded anywhere shows: half of the
+    elements beyond 2^24 have an odd index.  The 16-bit ones round those values once.
+    """
+    # float64 counts them all: its kernels are looked at where they are cheap.
+    n = BLOCK + 131 if bench.slow or bench.dtype.itemsize > 4 else FAR
+    near = [np.arange(max(p - 99, 0), min(p + 99, n)) for p in (0, BLOCK, 1 << 23, 1 << 24)]
+    at = np.unique(np.concatenate([*near, np.arange(n - 1200, n), bench.rng.integers(0, n, 5000)]))
+    fine = 2.0**-13 if bench.dtype.itemsize == 2 else float(2.0 ** -int(bench.rng.integers(0, 8)))
+    index = bench.put(at)
+    how: dict[str, Any] = {"dtype": bench.dtype, "device": bench.device}
+    made: dict[str, tuple[float, Callable[[float, float], tb.Tensor]]] = {
+        "arange": (fine, lambda a, s: tb.arange(a, a + (n - 0.5) * s, s, **how)),
+        "linspace": (-fine, lambda a, s: tb.linspace(a, a + (n - 1) * s, n, **how)),
+    }
+    if bench.dtype is dt.float32:
+        made["falling arange"] = (-fine, made["arange"][1])
+    for name, (step, make) in made.items():
+        start = -step * (1 << 23)
+        due = np.asarray(start + at * step, np.float32).astype(bench.numpy)
+        bench.expect(f"{name} of {n} by {step}", tb.take(make(start, step), index, axis=0), due)
 
 
 def triangles(bench: Bench) -> None:
@@ -144,5 +172,6 @@ def beyond(bench: Bench) -> None:
         bench.poke(flat, p, 0)
 
 
+register("map_far", beyond_exact, dtypes=FLOATS)
 register("map_index", ranges, triangles, smoke=(dt.float64,))
 register("map_words", words, order, beyond, smoke=(dt.uint8,))

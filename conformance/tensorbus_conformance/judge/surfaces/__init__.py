@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from . import (
+    apart as apart,
     attributes as attributes,
     capsules as capsules,
     devices as devices,

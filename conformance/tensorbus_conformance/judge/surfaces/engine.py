@@ -30,6 +30,37 @@ def engine(c: Checks) -> None:
     _graphs(c)
     _accumulated(c)
     _short(c)
+    _asked(c)
+
+
+def _asked(c: Checks) -> None:
+    """Cotangents and tangents of another number, shape or dtype than what they belong to."""
+    array = np.asarray([1, 2, 3], c.dtype.numpy)
+    x = c.put(array)
+    x.requires_grad = True
+    y, g = x * x, c.put(array)
+    for given in ([], [g, g], [g, g, g]):
+        said = f"{len(given)} cotangents"
+        c.refuses(f"grad with {said}", ValueError,
+                  lambda given=given: tb.grad([y], [x], given), "1 output")  # fmt: skip
+        c.refuses(f"backward with {said}", ValueError,
+                  lambda given=given: tb.backward([y], given), "1 output")  # fmt: skip
+    c.refuses("grad of two with one cotangent", ValueError,
+              lambda: tb.grad([y, y], [x], [g]), "2 outputs")  # fmt: skip
+    square = lambda *xs: xs[0] * xs[-1]  # noqa: E731
+    for primals, given in (([g], []), ([g], [g, g]), ([g, g], [g])):
+        c.refuses(f"jvp of {len(primals)} with {len(given)} tangents", ValueError,
+                  lambda p=primals, t=given: tb.jvp(square, p, t), "tangents")  # fmt: skip
+    other = dt.float32 if c.dtype is not dt.float32 else dt.float16
+    wrong = {
+        "a longer tangent": c.put(np.ones(4, c.dtype.numpy)),
+        "a tangent of a dimension more": c.put(array[None]),
+    }
+    if c.has(other):
+        wrong[f"a tangent of {other.name}"] = c.put(np.ones(3, other.numpy))
+    for what, t in wrong.items():
+        c.raises(what, (ValueError, TypeError), lambda t=t: tb.jvp(square, [g], [t]))
+    c.same("a gradient after refusals", tb.grad([y], [x], [g])[0], 2 * array * array)
 
 
 class _Sum(Op):

@@ -177,10 +177,15 @@ def _tensors(c: Checks, name: str, call: Any, function: Any, a: Array, b: Array)
 
 
 def _numbers(c: Checks, name: str, call: Any, function: Any, a: Array) -> None:
-    """Python numbers on either side, told apart by value where they are equal: 0.0 and -0.0."""
+    """Python numbers on either side, told apart by value where they are equal: 0.0 and -0.0.
+
+    A number travels with a launch; beside a tensor that is recorded it is a tensor.
+    """
     x = c.put(a)
     with tb.reproducible():
         for turn in range(2):
+            if turn and c.dtype.is_float:
+                x.requires_grad = True
             for s in _scalars(c):
                 if _sensible(name, c, a, s):
                     got = call(x, s)
@@ -188,7 +193,7 @@ def _numbers(c: Checks, name: str, call: Any, function: Any, a: Array) -> None:
                 if _sensible(name, c, s, a):
                     got = call(s, x)
                     _check(c, f"{s!r} {name} x, call {turn}", name, function, got, s, a)
-    c.same(f"x after {name} with numbers", x, a)
+    c.same(f"x after {name} with numbers", x.detach(), a)
 
 
 def _unary(c: Checks, a: Array) -> None:

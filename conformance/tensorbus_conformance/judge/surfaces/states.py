@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import threading
 import time
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from itertools import permutations
 from typing import Any
 
 import numpy as np
 import tensorbus as tb
-from tensorbus._state import settings
+from tensorbus._state import current, settings
 from tensorbus_backends import dtypes as dt
 
 from .checks import Checks, surface
@@ -46,6 +48,7 @@ _CONTEXTS: dict[str, tuple[Callable[[], AbstractContextManager[Any]], Callable[[
 def states(c: Checks) -> None:
     """Nesting, exceptions, decorators, threads, tasks, and that a trace sees every call."""
     _nesting(c)
+    _ends(c)
     _effects(c)
     _threads(c)
     _tasks(c)
@@ -80,6 +83,68 @@ def _nesting(c: Checks) -> None:
     c.true("no_grad as decorator", not inner() and _grad())
     never: Any = "never"
     c.raises("no such policy", ValueError, lambda: tb.fallback_policy(never).__enter__())
+
+
+def _ends(c: Checks) -> None:
+    """Blocks that end out of order, in another thread, or in a copied context are over there."""
+    fresh = {k: v[1]() for k, v in _CONTEXTS.items()}
+    x = c.put(np.asarray([1, 2, 3], np.float32))
+
+    def shown() -> dict[str, Any]:
+        return {k: v[1]() for k, v in _CONTEXTS.items()}
+
+    for name, (enter, look, inside) in _CONTEXTS.items():
+        for outer, (wrap, see, around) in _CONTEXTS.items():
+            first, second = wrap(), enter()
+            first.__enter__()
+            second.__enter__()
+            first.__exit__(None, None, None)
+            c.true(f"{name} after the {outer} around it", look() == inside, f"{look()!r}")
+            second.__exit__(None, None, None)
+            c.true(f"{outer}, {name} ended in this order", shown() == fresh, f"{shown()}")
+            if outer not in ("no_grad", "reproducible(False)", "device ref"):
+                continue
+            # Around it a block that stays, inside one that ends here.
+            with wrap():
+                due, block, inner = shown(), enter(), tb.trace()
+                block.__enter__()
+                inner.__enter__()
+                copied = contextvars.copy_context()
+                failed = _elsewhere(partial(block.__exit__, None, None, None))
+                c.true(f"{name} ended in a thread", failed is None, f"{failed!r}")
+                c.true(f"{name} in {outer}, ended in a thread", shown() == due, f"{shown()}")
+                x + x
+                inner.__exit__(None, None, None)
+                c.true(f"{name} in {outer} and a trace", shown() == due, f"{shown()}")
+                held = copied.run(look), copied.run(look)
+                c.true(f"a copy inside {name} in {outer}", held == (inside, inside), f"{held}")
+                if outer != name:
+                    c.true(f"{outer} after that", see() == around)
+            c.true(f"{outer} ended, {name} in a thread", shown() == fresh, f"{shown()}")
+    served = tb.reproducible(True)
+    served.__enter__()
+    x + x
+    look_up = current().fast
+    _elsewhere(lambda: served.__exit__(None, None, None))
+    c.true("plans of an ended block", not current().fast or current().fast is not look_up)
+    x + x
+    c.true("plans of what holds", current().fast is settings().plans)
+
+
+def _elsewhere(call: Callable[[], Any]) -> Any:
+    """What a call gives, or raises, in a new thread."""
+    found: list[Any] = []
+
+    def run() -> None:
+        try:
+            found.append(call())
+        except BaseException as error:
+            found.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    return found[0]
 
 
 def _effects(c: Checks) -> None:

@@ -89,15 +89,16 @@ def matmul_degenerate(sampler: Sampler) -> list[Case]:
 
 
 def vecdot(sampler: Sampler) -> list[Case]:
-    """Any axis, operands that broadcast."""
+    """Any axis, operands that broadcast, either of which may have fewer dimensions."""
     found = []
-    strong = {"axis": ["default", *AXIS_FORMS], "form": ["same", "row", "ones"]}
+    strong = {"axis": ["default", *AXIS_FORMS], "form": ["same", "row", "right", "ones"]}
     for row in sampler.rows(strong, _free(sampler), smoke=4, standard=20):
         shape: Shape = (3, row["k"]) if row["axis"] not in ("-ndim", "first") else (row["k"], 3)
-        other = {"same": shape, "row": shape, "ones": shape}[row["form"]]
+        other = shape
         axis = {"first": 0, "last": 1, "-ndim": -2}.get(row["axis"], -1)
-        if row["form"] == "row" and axis < 0:
-            shape = (2, *shape)
+        if row["form"] in ("row", "right"):
+            shape, other = ((2, *shape), shape)[:: 1 if row["form"] == "row" else -1]
+            axis += axis >= 0
         elif row["form"] == "ones":
             other = tuple(1 if k != axis % 2 else n for k, n in enumerate(shape))
         options = {} if row["axis"] == "default" else {"axis": axis}
