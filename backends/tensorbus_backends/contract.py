@@ -39,6 +39,7 @@ __all__ = [
     "KernelSpec",
     "LaunchError",
     "MemoryFigures",
+    "NATIVES_VERSION",
     "Native",
     "NativeCase",
     "NativeTable",
@@ -412,13 +413,17 @@ class Plugin(Protocol):
 
 # -- native kernels ---------------------------------------------------------------------------
 
+NATIVES_VERSION = 1
+"""Version of the list of names, operands and options that native kernels can take on; see
+docs/natives.md."""
+
 
 @dataclass(frozen=True, slots=True)
 class NativeCase:
     """One call that a native kernel may take on.
 
     Attributes:
-        op: Name of the op.
+        op: Name of the op; of the function ("nn.linear") where that has none.
         dtypes: Storage dtypes of the operands, then of the results.
         shapes: Logical shapes of the operands, then of the results.
         strides: Strides in elements, likewise.
@@ -440,7 +445,8 @@ class Native:
 
     Attributes:
         when: Whether this kernel takes a case; dispatch and the support matrix both ask it.
-        run: ``run(case, buffers, offsets)`` with operands then results; offsets in elements.
+        run: ``run(case, buffers, offsets)`` with operands then results; offsets in elements.  It
+            returns nothing; what it raises reaches the caller as an error that names the library.
         library: Whose code it is, for the evidence ("OpenBLAS 0.3.34 SkylakeX").
     """
 

@@ -1,4 +1,4 @@
-"""The command ``tensorbus``: devices, ops, conform, compile-check, report, bench."""
+"""The command ``tensorbus``: devices, ops, natives, conform, compile-check, report, bench."""
 
 from __future__ import annotations
 
@@ -73,6 +73,9 @@ def _parser() -> argparse.ArgumentParser:
     ops = commands.add_parser("ops", help="list ops and how each device serves them")
     ops.add_argument("--json", action="store_true", help="as JSON")
     ops.set_defaults(run=_ops)
+
+    natives = commands.add_parser("natives", help="list what native kernels can take on")
+    natives.set_defaults(run=_natives)
 
     conform = commands.add_parser("conform", help="judge devices, op by op")
     conform.add_argument("--device", metavar="D,...", help="devices (default: all available)")
@@ -171,6 +174,13 @@ def _ops(options: argparse.Namespace) -> int:
         print(json.dumps(rows, indent=2))
     else:
         console.ops(rows)
+    return EXIT_OK
+
+
+def _natives(options: argparse.Namespace) -> int:
+    from .natives import page
+
+    print(page(), end="")
     return EXIT_OK
 
 

@@ -35,7 +35,7 @@ def ops_table() -> list[dict[str, Any]]:
 
 
 def _service(function: tb.Function, device: Survey) -> str:
-    """``native+portable``, ``portable`` or ``decomposed``."""
-    op = tb.OPS.get(function.op)
-    kind = "portable" if isinstance(op, tb.Op) else "decomposed"
-    return f"native+{kind}" if function.op in device.natives else kind
+    """``portable`` or ``decomposed``, with ``native+`` where a native kernel takes some calls."""
+    kind = "decomposed" if function.decomposed else "portable"
+    own = {function.qualified, function.op}
+    return f"native+{kind}" if own & set(device.natives) else kind

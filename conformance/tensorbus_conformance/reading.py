@@ -178,7 +178,7 @@ _CELL = _object(
         "decided": _WHOLE,
         "seconds": _NUMBER,
     },
-    {"expected": _EXPECTED},
+    {"expected": _EXPECTED, "served": _among(("", "native", "portable", "decomposed", "fallback"))},
 )
 
 _DEVICE = _object(

@@ -347,12 +347,15 @@ def _serve(
     if order.fault is not None:
         request["fault"] = order.fault
     worker.send(request)
-    current = job.remaining[0]
+    current, library = job.remaining[0], ""
 
     def ended(state: str, text: str) -> bool:
         if not job.remaining:
             return False  # all its cells were told before
-        note(Cell(job.item, Outcome(current, state, text), order.limit * (state == "timeout")))
+        if library:
+            text += f"; the native kernel of {library} for {job.item.op}"
+        outcome = Outcome(current, state, text, library=library)
+        note(Cell(job.item, outcome, order.limit * (state == "timeout")))
         job.remaining.remove(current)
         where = f"{text} in {job.item.name}/{current}"
         if state == "timeout":
@@ -379,6 +382,7 @@ def _serve(
             return ended("crash", worker.death())
         if "begin" in answer:
             current = answer["begin"]
+            library = _tidy(answer.get("library", ""))
         elif "outcome" in answer:
             outcome = Outcome(**answer["outcome"])
             for key in ("message", "witness", "library"):

@@ -59,7 +59,7 @@ def judge_item(
         answer({"begin": names[0]})
         warm(session, names)
     for name in names:
-        answer({"begin": name})
+        answer({"begin": name, "library": session.owner})
         start = time.perf_counter()
         try:
             outcome = judge(session, name)
@@ -67,7 +67,8 @@ def judge_item(
             raise
         except BaseException as error:  # SystemExit and the like: no plugin ends the run
             outcome = Outcome(name, "error", f"{type(error).__name__}: {error}"[:500])
-        outcome.library = outcome.library or session.library
+        outcome.library = outcome.library or session.library or session.owner
+        outcome.served = session.way
         if changed := environment.wrong():
             # Whatever was judged meanwhile, ref included, was computed in a wrong environment.
             after = "" if environment.restored() else "; it could not be put back"

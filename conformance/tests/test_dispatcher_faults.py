@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import tensorbus as tb
-from tensorbus import _autograd, _devices, _op, _plan, _state
+from tensorbus import _autograd, _devices, _fallback, _plan, _state
 from tensorbus._tensor import Tensor
 from tensorbus.ops import indexing, sorting
 from tensorbus_backends import dtypes as dt
@@ -175,7 +175,7 @@ def _one_by_one(p: Patch) -> None:
 
 def _silent(p: Patch) -> None:
     """A call that another device serves is not told of."""
-    p.setattr(_op.warnings, "warn", lambda *arguments, **options: None)
+    p.setattr(_fallback.warnings, "warn", lambda *arguments, **options: None)
 
 
 @pytest.mark.parametrize(

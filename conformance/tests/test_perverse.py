@@ -36,7 +36,7 @@ pytestmark = [
 PROJECT = Path(__file__).parents[2] / "examples" / "perverse"
 OPS = (
     "add,multiply,exp,sum,max,softmax,matmul,cumulative_sum,sort,take,index_add,astype,"
-    "floor_divide,uniform"
+    "floor_divide,uniform,linear"
 )
 
 
@@ -58,7 +58,8 @@ def tensorbus(site: Path) -> Callable[..., str]:
     """Run the command line with the plugin installed; returns its output, asserts exit 0."""
 
     def call(*arguments: str) -> str:
-        environment = {**os.environ, "PYTHONPATH": str(site), "COLUMNS": "120"}
+        paths = [str(site), *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "COLUMNS": "120"}
         start = "import sys; from tensorbus_conformance.cli import main; sys.exit(main())"
         command = [sys.executable, "-c", start, *arguments]
         done = subprocess.run(command, capture_output=True, text=True, env=environment)
@@ -84,6 +85,12 @@ def test_portable_bits_do_not_change(tensorbus: Callable[..., str], tmp_path: Pa
     assert {c["device"] for c in cells} == {"perverse"}
     bits = Counter(c["op"].rpartition(".")[2] for c in cells if c["property"] == "bits")
     assert set(bits) == set(OPS.split(","))
+    natives = [c for c in cells if c["variant"] == "native"]
+    assert {c["op"] for c in natives} == {"sort", "sum", "nn.linear"}
+    assert {(c["dtype"], c["served"]) for c in natives} == {("float32", "native")}
+    assert {c["library"] for c in natives} == {f"NumPy {np.__version__}"}
+    served = {c["op"]: c["served"] for c in cells if c["variant"] == "portable"}
+    assert (served["nn.linear"], served["sum"]) == ("decomposed", "portable")
 
 
 # -- the device itself: that it does take the other choices ------------------------------------

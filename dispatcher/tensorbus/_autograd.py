@@ -17,12 +17,13 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from tensorbus_backends.floating import in_default_arithmetic
 
 from ._shown import shown
-from ._state import enable_grad, no_grad, settings
+from ._state import Change, Policy, enable_grad, no_grad, settings
 from ._tensor import Tensor
 
 if TYPE_CHECKING:
@@ -64,9 +65,10 @@ class Node:
         context: What the op's rule needs.
         specs: Specs of the outputs.
         leaf: The tensor itself (weakly), where the user asked for its gradient.
+        policy: The fallback policy of the call: its gradient may fall back as it did.
     """
 
-    __slots__ = ("context", "leaf", "leaf_tensor", "op", "parents", "seq", "specs")
+    __slots__ = ("context", "leaf", "leaf_tensor", "op", "parents", "policy", "seq", "specs")
 
     def __init__(
         self,
@@ -75,8 +77,10 @@ class Node:
         context: Context | None,
         specs: list[Spec],
         leaf: Tensor | None = None,
+        policy: Policy = "error",
     ) -> None:
         self.seq = next(_sequence)
+        self.policy = policy
         self.op, self.parents, self.context, self.specs = op, parents, context, specs
         self.leaf = leaf is not None
         self.leaf_tensor = None if leaf is None else weakref.ref(leaf)
@@ -212,8 +216,9 @@ def record(
                 recorded = True
         parents.append(track)
     node = None
-    if recorded and op.vjp is not None and settings().grad:
-        node = Node(op, parents, None, [o._spec for o in outputs])
+    now = settings()
+    if recorded and op.vjp is not None and now.grad:
+        node = Node(op, parents, None, [o._spec for o in outputs], None, now.policy)
     elif not moving:
         return
     saved = None
@@ -314,6 +319,11 @@ def _below(t: Tensor, level: int) -> Tensor:
     return Tensor(t._buffer, t._spec, t._offset, track)
 
 
+def _allowed(policy: Policy) -> AbstractContextManager[None]:
+    """What a call was allowed, its gradient is allowed too."""
+    return nullcontext() if settings().policy != "error" else Change("policy", policy)
+
+
 def _sum(a: Tensor | None, b: Tensor) -> Tensor:
     from . import ops
 
@@ -366,7 +376,11 @@ def _run(
             # A copy: another thread may run through the same graph, recording nothing.
             context = copy.copy(context)
             context._node = node
-        received = rule(context, *slots)
+        if node.policy == "error":
+            received = rule(context, *slots)
+        else:
+            with _allowed(node.policy):
+                received = rule(context, *slots)
         if len(received) != len(node.parents):
             raise RuntimeError(
                 f"the gradient rule of {node.op.name} returned {len(received)} gradients for "

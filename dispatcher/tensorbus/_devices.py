@@ -37,12 +37,20 @@ class Device:
         backend: The plugin's device object.
         constants: Memory that calls share and that can be made again, by what it holds.
         late: Errors of calls that nobody has waited for.
+        home: Of what lies here only because `home` cannot hold it (see `guest`); else None.
+        real: The device without that mark; itself where there is none.
     """
 
-    __slots__ = ("__weakref__", "_kernels", "_lock", "backend", "constants", "late", "name")
+    __slots__ = (
+        "__weakref__", "_guests", "_kernels", "_lock", "backend", "constants", "home", "late",
+        "name", "real",
+    )  # fmt: skip
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
+        self.home: Device | None = None
+        self.real = self
+        self._guests: dict[Device, Device] = {}
         self.name = backend.info.name
         self.constants: Recent[Any, Any] = Recent(256)
         self.late = Late(backend)
@@ -58,6 +66,21 @@ class Device:
     def capabilities(self) -> Capabilities:
         """What the device declares."""
         return self.backend.capabilities
+
+    def guest(self, home: Device) -> Device:
+        """This device as the place of results of calls on `home` that `home` cannot hold.
+
+        It is another object of the same name, memory and kernels: tensors there are told from those
+        that the user put on this device, and may meet tensors of `home` (see `_fallback`).
+        """
+        found = self._guests.get(home)
+        if found is None:
+            made = Device(self.backend)
+            made.home, made.real = home, self
+            # Not its constants: these are tensors, which know their device.
+            made._kernels, made._lock = self._kernels, self._lock
+            found = self._guests.setdefault(home, made)
+        return found
 
     def kernel(self, spec: KernelSpec) -> Compiled:
         """The compiled form of a kernel."""
@@ -105,7 +128,8 @@ class Device:
         return self.name
 
     def __repr__(self) -> str:
-        return f"<tensorbus device {self.name!r}: {self.info.description}>"
+        for_home = "" if self.home is None else f", for results of {self.home.name!r}"
+        return f"<tensorbus device {self.name!r}: {self.info.description}{for_home}>"
 
 
 _open: dict[str, Device] = {}

@@ -1,26 +1,28 @@
 """Ops: their registry, and the one way by which every call is dispatched.
 
 Order of service on a device: native kernel whose condition holds (not in reproducible mode),
-portable kernel, decomposition, fallback to another device if the policy allows it, else an error.
+portable kernels, fallback to another device if the policy allows it, else an error.  A function
+without an op of its own is decomposed: calls of other ops serve it, each in this order; a native
+kernel of the function's name is asked before (see `whole`).
 """
 
 from __future__ import annotations
 
+import functools
 import inspect
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
-from tensorbus_backends import dtypes as dt
-from tensorbus_backends.contract import NativeCase, UnsupportedError
+from tensorbus_backends.contract import LaunchError, NativeCase, UnsupportedError
 from tensorbus_backends.dtypes import DType
 from tensorbus_backends.floating import in_default_arithmetic
 
 from ._arguments import checked
 from ._autograd import Context, record
-from ._devices import Device, get_device
+from ._devices import Device
+from ._fallback import fallback, meeting
 from ._plan import Dense, Plan, Planner, Value, same_device
 from ._spec import Shape, Spec
 from ._state import Record, deeper, settings, watching
@@ -34,10 +36,12 @@ __all__ = [
     "apply",
     "apply_number",
     "function",
+    "generate",
     "linear_jvp",
     "perform",
     "perform_number",
     "serve",
+    "whole",
 ]
 
 Rule = Callable[..., Any]
@@ -53,7 +57,7 @@ class Function:
         call: The function.
         differentiable: Whether gradients flow through it.
         family: What kind of op it is: "elementwise", "reduction", "manipulation", ...
-        op: Name in `OPS` of the primitive that serves it, where there is one.
+        op: Name in `OPS` of the primitive that serves it; of none where it is decomposed.
     """
 
     name: str
@@ -73,6 +77,11 @@ class Function:
         return str(inspect.Signature(parameters))
 
     @property
+    def decomposed(self) -> bool:
+        """Whether calls of other ops serve it, since it has no op of its own."""
+        return self.op not in OPS
+
+    @property
     def qualified(self) -> str:
         """Name with namespace, as it is called: ``"nn.relu"``."""
         return f"{self.namespace}.{self.name}" if self.namespace else self.name
@@ -90,12 +99,55 @@ def function(
     """Register a public function in `FUNCTIONS`."""
 
     def wrap(call: F) -> F:
-        call = checked(call)
-        made = Function(call.__name__, namespace, call, differentiable, family, op or call.__name__)
-        FUNCTIONS[made.qualified] = made
-        return call
+        name = f"{namespace}.{call.__name__}" if namespace else call.__name__
+        if name in FUNCTIONS:
+            raise ValueError(f"there is a function {name!r} already; give this one another name")
+        own = op or call.__name__
+        ready = checked(call if own in OPS else _decomposed(name, own, call))
+        made = Function(call.__name__, namespace, ready, differentiable, family, own)
+        FUNCTIONS[name] = made
+        return ready
 
     return wrap
+
+
+def _decomposed(name: str, own: str, call: F) -> F:
+    """`call` with a record of its own in traces, unless `own` becomes the name of an op."""
+
+    @functools.wraps(call)
+    def outer(*args: Any, **options: Any) -> Any:
+        now = settings()
+        if now.trace is None or own in OPS:
+            return call(*args, **options)
+        records, first = now.trace.records, len(now.trace.records)
+        start = time.perf_counter()
+        with deeper():
+            out = call(*args, **options)
+        mine = (name, now.depth, "native")
+        if any((r.op, r.depth, r.variant) == mine for r in records[first:]):
+            return out
+        tensors = [a for a in args if isinstance(a, Tensor)]
+        made = out[0] if isinstance(out, tuple | list) else out
+        seconds = time.perf_counter() - start
+        records.append(_record_of(name, tensors, made.device, "decomposed", "", seconds, now.depth))
+        return out
+
+    return cast(F, outer)
+
+
+def _record_of(
+    name: str,
+    tensors: Sequence[Tensor],
+    device: Device | None,
+    variant: str,
+    library: str,
+    seconds: float,
+    depth: int,
+    stays: str = "",
+) -> Record:
+    dtypes = tuple([t._spec.dtype.name for t in tensors])
+    shapes = tuple([t._spec.shape for t in tensors])
+    return Record(name, str(device), dtypes, shapes, variant, library, seconds, depth, stays)
 
 
 class Op:
@@ -111,9 +163,11 @@ class Op:
             elements alone.
         number: Dtype of a Python number that calls take beside at most one tensor: see
             `apply_number`.  `build` makes it the last scalar of its only launch, with any value.
+        moves: Whether the result is on a device that the call names; it never falls back.
     """
 
     dense = False
+    moves = False
     number: DType | None = None
 
     def __init__(
@@ -252,6 +306,14 @@ def perform_number(op: Op, value: int, options: dict[str, Any], device: Device) 
     return _runner(op, (), options, device)(value)  # type: ignore[no-any-return]
 
 
+def generate(name: str, op: Op, options: dict[str, Any], device: Device) -> Any:
+    """Run an op without operands, told to traces under the name of the function."""
+    if watching.by is not None:
+        watching.by.other = True
+    run = _runner(op, (), options, device)
+    return run() if settings().trace is None else _traced(name, run, (), device)
+
+
 def _runner(
     op: Op, tensors: Sequence[Tensor], options: dict[str, Any] | None, device: Device | None
 ) -> Callable[..., Any]:
@@ -286,7 +348,7 @@ def _planned(
     if found is not None:
         return found.sized(shape, n)  # type: ignore[no-any-return]
     plan = _make(op, specs, options, device)
-    if Dense.fits(plan) and (now.reproducible or op.name not in where.backend.natives):
+    if Dense.fits(plan) and (now.reproducible or not _named(op.name, where)):
         now.plans.keep(key, Dense(plan))
     return plan.run
 
@@ -297,26 +359,72 @@ def _traced(
     tensors: Sequence[Tensor],
     device: Device | None,
     given: Sequence[Any] = (),
+    above: int = 0,
 ) -> Any:
+    """Run a plan and note it, `above` levels over what it calls."""
     now, plan = settings(), run.plan  # type: ignore[attr-defined]
     where = tensors[0]._spec.device if tensors else device
+    stays = ""
     start = time.perf_counter()
     with deeper():
         out = run(*(given or tensors))
+    seconds = time.perf_counter() - start
+    if plan.variant == "fallback":
+        where = plan.device
+        made = out if isinstance(out, tuple) else (out,)
+        stays = next((o.device.name for o in made if o.device.home is not None), "")
     if now.trace is not None:
         now.trace.records.append(
-            Record(
-                name,
-                str(where),
-                tuple(t._spec.dtype.name for t in tensors),
-                tuple(t._spec.shape for t in tensors),
-                plan.variant,
-                plan.library,
-                time.perf_counter() - start,
-                now.depth,
+            _record_of(
+                name, tensors, where, plan.variant, plan.library, seconds, now.depth - above, stays
             )
         )
     return out
+
+
+def whole(
+    name: str,
+    tensors: Sequence[Tensor],
+    options: dict[str, Any],
+    results: Callable[[], Sequence[tuple[DType, Shape]]],
+) -> Any:
+    """What a native kernel of a decomposed function makes of a call, None if none takes it.
+
+    Calls of which a gradient is recorded are not offered: the function's calls of ops have one.
+
+    Args:
+        name: Qualified name of the function.
+        tensors: Its operands in the order of its parameters, those that are None left out.
+        options: Its other arguments.
+        results: Dtypes and shapes of what it gives.
+    """
+    device = tensors[0]._spec.device
+    if name not in device.backend.natives or settings().reproducible:
+        return None
+    if any(t._track is not None or t._spec.device is not device for t in tensors):
+        return None
+    now = settings()
+    key = (name, *[t._spec for t in tensors], *_option_key(options))
+    run = now.plans.find(key)
+    if run is None:
+        specs = [t._spec for t in tensors]
+        planner, due = Planner(device, specs), results()
+        made = None
+        if device.home is None and not _missing(device, specs, due):
+            made = _offered(name, name, planner, planner.operands, due, options)
+        run = now.plans.keep(key, _declined if made is None else planner.finish(made).run)
+    if run is _declined:
+        return None
+    # One level up: the record of the function's call.
+    out = run(*tensors) if now.trace is None else _traced(name, run, tensors, None, above=1)
+    if watching.by is not None:
+        watching.by.plans += 1
+        watching.by.last = run, tensors, out
+    return out
+
+
+def _declined(*tensors: Tensor) -> None:
+    return None
 
 
 class _Lacking(UnsupportedError):
@@ -356,22 +464,57 @@ def _native(
     results: Sequence[tuple[DType, Shape]],
     options: dict[str, Any],
 ) -> Any:
-    if settings().reproducible or op.name.startswith("_") or op.number is not None:
+    name = op.name
+    if name.startswith("_") or settings().reproducible or op.number is not None:
         return None
-    native = p.device.backend.natives.get(op.name)
+    key = _named(name, p.device)
+    return _offered(name, key, p, values, results, options) if key else None
+
+
+def _named(op: str, device: Device) -> str:
+    """Under which name a device has a native kernel for an op, its own or its function's."""
+    natives = device.backend.natives
+    if not natives:
+        return ""
+    if op in natives:
+        return op
+    # "nn.softmax" is "softmax": the function whose name is the op's.
+    return next(
+        (n for n, f in FUNCTIONS.items() if f.namespace and f.op == op == f.name and n in natives),
+        "",
+    )
+
+
+def _offered(
+    name: str,
+    key: str,
+    p: Planner,
+    values: Sequence[Value],
+    results: Sequence[tuple[DType, Shape]],
+    options: dict[str, Any],
+) -> Any:
+    """The results of the native kernel that a device has under `key`, if it takes the call."""
+    native = p.device.backend.natives.get(key)
     if native is None:
         return None
     outs = tuple(Spec.of(p.device, dtype, shape) for dtype, shape in results)
     whole = (*(v.spec for v in values), *outs)
     case = NativeCase(
-        op.name,
+        name,
         tuple(s.dtype for s in whole),
         tuple(s.shape for s in whole),
         tuple(s.strides for s in whole),
         options,
         len(outs),
     )
-    if not native.when(case):
+    try:
+        taken = native.when(case)
+    except Exception as error:
+        raise LaunchError(
+            f"{name}: the native kernel of {native.library} cannot say whether it takes a case: "
+            f"its `when` raised {type(error).__name__}: {error}"
+        ) from error
+    if not taken:
         return None
     made = tuple(p.place(spec) for spec in outs)
     p.native(native, case, (*values, *made))
@@ -380,54 +523,62 @@ def _native(
 
 @in_default_arithmetic
 def _make(op: Op, specs: Sequence[Spec], options: dict[str, Any], device: Device | None) -> Plan:
-    where = device if device is not None else same_device(op.name, specs)
+    where = device if device is not None else meeting(op.name, specs)
     results = op.infer(specs, options)
+    if any(s.device.home is not None for s in specs) or where.home is not None:
+        return _with_guests(op, specs, results, options, where)
     if missing := _missing(where, specs, results):
-        return _fallback(op, specs, options, where, missing)
+        return _elsewhere(op, specs, options, where, missing)
     planner = Planner(where, specs)
     made = _native(op, planner, planner.operands, results, options)
     if made is not None:
         return planner.finish(made)
     try:
-        plan = op.plan(where, specs, options)
-        if plan.host is None:
-            plan.scalar = op.number
-        return plan
+        return _portable(op, where, specs, options)
     except _Lacking as lacking:
-        return _fallback(op, specs, options, where, lacking.missing)
+        return _elsewhere(op, specs, options, where, lacking.missing)
 
 
-def _fallback(
-    op: Op, specs: Sequence[Spec], options: dict[str, Any], device: Device, missing: list[str]
+def _with_guests(
+    op: Op,
+    specs: Sequence[Spec],
+    results: Sequence[tuple[DType, Shape]],
+    options: dict[str, Any],
+    where: Device,
 ) -> Plan:
-    what = f"{op.name}: {device} has no {', '.join(missing)}"
-    if settings().policy == "error":
-        have = ", ".join(d.name for d in dt.ALL if d.name in device.capabilities.dtypes)
-        raise UnsupportedError(
-            f"{what}; it has {have}. Use one of these, or another device, or allow a fallback "
-            "with tensorbus.fallback_policy('warn')"
-        )
-    from .ops._common import from_host
+    """A call with operands that another device could not hold (see `_fallback`)."""
+    apart = any(s.device.real is not where.real for s in specs)
+    # Without a result it is an operand's own memory that changes, which has to be there.
+    served = bool(results) and not op.moves and settings().policy != "error"
+    if served and (apart or where.home is not None):
+        home = where.home or where
+        return _elsewhere(op, specs, options, home, _missing(home, specs, results))
+    if apart:
+        same_device(op.name, specs)
+    placed = [Spec.of(where, s.dtype, s.shape, s.strides) for s in specs]
+    # On a guest: what was left there by a policy that is no longer set, or by a write in place.
+    return _portable(op, where, placed, options)
 
-    other = get_device("cpu" if device.name != "cpu" else "ref")
-    warn = settings().policy == "warn"
 
-    def run(*given: Any) -> Any:
-        tensors = given[: len(specs)]
-        if warn:
-            warnings.warn(f"{what}; this call runs on {other} instead", stacklevel=4)
-        # Not by to_device, which as an op of such a dtype would fall back itself.
-        moved = [from_host(other, t.numpy(), t.dtype) for t in tensors]
-        where = None if moved else other
-        if op.number is None:
-            out = apply(op, moved, options, where)
-        else:
-            out = apply_number(op, moved, given[-1], options, where)
-        if isinstance(out, tuple):
-            return tuple(o.to_device(device) for o in out)
-        return out.to_device(device)
+def _portable(op: Op, where: Device, specs: Sequence[Spec], options: dict[str, Any]) -> Plan:
+    plan = op.plan(where, specs, options)
+    if plan.host is None:
+        plan.scalar = op.number
+    return plan
 
-    return Plan(run, "fallback", other.name)
+
+def _elsewhere(
+    op: Op, specs: Sequence[Spec], options: dict[str, Any], device: Device, missing: Sequence[str]
+) -> Plan:
+    guests = [s.device for s in specs if s.device.home is not None]
+
+    def call(tensors: list[Tensor], other: Device, *numbers: int) -> Any:
+        where = None if tensors else other
+        if numbers:
+            return apply_number(op, tensors, numbers[0], options, where)
+        return apply(op, tensors, options, where)
+
+    return fallback(op.name, device, missing, guests, call)
 
 
 def linear_jvp(op: Callable[..., Any]) -> Rule:

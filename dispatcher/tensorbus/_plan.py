@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from tensorbus_backends import dtypes as dt, ir
-from tensorbus_backends.contract import Buffer, Native, NativeCase
+from tensorbus_backends.contract import BackendError, Buffer, LaunchError, Native, NativeCase
 from tensorbus_backends.dtypes import DType
 from tensorbus_backends.ir import Expr
 from tensorbus_backends.kernels import Kernel, Map, Operand, Strided, pack as pack_words
@@ -488,10 +488,34 @@ def _one_native(plan: Plan, step: NativeStep) -> Callable[..., Tensor]:
         buffer = allocate(nbytes)
         buffers = [t._buffer for t in tensors]
         buffers.append(buffer)
-        launch(case, buffers, (*[t._offset for t in tensors], 0))
+        try:
+            made: object = launch(case, buffers, (*[t._offset for t in tensors], 0))
+        except Exception as error:
+            raise _failed(step, error) from error.__cause__
+        if made is not None:
+            raise _returned(step, made)
         return Tensor(buffer, out)
 
     return run
+
+
+def _failed(step: NativeStep, error: Exception) -> BackendError:
+    """The error of a call in which a native kernel raised; it says whose the kernel is."""
+    whose = f"{step.case.op}: the native kernel of {step.native.library}"
+    if isinstance(error, BackendError):
+        error.args = (f"{whose}: {error}",)
+        return error
+    made = LaunchError(f"{whose} raised {type(error).__name__}: {error}")
+    made.__cause__ = error
+    return made
+
+
+def _returned(step: NativeStep, made: object) -> LaunchError:
+    return LaunchError(
+        f"{step.case.op}: the native kernel of {step.native.library} returned a "
+        f"{type(made).__name__}; it has to write its results into the buffers after those of the "
+        "operands, and to return nothing"
+    )
 
 
 def _one(plan: Plan, launch: Launch) -> Callable[..., Tensor]:
@@ -650,11 +674,20 @@ class _Native:
     """A native step, bound as a launch is."""
 
     def __init__(self, step: NativeStep) -> None:
-        self._run, self._case = step.native.run, step.case
+        self._step = step
 
     def bind(self, offsets: tuple[int, ...]) -> Callable[..., None]:
-        run, case = self._run, self._case
-        return lambda *buffers: run(case, buffers, offsets)
+        step = self._step
+
+        def call(*buffers: Buffer) -> None:
+            try:
+                made: object = step.native.run(step.case, buffers, offsets)  # type: ignore[func-returns-value]
+            except Exception as error:
+                raise _failed(step, error) from error.__cause__
+            if made is not None:
+                raise _returned(step, made)
+
+        return call
 
 
 # -- elementwise launches -----------------------------------------------------------------------
@@ -792,8 +825,12 @@ def same_device(op: str, specs: Sequence[Spec]) -> Device:
     device = specs[0].device
     for spec in specs[1:]:
         if spec.device is not device:
+            first, second = (
+                str(d) if d.home is None else f"{d} (in place of {d.home})"
+                for d in (device, spec.device)
+            )
             raise ValueError(
-                f"{op}: operands are on {device} and {spec.device}; move one, for example with "
+                f"{op}: operands are on {first} and {second}; move one, for example with "
                 f"x.to_device({device.name!r})"
             )
     return device

@@ -72,7 +72,8 @@ class Record:
         variant: ``"native"``, ``"portable"`` or ``"fallback"``.
         library: Whose kernel it was, where native; the other device, where fallback.
         seconds: Host time from call to return; launches may still be running.
-        depth: 0 for what the user called, more for what a decomposition called.
+        depth: 0 for what the user called, more for what a decomposed or fallen-back call made.
+        stays: The device on which a result stays because `device` cannot hold it, where fallback.
     """
 
     op: str
@@ -83,6 +84,7 @@ class Record:
     library: str
     seconds: float
     depth: int
+    stays: str = ""
 
 
 @dataclass
@@ -105,6 +107,7 @@ class Trace:
         return "\n".join(
             f"{'  ' * r.depth}{r.op:<20} {r.device:<10} {','.join(r.dtypes):<20} {r.variant:<10} "
             f"{r.library or '-':<24} {r.seconds * 1e6:9.1f} us"
+            + (f"  result stays on {r.stays}" if r.stays else "")
             for r in self.records
         )
 
@@ -485,8 +488,10 @@ def reproducible(enabled: bool = True) -> Change:
 def fallback_policy(policy: Policy) -> Change:
     """What to do when a device cannot serve an op: ``"error"``, ``"warn"`` or ``"allow"``.
 
-    With the last two the op runs on another device and the result comes back; the trace says
-    ``fallback``.  ``TENSORBUS_FALLBACK`` sets the policy of the process.
+    With the last two the op runs on another device, and the trace says ``fallback``.  Results come
+    back if the device can hold them; others stay on the other device, as the record tells, and may
+    meet tensors of the first one again: such calls fall back as well.  ``TENSORBUS_FALLBACK`` sets
+    the policy of the process.
 
     Raises:
         ValueError: For any other policy.

@@ -18,6 +18,8 @@ __all__ = ["transfer"]
 
 
 class _Transfer(Op):
+    moves = True
+
     def infer(self, specs: Sequence[Spec], options: dict[str, Any]) -> list[tuple[DType, Shape]]:
         return [(specs[0].dtype, specs[0].shape)]
 

@@ -13,17 +13,17 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any
 
-import numpy as np
 import tensorbus as tb
 from tensorbus_backends import dtypes as dt
-from tensorbus_backends.contract import Native, NativeCase
+from tensorbus_backends.contract import Native
 from tensorbus_backends.dtypes import DType
 
 from ..oracle import REFERENCES
 from ..oracle.random import RECIPES, Recipe
 from ..oracle.rounding import claims
 from . import parts
-from .cases import cases, is_unary, shape_cases, special_cases, takes
+from .asked import asked, names_of
+from .cases import is_unary, shape_cases, special_cases, takes
 from .signature import takes_scalars
 
 __all__ = [
@@ -77,6 +77,7 @@ class Outcome:
         witness: Where the largest error is, and the input there.
         decided: Number of elements or conditions that could have failed.
         library: Whose kernel served, where native.
+        served: How the item's calls were served so far, in the words of a trace.
     """
 
     property: str
@@ -88,6 +89,7 @@ class Outcome:
     witness: str = ""
     decided: int = 0
     library: str = ""
+    served: str = ""
 
     def record(self) -> dict[str, Any]:
         """As JSON; NaN and infinities become text, which JSON has no numbers for."""
@@ -194,21 +196,17 @@ def properties(op: str, dtype: DType, variant: str, device: str, level: str) -> 
 
 
 def _accepts(native: Native, op: str, dtype: DType) -> bool:
-    """Whether a native kernel takes one of a dtype's cases, by its own word.
+    """Whether a native kernel takes one of the calls that are judged, by its own word.
 
-    Which case comes first differs from dtype to dtype, and the first one may be empty.
+    A `when` that raises is judged: its calls end in an error that names it.
     """
     name = oracle_name(op)
     if name is None:
         return False
-    for case in cases(name, dtype, "smoke", 0):
-        arrays = [np.zeros(a.shape, dtype.numpy) for a in case.args]
-        out = np.matmul(*arrays) if name in ("matmul", "vecdot") else arrays[0]
-        shapes = tuple(a.shape for a in (*arrays, out))
-        strides = tuple(tuple(s // dtype.itemsize for s in a.strides) for a in (*arrays, out))
-        if native.when(NativeCase(op, (dtype,) * len(shapes), shapes, strides)):
-            return True
-    return False
+    try:
+        return any(native.when(case) for case in asked(op, name, dtype))
+    except Exception:
+        return True
 
 
 def items(
@@ -229,7 +227,9 @@ def items(
             found.append(Item(op, device, dtype.name, "portable"))
             if op in parts.PARTS:
                 continue
-            native = natives.get(tb.FUNCTIONS[op].op) if op in tb.FUNCTIONS else None
-            if native is not None and _accepts(native, op, dtype):
+            if op not in tb.FUNCTIONS or dtype.name not in capabilities.dtypes:
+                continue
+            own = next((natives[n] for n in names_of(op) if n in natives), None)
+            if own is not None and _accepts(own, op, dtype):
                 found.append(Item(op, device, dtype.name, "native"))
     return found

@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 import tensorbus as tb
-from tensorbus._op import OPS, Op, apply
+from tensorbus._op import OPS, apply
 from tensorbus._spec import Spec
 from tensorbus_backends import dtypes as dt
 from tensorbus_backends.contract import Buffer, Native, NativeCase
 
+from ..oracle import REFERENCES
 from .cases import array_slots, split
 from .guard import Guarded
 from .items import Outcome, dtypes_of
@@ -33,11 +34,17 @@ _LARGEST, _CALLS = 600, 9
 
 
 class _Table(dict[str, Native]):
-    """One kernel for every op."""
+    """One kernel for every op, and for every function that has none."""
 
     def __init__(self, kernel: Native) -> None:
         super().__init__()
         self.kernel = kernel
+
+    def __contains__(self, name: object) -> bool:
+        return True
+
+    def __len__(self) -> int:
+        return 1
 
     def get(self, name: str, default: Any = None) -> Any:
         """The kernel."""
@@ -74,9 +81,11 @@ class _Literal(Guarded):
             tb.Tensor(b, s, o) for b, s, o in zip(buffers, specs[:count], offsets, strict=False)
         ]
         with tb.reproducible(), tb.no_grad():
-            op = OPS[case.op]
-            assert isinstance(op, Op)
-            made = apply(op, tensors, dict(case.options), None if tensors else self.device)
+            op, options = OPS.get(case.op), dict(case.options)
+            if op is None:
+                made = tb.FUNCTIONS[case.op].call(*tensors, **options)
+            else:
+                made = apply(op, tensors, options, None if tensors else self.device)
         results = list(made) if isinstance(made, tuple) else [made]
         if len(results) != case.results:
             self.problems.append(
@@ -126,3 +135,6 @@ def check(session: Session, outcome: Outcome) -> None:
                 problem = "other bits where native kernels hand on what they are offered"
         if problem and outcome.state == "pass":
             outcome.state, outcome.message = "fail", f"{case.label or 'call'}: {problem}"
+    free = REFERENCES[session.op].view or tb.FUNCTIONS[session.item.op].op.startswith("_")
+    if sets and not backend.taken and not free and outcome.state == "pass":
+        outcome.state, outcome.message = "fail", "no call is offered to native kernels"

@@ -316,7 +316,7 @@ def rounding(session: Session) -> Outcome:
 
 
 def _called(session: Session) -> None:
-    """Make a call if the item has made none, as when a cell runs alone."""
+    """Make a call if the item has made none, as when a cell runs alone: one that it is about."""
     from . import random
 
     if session.runs:
@@ -324,8 +324,10 @@ def _called(session: Session) -> None:
     if random_recipe(session.item.op):
         random.values(session)
     else:
-        for case in session.cases()[:1]:
+        for case in session.cases():
             session.run(case)
+            if session.portable or "native" in session.served:
+                break
 
 
 def inputs(session: Session) -> Outcome:
@@ -387,6 +389,12 @@ def provenance(session: Session) -> Outcome:
         outcome.state = "fallback"
         outcome.message = "no kernel of this device ran, so another device did the work"
     outcome.library = session.library
+    function = tb.FUNCTIONS[session.item.op]
+    if outcome.state == "pass" and session.portable and session.ways:
+        due = "decomposed" if function.decomposed else "portable"
+        if session.ways != {due}:
+            text = f"traces say {sorted(session.ways)} of calls that `tensorbus ops` calls {due}"
+            outcome.state, outcome.message = "fail", text
     if outcome.state == "pass" and not session.portable:
         _switched(session, outcome, largest)
     if outcome.state == "pass" and REFERENCES[session.op].elementwise:
@@ -543,15 +551,25 @@ def judge(session: Session, name: str) -> Outcome:
     try:
         outcome = chosen[name](session)
     except tb.UnsupportedError as error:
-        return Outcome(name, "error", f"undeclared gap: {error}")
+        outcome = Outcome(name, "error", f"undeclared gap: {error}")
     except Exception as error:
         where = _place(error)
-        return Outcome(name, "error", f"{type(error).__name__}: {error} [{where}]"[:500])
+        outcome = Outcome(name, "error", f"{type(error).__name__}: {error} [{where}]"[:500])
+    if not session.portable and outcome.state in ("fail", "error"):
+        outcome.message = named(session, outcome.message)
     if outcome.state == "fail" and outcome.witness:
         outcome.witness += f" (level {session.level}, seed {session.seed})"
     if outcome.state == "pass" and outcome.decided == 0:
         outcome.state, outcome.message = "vacuous", "no element could have failed"
     return outcome
+
+
+def named(session: Session, message: str) -> str:
+    """What is said of a native kernel's cell, with its name and library."""
+    library = session.owner
+    if not library or f"native kernel of {library}" in message:
+        return message
+    return f"{message}; the native kernel of {library} for {session.item.op}"
 
 
 def _place(error: BaseException) -> str:

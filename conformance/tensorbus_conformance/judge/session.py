@@ -20,6 +20,7 @@ from tensorbus_backends.dtypes import DType
 from tensorbus_backends.flushing import TININESS, flush, flushing
 
 from ..oracle import REFERENCES
+from .asked import names_of
 from .cases import Case, array_slots, cases, shape_cases, special_cases, split
 from .guard import Guarded
 from .items import Item, oracle_name
@@ -162,6 +163,7 @@ class Session:
         level: ``"smoke"``, ``"standard"`` or ``"exhaustive"``.
         seed: Of all data.
         library: Whose native kernel was seen.
+        ways: Variants of the item's calls, as their traces tell.
         tininess: What the device may call tiny, where it flushes subnormals: one thing for all.
     """
 
@@ -171,6 +173,7 @@ class Session:
     seed: int
     library: str = ""
     served: set[str] = field(default_factory=set)
+    ways: set[str] = field(default_factory=set)
     changed: list[str] = field(default_factory=list)
     runs: int = 0
     tininess: tuple[str, ...] = TININESS
@@ -194,6 +197,14 @@ class Session:
     @property
     def portable(self) -> bool:
         return self.item.variant == "portable"
+
+    @property
+    def owner(self) -> str:
+        """Whose native kernel is judged; "" for a portable item."""
+        if self.portable:
+            return ""
+        natives = self.device.backend.natives
+        return next((natives[n].library for n in names_of(self.item.op) if n in natives), "")
 
     @property
     def flushes(self) -> bool:
@@ -246,6 +257,8 @@ class Session:
         outs = [host(r) for r in results]
         if device is None:
             self.runs += 1
+            if not self.portable:
+                self.guard.look()
             for k, (t, a) in enumerate(zip(tensors, seen, strict=True)):
                 now = host(t)
                 if now.tobytes() != np.ascontiguousarray(a).tobytes():
@@ -274,6 +287,16 @@ class Session:
         if device is None:
             for record in trace:
                 self.served.add(record.variant)
+                if record.op == "to_device" and self.op not in ("asarray", "from_dlpack"):
+                    # No op moves its operands: whoever does has another device do the work.
+                    self.served.add("fallback")
                 if record.variant == "native":
                     self.library = record.library
+            self.ways |= {r.variant for r in trace if not r.depth}
         return [result] if isinstance(result, tb.Tensor) else list(result)
+
+    @property
+    def way(self) -> str:
+        """How the op was served: the word that a trace and ``tensorbus ops`` have for it."""
+        order = ("fallback", "native", "decomposed", "portable")
+        return next((w for w in order if w in self.ways), "")

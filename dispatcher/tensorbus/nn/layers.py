@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from tensorbus_backends.dtypes import DType
+
 from .. import ops
-from .._op import function
+from .._op import function, whole
 from .._promotion import promote
 from .._tensor import Tensor
 from ..ops._common import tensor_of
@@ -40,9 +42,17 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, /) -> Tensor:
         )
     if bias is not None and bias.shape != weight.shape[:-1]:
         raise ValueError(f"linear: bias has shape {bias.shape}, it needs {weight.shape[:-1]}")
+    made: Tensor | None = whole(
+        "nn.linear",
+        [x, weight] if bias is None else [x, weight, bias],
+        {},
+        lambda: [(_promoted(x, weight, bias), (*x.shape[:-1], *weight.shape[:-1]))],
+    )
+    if made is not None:
+        return made
     if bias is not None and (weight.dtype.bits == 16 or x.dtype.bits == 16):
         # Bias included, the result is rounded to 16 bits once.
-        dtype = promote(promote(x.dtype, weight.dtype), bias.dtype)
+        dtype = _promoted(x, weight, bias)
         return ops.astype(linear(widened(x), widened(weight), widened(bias)), dtype, copy=False)
     transposed = weight if weight.ndim == 1 else ops.matrix_transpose(weight)
     # As one matrix, so that the weight's gradient is one product too.
@@ -53,6 +63,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, /) -> Tensor:
     if rows is not x:
         out = ops.reshape(out, (*x.shape[:-1], *out.shape[1:]))
     return out if bias is None else ops.add(out, bias)
+
+
+def _promoted(x: Tensor, weight: Tensor, bias: Tensor | None) -> DType:
+    dtype = promote(x.dtype, weight.dtype)
+    return dtype if bias is None else promote(dtype, bias.dtype)
 
 
 @function("layer", differentiable=True, namespace="nn")
@@ -78,8 +93,14 @@ def embedding(indices: Tensor, weight: Tensor, /) -> Tensor:
         raise TypeError(f"embedding: indices are integers, not {indices.dtype.name}")
     if weight.ndim == 0:
         raise ValueError("embedding: weight needs at least one dimension")
+    shape = (*indices.shape, *weight.shape[1:])
+    made: Tensor | None = whole(
+        "nn.embedding", [indices, weight], {}, lambda: [(weight.dtype, shape)]
+    )
+    if made is not None:
+        return made
     flat = taken("embedding", weight, ops.reshape(indices, (indices.size,)), 0)
-    return ops.reshape(flat, (*indices.shape, *weight.shape[1:]))
+    return ops.reshape(flat, shape)
 
 
 @function("layer", differentiable=True, namespace="nn")

@@ -11,11 +11,11 @@ from tensorbus_backends.ir import Expr
 
 from .. import ops
 from .._autograd import Context
-from .._op import Op, apply, function
+from .._op import Op, apply, function, whole
 from .._plan import Planner, Value
 from .._recent import kept
 from .._shown import shown
-from .._spec import Shape, Spec
+from .._spec import Shape, Spec, broadcast_shapes
 from .._tensor import Tensor
 from ..ops._common import normalize_axis, tensor_of
 from ..ops._moves import filled
@@ -58,10 +58,20 @@ def mse_loss(x: Tensor, target: Tensor, /, *, reduction: Reduction = "mean") -> 
     for value, what in ((x, "x"), (target, "target")):
         tensor_of("mse_loss", value, what)
         need_floating("mse_loss", value)
+    dtype = ops.result_type(x, target)
+    shape = broadcast_shapes(x.shape, target.shape)
+    made: Tensor | None = whole(
+        "nn.mse_loss",
+        [x, target],
+        {"reduction": reduction},
+        lambda: [(dtype, shape if reduction == "none" else ())],
+    )
+    if made is not None:
+        return made
     # In compute dtype, so that 16-bit results are rounded once.
     difference = ops.subtract(widened(x), widened(target))
     loss = _reduced("mse_loss", ops.square(difference), reduction)
-    return ops.astype(loss, ops.result_type(x, target), copy=False)
+    return ops.astype(loss, dtype, copy=False)
 
 
 class _Pick(Op):
@@ -152,6 +162,16 @@ def cross_entropy(
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"{name}: label_smoothing={label_smoothing} is not in [0, 1]")
     along = normalize_axis(name, axis, logits.ndim)
+    rest = (*logits.shape[:along], *logits.shape[along + 1 :])
+    _check_target(name, logits, target, rest, axis)
+    made: Tensor | None = whole(
+        "nn.cross_entropy",
+        [logits, target],
+        {"axis": along, "reduction": reduction, "label_smoothing": float(label_smoothing)},
+        lambda: [(logits.dtype, rest if reduction == "none" else ())],
+    )
+    if made is not None:
+        return made
     if logits.dtype.compute is not logits.dtype:
         # In compute dtype, so that 16-bit results are rounded once.
         loss = cross_entropy(
@@ -164,12 +184,7 @@ def cross_entropy(
         return ops.astype(loss, logits.dtype)
     scores = ops.moveaxis(log_softmax(logits, axis=along), along, -1)
     share = label_smoothing / max(logits.shape[along], 1)
-    rest = (*logits.shape[:along], *logits.shape[along + 1 :])
     if target.dtype.is_float:
-        if target.shape != logits.shape:
-            raise ValueError(
-                f"{name}: target probabilities have shape {target.shape}, logits {logits.shape}"
-            )
         weights = ops.moveaxis(ops.astype(target, logits.dtype, copy=False), along, -1)
         if label_smoothing:
             weights = ops.add(ops.multiply(weights, 1 - label_smoothing), share)
@@ -177,6 +192,20 @@ def cross_entropy(
         none = ops.logical_and(ops.equal(weights, 0), ops.isinf(scores))
         terms = ops.multiply(weights, ops.where(none, 0.0, scores))
         return _reduced(name, ops.negative(ops.sum(terms, axis=-1)), reduction)
+    losses = apply(_pick, [ops.contiguous(scores), target])
+    if label_smoothing:
+        spread = ops.multiply(ops.sum(scores, axis=-1), -share)
+        losses = ops.add(ops.multiply(losses, 1 - label_smoothing), spread)
+    return _reduced(name, losses, reduction)
+
+
+def _check_target(name: str, logits: Tensor, target: Tensor, rest: Shape, axis: int) -> None:
+    if target.dtype.is_float:
+        if target.shape != logits.shape:
+            raise ValueError(
+                f"{name}: target probabilities have shape {target.shape}, logits {logits.shape}"
+            )
+        return
     if not target.dtype.is_integer:
         raise TypeError(
             f"{name}: target holds integer classes or floating probabilities, not "
@@ -187,8 +216,3 @@ def cross_entropy(
             f"{name}: classes have shape {target.shape}; logits of shape {logits.shape} with "
             f"axis={axis} need {rest}"
         )
-    losses = apply(_pick, [ops.contiguous(scores), target])
-    if label_smoothing:
-        spread = ops.multiply(ops.sum(scores, axis=-1), -share)
-        losses = ops.add(ops.multiply(losses, 1 - label_smoothing), spread)
-    return _reduced(name, losses, reduction)

@@ -105,10 +105,12 @@ def scalar_tensor(device: Device, value: Scalar, dtype: DType) -> Tensor:
     if found is None:
         with np.errstate(over="ignore"), DefaultArithmetic():
             stored = np.asarray(value).astype(dtype.numpy)
-        check_dtype(device, dtype)
-        # By a launch, which waits for nothing, as a copy from the host may.
-        bits = int(stored.view(bits_dtype(dtype).numpy))
-        found = perform_number(_constant, bits, {"dtype": dtype}, device)
+        if device.home is None and dtype.name in device.capabilities.dtypes:
+            # By a launch, which waits for nothing, as a copy from the host may.
+            bits = int(stored.view(bits_dtype(dtype).numpy))
+            found = perform_number(_constant, bits, {"dtype": dtype}, device)
+        else:
+            found = from_host(device, stored, dtype)
         device.constants.keep(key, found)
     return found
 

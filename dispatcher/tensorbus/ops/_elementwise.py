@@ -119,10 +119,13 @@ class Elementwise(Op):
 
         Returns:
             None where operands have to be tensors: a native kernel may want them, or they are
-            converted by kernels of their own, or read by their bits, or cannot be promoted.
+            converted by kernels of their own, or read by their bits, or cannot be promoted; or the
+            tensor lies on a device only because its own cannot hold it.
         """
         device, known = spec.device, spec.device.capabilities.dtypes
-        if self.params or self.as_bits or self.name in device.backend.natives:
+        if device.home is not None or self.params or self.as_bits:
+            return None
+        if self.name in device.backend.natives:
             return None
         try:
             kind = result_of_scalar(spec.dtype, value.__class__(0))

@@ -13,6 +13,7 @@ from tensorbus_backends.contract import OutOfMemoryError, UnsupportedError
 from tensorbus_backends.dtypes import DType
 
 from .._devices import Device, get_device
+from .._fallback import holding
 from .._op import function
 from .._promotion import DEFAULT_FLOAT, DEFAULT_INT
 from .._shown import shown
@@ -83,13 +84,14 @@ def asarray(
         raise TypeError(f"asarray: {error}") from None
     if dtype is None:
         try:
-            return from_host(where, array, source)
+            return from_host(holding("asarray", where, source, True), array, source)
         except UnsupportedError as error:
             raise UnsupportedError(f"asarray: {error}; pass dtype= to convert") from None
     if dtype is source:
-        return from_host(where, array, source)
+        return from_host(holding("asarray", where, source, True), array, source)
     if source.name not in where.capabilities.dtypes:
-        return from_host(where, interp.convert(array, source, dtype), dtype)
+        there = holding("asarray", where, dtype, True)
+        return from_host(there, interp.convert(array, source, dtype), dtype)
     return astype(from_host(where, array, source), dtype)
 
 

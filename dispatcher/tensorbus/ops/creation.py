@@ -16,14 +16,14 @@ from tensorbus_backends.ir import Expr
 
 from .._autograd import Context
 from .._devices import Device, get_device
-from .._op import Op, apply, function, perform
+from .._fallback import holding, note_fallback, relabelled
+from .._op import Op, apply, function, generate, perform
 from .._plan import Planner, Value
 from .._promotion import DEFAULT_FLOAT, DEFAULT_INT, scalar_dtype
 from .._shown import shown
 from .._spec import Shape, Spec
-from .._state import Record, settings
 from .._tensor import Tensor
-from ._common import Scalar, as_shape, check_dtype, from_host, tensor_of
+from ._common import Scalar, as_shape, from_host, tensor_of
 from ._moves import bits_dtype, filled
 
 __all__ = [
@@ -77,23 +77,23 @@ class _Empty(Op):
         return p.new(options["dtype"], options["shape"])
 
 
-_fill, _indexed, _empty = _Fill("_fill"), _Indexed("_indexed"), _Empty("_empty")
+_fill, _indexed, _empty = _Fill("full"), _Indexed("_indexed"), _Empty("empty")
 
 
 def _generate(
     name: str, dtype: DType, shape: Shape, device: str | Device | None, op: Op, **options: Any
 ) -> Tensor:
     """What an op without operands makes, told to the trace under the name of the function."""
-    start = time.perf_counter()
     where = get_device(device)
-    check_dtype(where, dtype)
-    out: Tensor = perform(op, (), {"dtype": dtype, "shape": shape, **options}, where)
-    now = settings()
-    if now.trace is not None:
-        seconds = time.perf_counter() - start
-        now.trace.records.append(
-            Record(name, str(out.device), (), (), "portable", "", seconds, now.depth)
-        )
+    there = holding(name, where, dtype)
+    out: Tensor
+    if there.home is None:
+        out = generate(name, op, {"dtype": dtype, "shape": shape, **options}, there)
+        return out
+    start = time.perf_counter()
+    made: Tensor = perform(op, (), {"dtype": dtype, "shape": shape, **options}, there.real)
+    out = relabelled(made, there)
+    note_fallback(name, there, time.perf_counter() - start)
     return out
 
 
@@ -117,7 +117,7 @@ def _check_fill(name: str, value: Scalar, dtype: DType) -> None:
 # -- constant ---------------------------------------------------------------------------------
 
 
-@function("creation")
+@function("creation", op="empty")
 def empty(
     shape: int | Sequence[int],
     *,
@@ -129,7 +129,7 @@ def empty(
     return _generate("empty", kind, as_shape("empty", shape), device, _empty)
 
 
-@function("creation")
+@function("creation", op="empty")
 def empty_like(
     x: Tensor, /, *, dtype: DType | None = None, device: str | Device | None = None
 ) -> Tensor:
@@ -138,7 +138,7 @@ def empty_like(
     return empty(x.shape, dtype=dtype or x.dtype, device=device or x.device)
 
 
-@function("creation")
+@function("creation", op="full")
 def full(
     shape: int | Sequence[int],
     fill_value: Scalar,
@@ -236,7 +236,7 @@ def _at_index(dtype: DType, count: int, step: Expr, start: Expr) -> Expr:
     return ir.fma(high, step * scalar.f(_SPLIT, kind), ir.fma(low, step, start))
 
 
-@function("creation")
+@function("creation", op="_indexed")
 def arange(
     start: int | float,
     /,
@@ -343,8 +343,7 @@ def _from_python_arithmetic(
         many: The same, not yet truncated, of indices as a float64 array; None where it would round
             otherwise.
     """
-    target = get_device(device)
-    check_dtype(target, dtype)
+    target = holding(name, get_device(device), dtype, noted=True)
     try:
         values = np.empty(count, dtype.numpy)
     except (MemoryError, ValueError):
@@ -362,7 +361,7 @@ def _wrapped(value: int) -> int:
     return (value + (1 << 63)) % (1 << 64) - (1 << 63)
 
 
-@function("creation")
+@function("creation", op="_indexed")
 def linspace(
     start: int | float,
     stop: int | float,
@@ -456,7 +455,7 @@ def _integer_linspace(
 # -- matrices ---------------------------------------------------------------------------------
 
 
-@function("creation")
+@function("creation", op="_indexed")
 def eye(
     n_rows: int,
     n_cols: int | None = None,

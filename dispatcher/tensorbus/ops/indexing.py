@@ -13,6 +13,7 @@ import numpy as np
 from tensorbus_backends import dtypes as dt
 
 from .._autograd import Context, record, snapshot
+from .._fallback import together
 from .._op import Op
 from .._promotion import promote, result_of_scalar
 from .._shown import shown
@@ -300,7 +301,7 @@ def _read_mask(
 
 def _check_mask(x: Tensor, mask: Tensor, axis: int) -> Shape:
     """The part of the shape that a mask covers."""
-    if mask.device is not x.device:
+    if not together(mask.device, x.device):
         raise ValueError(
             f"the mask is on {mask.device}, the tensor on {x.device}; move one with to_device"
         )
@@ -314,7 +315,7 @@ def _check_mask(x: Tensor, mask: Tensor, axis: int) -> Shape:
 
 def _check(found: _Key, x: Tensor, view: Tensor) -> None:
     for axis, i, known in zip(found.axes, found.tensors, found.known, strict=True):
-        if i.device is not x.device:
+        if not together(i.device, x.device):
             raise ValueError(
                 f"an index is on {i.device}, the tensor on {x.device}; move one with to_device"
             )
@@ -418,7 +419,7 @@ def _value(x: Tensor, value: Any) -> Tensor:
         from .conversion import asarray
 
         given = asarray(value, device=x.device)
-    if given.device is not x.device:
+    if not together(given.device, x.device):
         raise ValueError(
             f"the value is on {given.device}, the tensor on {x.device}; move it with "
             f"value.to_device({x.device.name!r})"

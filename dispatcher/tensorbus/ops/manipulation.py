@@ -266,7 +266,7 @@ def permute_dims(x: Tensor, /, axes: Sequence[int]) -> Tensor:
     return _permute.view(x, {"axes": order})
 
 
-@function("manipulation", differentiable=True)
+@function("manipulation", differentiable=True, op="permute_dims")
 def matrix_transpose(x: Tensor, /) -> Tensor:
     """Swap the last two dimensions: a view."""
     tensor_of("matrix_transpose", x)

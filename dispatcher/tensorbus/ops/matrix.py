@@ -11,7 +11,7 @@ from tensorbus_backends.kernels import DIMS, Matmul
 
 from .. import ops
 from .._autograd import Context
-from .._op import Op, apply, function
+from .._op import Op, apply, function, whole
 from .._plan import Planner, Value
 from .._promotion import promote
 from .._spec import Shape, Spec, broadcast_shapes, broadcast_strides, collapse
@@ -154,6 +154,15 @@ def vecdot(x1: Tensor, x2: Tensor, /, *, axis: int = -1) -> Tensor:
             f"vecdot: shapes {x1.shape} and {x2.shape} have vectors of {a.shape[from_end]} and "
             f"{b.shape[from_end]} elements along axis {axis}"
         )
+    rests = [(*t.shape[:from_end], *t.shape[t.ndim + from_end + 1 :]) for t in (a, b)]
+    made: Tensor | None = whole(
+        "vecdot",
+        [a, b],
+        {"axis": from_end},
+        lambda: [(a.dtype, broadcast_shapes(*rests))],
+    )
+    if made is not None:
+        return made
     a, b = ops.moveaxis(a, from_end, -1), ops.moveaxis(b, from_end, -1)
     left = ops.reshape(a, (*a.shape[:-1], 1, a.shape[-1]))
     right = ops.reshape(b, (*b.shape, 1))
@@ -201,6 +210,11 @@ def tensordot(
     rest_a = tuple(k for k in range(a.ndim) if k not in first)
     rest_b = tuple(k for k in range(b.ndim) if k not in second)
     shape_a, shape_b = tuple(a.shape[k] for k in rest_a), tuple(b.shape[k] for k in rest_b)
+    made: Tensor | None = whole(
+        "tensordot", [a, b], {"axes": (first, second)}, lambda: [(a.dtype, (*shape_a, *shape_b))]
+    )
+    if made is not None:
+        return made
     terms = math.prod(sizes)
     left = ops.reshape(ops.permute_dims(a, (*rest_a, *first)), (math.prod(shape_a), terms))
     right = ops.reshape(ops.permute_dims(b, (*second, *rest_b)), (terms, math.prod(shape_b)))

@@ -16,6 +16,7 @@ from tensorbus_backends.cache import DiskCache, cache_key
 from tensorbus_backends.contract import Buffer, Compiled, KernelSpec
 
 from .dialect import DIALECT, ORDERS, RUN
+from .natives import native_table
 
 __all__ = ["PerverseDevice"]
 
@@ -76,6 +77,7 @@ class PerverseDevice(contract.Device):
         self.queue: deque[Callable[[], object]] = deque()
         self.used = self.peak = self.passed = 0
         self.lock = threading.RLock()
+        self.natives = native_table(self)
 
     def allocate(self, nbytes: int) -> Buffer:
         with self.lock:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
 
+import tensorbus as tb
 from tensorbus_backends import dtypes as dt
 from tensorbus_backends.contract import (
     Capabilities,
@@ -17,6 +18,7 @@ from tensorbus_backends.contract import (
 )
 from tensorbus_backends.dialect import Dialect
 
+from ..asked import names_of
 from ..items import Outcome
 from ..session import Session
 from .base import Checks, duty, filled
@@ -96,9 +98,12 @@ def agreement(session: Session) -> Outcome:
     else:
         checks.raises(UnsupportedError, "pointer without a dlpack_type", device.pointer, buffer)
     checks.that(isinstance(device.natives, Mapping), "natives are no mapping")
+    known = {n for op in tb.FUNCTIONS for n in names_of(op)}
     for op, native in device.natives.items():
         checks.that(isinstance(native, Native), f"native {op} is no Native")
         checks.that(bool(native.library), f"native {op} does not say whose code it is")
+        listed = "`tensorbus natives` lists those that have"
+        checks.that(op in known, f"native {op}: no calls have that name; {listed}")
     return checks.outcome
 
 

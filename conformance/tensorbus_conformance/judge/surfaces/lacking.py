@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import tensorbus as tb
 from numpy.typing import NDArray
-from tensorbus import _op
+from tensorbus import _fallback
 from tensorbus._spec import Spec
 from tensorbus_backends import dtypes as dt
 from tensorbus_backends.contract import UnsupportedError
@@ -52,13 +52,16 @@ def _other(asked: list[str]) -> Iterator[None]:
         asked.append(name)
         return reference_device()
 
-    with changed(_op, get_device=get_device):
+    with changed(_fallback, get_device=get_device):
         yield
 
 
 @surface("lacking", (dt.float32,), (dt.float32,))
 def lacking(c: Checks) -> None:
-    """By policy: an error that says what is there, a warning, or silence; results come back."""
+    """By policy: an error that says what is there, a warning, or silence.
+
+    Results that the device can hold come back, others stay and meet its tensors again.
+    """
     poor = tb.Device(_Poor(c.session.guard.real))
     name = poor.name
     due = "ref" if name == "cpu" else "cpu"
@@ -89,13 +92,7 @@ def lacking(c: Checks) -> None:
             if policy != "error":
                 c.true(label, set(asked) <= {due}, f"asked for {asked}, expected {due}")
     _plain(c, poor)
-    # A result that the device cannot hold has no way back.
-    for op, give in (
-        ("add", lambda: tb.add(x, y)), ("sum", lambda: tb.sum(x)),
-    ):  # fmt: skip
-        c.refuses(f"{op} in float64", UnsupportedError, give, op, name, "float64", "float32")
-        with _other(asked), tb.fallback_policy("allow"):
-            c.refuses(f"{op} in float64, allowed", UnsupportedError, give, name, "float64")
+    _staying(c, poor, a, b)
 
 
 def _outside(device: tb.Device, array: Array) -> tb.Tensor:
@@ -152,6 +149,56 @@ def _plain(c: Checks, poor: tb.Device) -> None:
               "astype", "int16")  # fmt: skip
     said = _message(lambda: tb.astype(whole, dt.int16))
     c.true("what is lacking", "float64" not in said and "int32" in said, said)
+
+
+def _staying(c: Checks, poor: tb.Device, a: Array, b: Array) -> None:
+    """Results in a dtype that the device lacks, and what becomes of them."""
+    z = tb.asarray(a.astype(np.float32), device=poor)
+    w = tb.asarray(b.astype(np.float32), device=poor)
+    narrow = dt.float64
+    calls: dict[str, tuple[str, Callable[[], Any], Array]] = {
+        "astype": ("astype", lambda: tb.astype(z, narrow), a),
+        "sum": ("astype", lambda: tb.sum(w, axis=1, dtype=narrow), b.sum(axis=1)),
+        "zeros": ("", lambda: tb.zeros((2,), dtype=narrow, device=poor), np.zeros(2)),
+        "add": ("astype", lambda: z + tb.astype(w, narrow), a + b),
+        "multiply, twice": ("astype", lambda: tb.astype(z, narrow) * 2.0 * w, a * 2 * b),
+    }
+    for label, (op, call, want) in calls.items():
+        c.refuses(f"{label} in float64", UnsupportedError, call, op, poor.name, "float64")
+        for policy in ("allow", "warn", "allow"):
+            asked: list[str] = []
+            with (
+                _other(asked), tb.fallback_policy(_policy(policy)), tb.trace() as t,
+                warnings.catch_warnings(record=True) as said,
+            ):  # fmt: skip
+                warnings.simplefilter("always")
+                got = c.attempt(f"{label} under {policy}", call)
+                if got is None:
+                    continue
+                c.same(f"{label} under {policy}", got, want)
+                back = c.attempt(f"{label}, back", lambda got=got: tb.astype(got, dt.float32))
+            home = got.device.home
+            c.true(label, home is poor, f"the result is on {got.device!r}")
+            c.true(label, bool(said) == (policy == "warn"), f"{len(said)} warnings under {policy}")
+            told = [r for r in t if not r.depth]
+            good = {(r.variant, r.device, r.library) for r in told} == {
+                ("fallback", poor.name, "ref")
+            }
+            c.true(f"trace of {label}", good, f"{told}")
+            c.true(f"trace of {label}", [r.stays for r in told[-2:]] == ["ref", ""], f"{told}")
+            if back is not None:
+                c.true(label, back.device is poor, f"float32 of it is on {back.device!r}")
+                c.same(f"{label}, back", back, want.astype(np.float32))
+    theirs = tb.asarray(a, device=reference_device())
+    with _other([]), tb.fallback_policy("allow"):
+        for stray in (z, tb.astype(z, narrow)):
+            c.raises("a tensor of another device", ValueError, lambda stray=stray: stray + theirs)
+        z.requires_grad = True
+        loss = tb.sum(tb.astype(z, narrow) * w)
+    (slope,) = tb.grad(loss, [z])
+    assert slope is not None
+    c.true("gradient", slope.device is poor, f"the gradient is on {slope.device!r}")
+    c.same("gradient", slope, b.astype(np.float32))
 
 
 def _message(call: Callable[[], Any]) -> str:
