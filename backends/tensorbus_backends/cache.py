@@ -277,8 +277,9 @@ class DiskCache:
                 self._shard(scratch, entry.parent)
                 os.rename(scratch, entry)
             except OSError as error:
-                # What is in the way is another process's, damaged, or no directory at all.
-                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                # What is in the way is another process's, damaged, or no directory at all; what
+                # is missing is a subdirectory that another has just replaced.
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.ENOENT):
                     raise
             else:
                 if secrets.randbelow(_LOOK_EVERY) == 0:
@@ -291,8 +292,12 @@ class DiskCache:
 
     def _shard(self, scratch: Path, shard: Path) -> None:
         """Make a subdirectory, in place of what is none or what others may write to."""
-        with contextlib.suppress(FileNotFoundError):
-            if shard.is_dir() and not untrusted(shard.stat()):
+        try:
+            status = shard.lstat()
+        except FileNotFoundError:
+            pass  # nothing is taken away: another thread may be making it just now
+        else:
+            if stat.S_ISDIR(status.st_mode) and not untrusted(status):
                 return
             self._discard(scratch, shard)
         shard.mkdir(mode=0o700, exist_ok=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from pathlib import Path
@@ -393,3 +394,24 @@ def test_files_of_a_folder_are_pruned_by_age(tmp_path):
     prune(tmp_path, 0)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["3", "folder"]
     prune(tmp_path / "absent", 0)
+
+
+def test_threads_that_make_the_first_entries_of_a_folder_all_succeed(tmp_path: Path) -> None:
+    failed: list[BaseException] = []
+
+    def store(folder: Path, key: str) -> None:
+        try:
+            DiskCache(folder).get_or_build(key, ".so", lambda path: path.write_bytes(b"x" * 500))
+        except BaseException as error:
+            failed.append(error)
+
+    for turn in range(40):
+        threads = [
+            threading.Thread(target=store, args=(tmp_path / f"{turn}", f"64ab{k % 2}"))
+            for k in range(12)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert not failed

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import tensorbus as tb
 from tensorbus import _autograd, _devices, _fallback, _plan, _state
+from tensorbus._recent import Recent
 from tensorbus._tensor import Tensor
 from tensorbus.ops import indexing, sorting
 from tensorbus_backends import dtypes as dt
@@ -83,7 +84,7 @@ def _outer_too(p: Patch) -> None:
 def _kept_over_settings(p: Patch) -> None:
     """A plan serves under both settings."""
 
-    one: dict[Any, Any] = {}
+    one: Recent[Any, Any] = Recent(64)
     p.setattr(_state, "_table", lambda reproducible, policy: one)
 
 

@@ -147,7 +147,7 @@ def _dropout_at(patch: pytest.MonkeyPatch) -> None:
 def _other_mask_back(patch: pytest.MonkeyPatch) -> None:
     def vjp(c: Any, g: tb.Tensor) -> list[Any]:
         p = c.options["p"]
-        return [tb.multiply(g, 1 / (1 - p) if p < 1 else 0.0), None]
+        return [tb.multiply(g, 1 / (1 - p) if p < 1 else 0.0)]
 
     patch.setattr(product._dropout, "vjp", vjp)
 

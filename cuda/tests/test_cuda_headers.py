@@ -59,7 +59,7 @@ def test_what_ends_a_process_is_known_as_lost():
 
 def test_the_driver():
     functions = vendor.declared(libcuda._DECLARATIONS)
-    assert len(functions) == 7
+    assert len(functions) == 9
     found = vendor.numbers(
         "cuda.h",
         ["CU_STREAM_NON_BLOCKING", "CUDA_ERROR_NO_DEVICE", "sizeof(CUdeviceptr)"],
