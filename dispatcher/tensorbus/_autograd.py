@@ -36,6 +36,10 @@ _sequence = itertools.count()
 _levels = itertools.count(1)
 
 
+_NO_TANGENTS: dict[int, Tensor] = {}
+"""Of all that takes part in no forward level; tangents are never changed in place."""
+
+
 class Track:
     """What a tensor takes part in: a node's output, and tangents of active forward levels.
 
@@ -52,7 +56,7 @@ class Track:
         tangents: dict[int, Tensor] | None,
         version: int,
     ) -> None:
-        self.node, self.index, self.tangents = node, index, tangents or {}
+        self.node, self.index, self.tangents = node, index, tangents or _NO_TANGENTS
         self.version = version
 
 
@@ -209,8 +213,9 @@ def record(
     for t in inputs:
         track = t._track
         if track is not None:
-            moving = moving or bool(track.tangents)
-            if track.node is None or not t._spec.dtype.is_float:
+            if track.tangents:
+                moving = True
+            if track.node is None or t._spec.dtype.kind != "f":
                 track = None
             else:
                 recorded = True
@@ -233,7 +238,7 @@ def record(
         bare = []
         for k, out in enumerate(outputs):
             bare.append(Tensor(out._buffer, out._spec, out._offset))
-            if out._spec.dtype.is_float:
+            if out._spec.dtype.kind == "f":
                 out._track = Track(node, k, None, version(out))
     if node is not None and saved is not None:
         wanted = [p is not None for p in parents]

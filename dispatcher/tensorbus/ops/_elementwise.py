@@ -14,7 +14,7 @@ from tensorbus_backends import ir
 from tensorbus_backends.dtypes import DType
 from tensorbus_backends.ir import Expr
 
-from .._autograd import Context
+from .._autograd import Context, record
 from .._op import Op, apply, freeze
 from .._plan import Dense, Plan, Planner, Value, permuted_strides
 from .._promotion import result_of_scalar
@@ -255,10 +255,12 @@ def unbroadcast(g: Tensor, spec: Spec) -> Tensor:
 def unary(op: Op, x: Tensor, **options: Any) -> Tensor:
     """Call an op of one operand, which has to be a tensor."""
     out: Tensor
-    if x.__class__ is Tensor and x._track is None and not options:
+    if x.__class__ is Tensor and not options:
         run = current().fast.get((op, x._spec))
         if run is not None:
             out = run(x)
+            if x._track is not None:
+                record(op, (x,), {}, (out,))
             return out
     out = apply(op, (tensor_of(op.name, x),), options)
     return out
@@ -350,10 +352,11 @@ def binary(op: Op, x1: Tensor | Scalar, x2: Tensor | Scalar) -> Tensor:
     elif not isinstance(x1, Tensor):
         x1 = operands(op.name, x1, x2)[0] if x1.__class__ not in _PYTHON else _partner(op, x2, x1)
     out: Tensor
-    if x1._track is None and x2._track is None:
-        run = current().fast.get((op, x1._spec, x2._spec))
-        if run is not None:
-            out = run(x1, x2)
-            return out
+    run = current().fast.get((op, x1._spec, x2._spec))
+    if run is not None:
+        out = run(x1, x2)
+        if x1._track is not None or x2._track is not None:
+            record(op, (x1, x2), {}, (out,))
+        return out
     out = apply(op, (x1, x2))
     return out
