@@ -48,8 +48,6 @@ FLAT_BELOW = 16
 
 _KEPT_OFFSETS = 8
 
-Results = "Value | tuple[Value, ...]"
-
 
 class Value:
     """A tensor inside a plan.
@@ -642,7 +640,7 @@ def _several(plan: Plan) -> Callable[..., Any]:
         begun.update(fresh)
         done = [s for s in dict.fromkeys(step.slots) if last.get(s) == k]
         needs = [(s, plan.buffers[s - buffers.first]) for s in fresh]
-        runner = _Launched(plan, step) if isinstance(step, Step) else _Native(step)
+        runner = Launch(plan.device, step) if isinstance(step, Step) else _Native(step)
         moves = [(i, s) for i, s in enumerate(step.slots) if s < count]
         bound.append((needs, runner, step.slots, step.offsets, moves, done))
     allocate = plan.device.backend.allocate
@@ -664,10 +662,6 @@ def _several(plan: Plan) -> Callable[..., Any]:
         return out[0] if single else tuple(out)
 
     return run
-
-
-def _Launched(plan: Plan, step: Step) -> Launch:  # noqa: N802
-    return Launch(plan.device, step)
 
 
 class _Native:

@@ -19,7 +19,6 @@ __all__ = [
     "packed",
     "permuted",
     "reshape_strides",
-    "reshaped",
 ]
 
 
@@ -75,14 +74,6 @@ def permuted(p: Planner, x: Value, order: tuple[int, ...]) -> Value:
 def broadcast(p: Planner, x: Value, shape: Shape) -> Value:
     """`x` repeated to `shape`."""
     return p.view(x, shape, broadcast_strides(x.shape, x.strides, shape))
-
-
-def reshaped(p: Planner, x: Value, shape: Shape) -> Value:
-    """The elements in C order under another shape: a copy where there is no such view."""
-    strides = reshape_strides(x.shape, x.strides, shape)
-    if strides is None:
-        return p.view(copied(p, x), shape)
-    return p.view(x, shape, strides)
 
 
 def filled(p: Planner, dtype: DType, shape: Shape, value: float | int) -> Value:
