@@ -8,12 +8,12 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
 from tensorbus_backends.contract import CompileError, DeviceUnavailableError
 from tensorbus_backends.loading import loader_words
-from tensorbus_backends.units import workers
 
 from .library import CrowdedError, Hip, attempts, ffi, find, has, open_hip, split_version
 
@@ -37,11 +37,16 @@ keys, and hiprtc 5 warns that it does nothing.
 INSTALL = "install ROCm's HIP runtime compiler (libhiprtc.so; Debian: libamdhip64-dev)"
 
 _COMPILATION = 6
+
+# Held for a whole compilation.  The compiler inside keeps its options in globals of the process:
+# two at once crash hiprtc 5 or give code of the wrong options (ROCm-CompilerSupport issue 27), and
+# later ones take turns by themselves (ROCm/hip issue 3826).
+_compiling = threading.Lock()
 _FILE = b"tensorbus.hip"
 
 
 class Hiprtc:
-    """A loaded hiprtc; all methods may be called from several threads.
+    """A loaded hiprtc; all methods may be called from several threads, and compile in turn.
 
     Attributes:
         path: The library.
@@ -117,6 +122,10 @@ class Hiprtc:
                 "",
                 source,
             )
+        with _compiling:
+            return self._compile(source, arch)
+
+    def _compile(self, source: str, arch: str) -> bytes:
         made, lib = ffi(), self._lib
         handle = made.new("void **")
         text, file = made.new("char[]", source.encode()), made.new("char[]", _FILE)
@@ -183,9 +192,6 @@ def _comgr(beside: str) -> tuple[list[str], frozenset[str]]:
 class Toolchain:
     """Compiles for one device, and loads there what was compiled.
 
-    hiprtc may be called from several threads: four of them took 0.6 of one's time for 16 small
-    kernels on two cores (hiprtc of HIP 5.2).
-
     Args:
         hiprtc: The compiler.
         arch: The device's own name for its architecture, features included.
@@ -193,11 +199,11 @@ class Toolchain:
     """
 
     suffix = ".hsaco"
+    parallel = 1
 
     def __init__(self, hiprtc: Hiprtc, arch: str, load: Callable[[bytes], Any]) -> None:
         self._hiprtc, self._arch = hiprtc, arch
         self.load = load
-        self.parallel = workers()
         self.identity = "|".join([hiprtc.identity, arch, *OPTIONS])
 
     def compile(self, source: str) -> bytes:
