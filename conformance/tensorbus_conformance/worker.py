@@ -18,9 +18,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import tensorbus as tb
+from tensorbus_backends import dtypes as dt
 from tensorbus_backends.contract import BackendError, Device, DeviceLostError, OutOfMemoryError
 
+from . import survey
+from .faults import plant
 from .floating import Environment
+from .judge.items import Item, Outcome, properties
+from .judge.properties import judge
+from .judge.session import Session, fenced
+from .judge.warm import warm
+from .oracle import REFERENCES
 
 __all__ = ["judge_item", "main"]
 
@@ -39,14 +48,6 @@ def judge_item(
         DeviceLostError: After a cell that ended in an error the device is of no more use in this
             process; the properties behind that cell were not judged.
     """
-    import tensorbus as tb
-    from tensorbus_backends import dtypes as dt
-
-    from .judge.items import Item, Outcome, properties
-    from .judge.properties import judge
-    from .judge.session import Session, fenced
-    from .judge.warm import warm
-    from .oracle import REFERENCES
 
     item = Item.parse(request["item"])
     level, seed = request["level"], request["seed"]
@@ -183,10 +184,7 @@ def main() -> int:
     """Serve requests until standard input ends."""
     line = _Line()
     _end_with(line.open())
-    from . import survey
-    from .judge import properties, session, warm
 
-    del properties, session, warm  # imported now, so that no cell's time is spent on it
     _collect_less()
     line.answer({"ready": True})
     here = Path.cwd()
@@ -196,8 +194,6 @@ def main() -> int:
         with contextlib.suppress(OSError):
             os.chdir(here)
         if "fault" in request and fault is None:
-            from .faults import plant
-
             fault = plant(request["fault"])
         try:
             if "describe" in request:
