@@ -257,7 +257,10 @@ class Guarded(Device):
         bands = _Bands(self, content)
         buffer, bands.fresh = bands.fresh, None
         assert buffer is not None
-        self.bands[id(bands)] = bands
+        key = id(bands)
+        self.bands[key] = bands
+        # Of a buffer that is gone there is nothing to look at.
+        bands.buffer = weakref.ref(buffer, lambda _: self.bands.pop(key, None))
         return buffer
 
     def check(self) -> list[str]:
@@ -272,7 +275,7 @@ class Guarded(Device):
             if not bands.intact():
                 self.violations.append("a kernel wrote outside a buffer")
             if bands.buffer() is None:
-                del self.bands[key]
+                self.bands.pop(key, None)
         found, self.violations = self.violations, []
         return found
 
