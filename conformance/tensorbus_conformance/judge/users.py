@@ -20,7 +20,7 @@ import numpy as np
 import tensorbus as tb
 from numpy.typing import NDArray
 
-from . import axes, offers, repeats, variants
+from . import axes, classes, offers, repeats, variants
 from .cases import Case
 from .comparing import judge_of, merge, same_bits
 from .items import Outcome
@@ -72,6 +72,7 @@ def check(session: Session) -> Outcome:
     for k, one in kept:
         _look(session, outcome, one, wanted[k])
     del held
+    classes.check(session, outcome)
     if session.level != "smoke" and session.op not in ("empty", "empty_like"):
         variants.check(session, outcome)
         axes.check(session, outcome)
