@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import tensorbus as tb
-from tensorbus import _autograd, _devices, _fallback, _layout, _state
+from tensorbus import _autograd, _devices, _fallback, _history, _layout, _state
 from tensorbus._recent import Recent
 from tensorbus._tensor import Tensor
 from tensorbus.ops import indexing, sorting
@@ -113,8 +113,8 @@ def _opens_others(p: Patch) -> None:
 
 
 def _exchanged(p: Patch) -> None:
-    check: Any = _autograd._check_history
-    p.setattr(_autograd, "_check_history", lambda op, k, t: check(k, op, t))
+    check: Any = _history._check_history
+    p.setattr(_history, "_check_history", lambda op, k, t: check(k, op, t))
 
 
 def _untold(p: Patch) -> None:

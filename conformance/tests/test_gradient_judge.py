@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorbus as tb
 from tensorbus import _autograd, _state
-from tensorbus._autograd import Context
+from tensorbus._history import Context
 from tensorbus_backends import dtypes as dt
 from tensorbus_conformance.judge import items
 from tensorbus_conformance.judge.cases import Case

@@ -9,7 +9,7 @@ from typing import Any
 from tensorbus_backends.contract import Buffer
 from tensorbus_backends.dtypes import DType
 
-from .._autograd import Track, bump, version
+from .._history import Track, bump, version
 from .._op import Op, perform
 from .._plan import Value
 from .._planner import Planner
