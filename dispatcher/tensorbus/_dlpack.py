@@ -30,11 +30,10 @@ from tensorbus_backends.contract import BackendError, DeviceUnavailableError, Un
 from tensorbus_backends.dtypes import DType
 
 from ._devices import Device, get_device, sharing
-from ._memory import check_dtype
+from ._memory import READ_ONLY, check_dtype
 from ._shown import shown
 from ._spec import Spec
 from ._tensor import Tensor
-from .ops.inplace import READ_ONLY
 
 __all__ = ["dlpack_device", "export", "load"]
 

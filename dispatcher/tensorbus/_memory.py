@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import numpy as np
 from tensorbus_backends import dtypes as dt
-from tensorbus_backends.contract import UnsupportedError
+from tensorbus_backends.contract import Buffer, UnsupportedError
 from tensorbus_backends.dtypes import DType
 
 from ._devices import Device
@@ -14,7 +15,10 @@ from ._spec import Shape, Spec
 from ._state import watching
 from ._tensor import Tensor
 
-__all__ = ["allocate", "check_dtype", "from_host"]
+__all__ = ["READ_ONLY", "allocate", "check_dtype", "from_host"]
+
+READ_ONLY: weakref.WeakSet[Buffer] = weakref.WeakSet()
+"""Memory of other libraries that they forbid to change."""
 
 
 def check_dtype(device: Device, dtype: DType) -> None:

@@ -15,14 +15,13 @@ from tensorbus_backends.dtypes import DType
 from .._devices import Device, get_device
 from .._dlpack import load
 from .._fallback import holding
-from .._memory import from_host
+from .._memory import READ_ONLY, from_host
 from .._op import function
 from .._promotion import DEFAULT_FLOAT, DEFAULT_INT
 from .._shown import shown
 from .._state import watching
 from .._tensor import Tensor
-from .._transfer import transfer
-from .inplace import READ_ONLY
+from ._transfer import transfer
 from .manipulation import astype, contiguous
 
 __all__ = ["as_numpy_array", "asarray", "from_dlpack", "to_device", "to_numpy"]

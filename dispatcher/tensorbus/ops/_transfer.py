@@ -7,13 +7,13 @@ from typing import Any
 
 from tensorbus_backends.dtypes import DType
 
-from ._devices import Device
-from ._history import Context
-from ._memory import allocate, from_host
-from ._op import Op, apply
-from ._spec import Shape, Spec
-from ._tensor import Tensor
-from .ops.manipulation import contiguous
+from .._devices import Device
+from .._history import Context
+from .._memory import allocate, from_host
+from .._op import Op, apply
+from .._spec import Shape, Spec
+from .._tensor import Tensor
+from .manipulation import contiguous
 
 __all__ = ["transfer"]
 
