@@ -78,7 +78,7 @@ def _one_gradient(p: Patch) -> None:
 def _outer_too(p: Patch) -> None:
     """A tensor outside a function under vjp counts as its operand."""
     positive = tb.ops.positive
-    p.setattr(tb.ops, "positive", lambda x: x if x.is_leaf and x.requires_grad else positive(x))
+    p.setattr(_autograd, "positive", lambda x: x if x.is_leaf and x.requires_grad else positive(x))
 
 
 def _kept_over_settings(p: Patch) -> None:
