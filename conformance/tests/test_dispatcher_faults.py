@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import tensorbus as tb
-from tensorbus import _autograd, _devices, _fallback, _layout, _state
+from tensorbus import _autograd, _devices, _fallback, _history, _layout, _state
 from tensorbus._recent import Recent
 from tensorbus._tensor import Tensor
 from tensorbus.ops import indexing, sorting
@@ -78,7 +78,7 @@ def _one_gradient(p: Patch) -> None:
 def _outer_too(p: Patch) -> None:
     """A tensor outside a function under vjp counts as its operand."""
     positive = tb.ops.positive
-    p.setattr(tb.ops, "positive", lambda x: x if x.is_leaf and x.requires_grad else positive(x))
+    p.setattr(_autograd, "positive", lambda x: x if x.is_leaf and x.requires_grad else positive(x))
 
 
 def _kept_over_settings(p: Patch) -> None:
@@ -113,8 +113,8 @@ def _opens_others(p: Patch) -> None:
 
 
 def _exchanged(p: Patch) -> None:
-    check: Any = _autograd._check_history
-    p.setattr(_autograd, "_check_history", lambda op, k, t: check(k, op, t))
+    check: Any = _history._check_history
+    p.setattr(_history, "_check_history", lambda op, k, t: check(k, op, t))
 
 
 def _untold(p: Patch) -> None:

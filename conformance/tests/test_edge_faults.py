@@ -105,9 +105,9 @@ def test_limits_and_kinds_are_judged(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_device_without_a_dtype_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    from tensorbus.ops import _common
+    from tensorbus import _memory
 
-    monkeypatch.setattr(_common, "check_dtype", lambda device, dtype: None)
+    monkeypatch.setattr(_memory, "check_dtype", lambda device, dtype: None)
     assert verdict("surface.dtypes", "users").state == "fail"
 
 

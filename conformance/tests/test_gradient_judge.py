@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorbus as tb
-from tensorbus import _autograd, _state
-from tensorbus._autograd import Context
+from tensorbus import _autograd, _history, _state
+from tensorbus._history import Context
 from tensorbus_backends import dtypes as dt
 from tensorbus_conformance.judge import items
 from tensorbus_conformance.judge.cases import Case
@@ -179,7 +179,7 @@ def test_levels_that_are_confused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_changes_that_nobody_notes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_autograd, "version", lambda tensor: 0)
+    monkeypatch.setattr(_history, "version", lambda tensor: 0)
     assert along(monkeypatch, "multiply", "changes").state == "fail"
 
 

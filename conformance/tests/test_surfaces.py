@@ -15,7 +15,7 @@ from tensorbus import _dlpack, _state
 from tensorbus._run import Launch
 from tensorbus._spec import Spec
 from tensorbus._tensor import Tensor
-from tensorbus.ops import _elementwise, conversion, indexing, inplace
+from tensorbus.ops import _elementwise, _slices, conversion, indexing, inplace
 from tensorbus_backends.contract import Buffer
 from tensorbus_conformance.faults.base import FaultyDevice, Planted
 from tensorbus_conformance.judge.items import Item, Outcome
@@ -55,13 +55,13 @@ def test_ops_pass_without_fences_and_with_shared_memory(op: str) -> None:
 
 
 def _offset(p: Patch) -> None:
-    layout = indexing._slice_layout
+    layout = _slices._slice_layout
 
     def wrong(spec: Spec, items: Any) -> Any:
         shape, strides, offset = layout(spec, items)
         return shape, strides, offset - 1 if offset > 2 else offset
 
-    p.setattr(indexing._slice, "layout", wrong)
+    p.setattr(_slices._slice, "layout", wrong)
 
 
 def _neighbour(p: Patch) -> None:

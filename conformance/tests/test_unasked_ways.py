@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorbus as tb
-from tensorbus import _autograd
-from tensorbus.ops import elementwise_comparison, selection
+from tensorbus import _autograd, _history
+from tensorbus.ops import _segment_kernel, elementwise_comparison
 from tensorbus_backends.dialect import Dialect
 from tensorbus_backends.kernels import Matmul, Reduce, Scan
 from tensorbus_conformance.judge.driver import small
@@ -60,13 +60,13 @@ def _first_word(p: Patch) -> None:
 
 def _no_tangent(p: Patch) -> None:
     """A rule inside a pullback forgets the tangent."""
-    p.setattr(selection._rows, "jvp", lambda c, t: None)
+    p.setattr(_segment_kernel._rows, "jvp", lambda c, t: None)
 
 
 def _outer_lost(p: Patch) -> None:
     """A rule sees its result without the tangents of outer levels."""
-    seen = _autograd._seen
-    p.setattr(_autograd, "_seen", lambda out, k, node, done: seen(out, k, node, {}))
+    seen = _history._seen
+    p.setattr(_history, "_seen", lambda out, k, node, done: seen(out, k, node, {}))
 
 
 def _exchanged(p: Patch) -> None:

@@ -31,6 +31,7 @@ with _DefaultArithmetic():
         uint64 as uint64,
     )
 
+    from . import _methods as _methods
     from ._autograd import backward as backward, grad as grad, jvp as jvp, vjp as vjp
     from ._devices import (
         Device as Device,

@@ -19,9 +19,11 @@ from tensorbus_backends.contract import BackendError
 from tensorbus_backends.dtypes import DType
 from tensorbus_backends.floating import DefaultArithmetic, usual
 
+from ._devices import Device
 from ._inline import call_key, remembered, watched
 from ._late import EARLIER
 from ._shown import shown
+from ._tensor import Tensor
 
 __all__ = ["checked"]
 
@@ -102,9 +104,6 @@ def _parts(hint: Any) -> tuple[Any, ...]:
 
 def _check(name: str, hint: Any) -> Check | None:
     """What refuses the values that an annotation does not allow; None if anything may come."""
-    from ._devices import Device
-    from ._tensor import Tensor
-
     parts = _parts(hint)
     none = type(None) in parts
     forms = [p for p in parts if p is not type(None)]

@@ -30,6 +30,7 @@ from tensorbus_backends.contract import BackendError, DeviceUnavailableError, Un
 from tensorbus_backends.dtypes import DType
 
 from ._devices import Device, get_device, sharing
+from ._memory import READ_ONLY, check_dtype
 from ._shown import shown
 from ._spec import Spec
 from ._tensor import Tensor
@@ -215,8 +216,6 @@ def export(
         BufferError: `x` requires a gradient; `dl_device` cannot be reached, or only by a copy.
         ValueError: `stream` is none of the device's.
     """
-    from .ops.inplace import READ_ONLY
-
     _check_stream(stream, x.device)
     if x.requires_grad:
         raise BufferError(
@@ -363,10 +362,6 @@ _giver = _Giver()
 
 def load(x: Any, device: str | Device | None, copy: bool | None) -> Tensor:
     """What `from_dlpack` does."""
-    if isinstance(x, Tensor):
-        from .ops.conversion import asarray
-
-        return asarray(x.detach(), device=device, copy=copy)
     if not hasattr(x, "__dlpack__") or not hasattr(x, "__dlpack_device__"):
         raise TypeError(
             f"from_dlpack: {type(x).__name__} has no __dlpack__; use asarray for numbers and lists"
@@ -442,9 +437,6 @@ def _ask(x: Any, kind: int, copy: bool | None) -> Any:
 
 def _take(capsule: Any, device: Device, place: tuple[int, int]) -> Tensor:
     """Take over the contents of a capsule, which have to lie at `place`."""
-    from .ops._common import check_dtype
-    from .ops.inplace import READ_ONLY
-
     handle = id(capsule)
     name = next((n for n in (_NEW, _OLD) if _is_valid(handle, n)), None)
     if name is None:

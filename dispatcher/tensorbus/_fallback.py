@@ -18,6 +18,7 @@ from tensorbus_backends.contract import DeviceUnavailableError, UnsupportedError
 from tensorbus_backends.dtypes import DType
 
 from ._devices import Device, get_device
+from ._memory import from_host
 from ._plan import Plan
 from ._planner import same_device
 from ._spec import Spec
@@ -153,8 +154,6 @@ def _other(device: Device) -> Device:
 
 
 def _moved(tensor: Tensor, other: Device) -> Tensor:
-    from .ops._common import from_host
-
     if tensor._spec.device.real is other:
         return relabelled(tensor, other)
     # Not by to_device, which as an op of such a dtype would fall back itself.
@@ -162,8 +161,6 @@ def _moved(tensor: Tensor, other: Device) -> Tensor:
 
 
 def _returned(tensor: Tensor, device: Device, other: Device) -> Tensor:
-    from .ops._common import from_host
-
     if tensor.dtype.name in device.capabilities.dtypes:
         return from_host(device, tensor.numpy(), tensor.dtype)
     return relabelled(tensor, other.guest(device))

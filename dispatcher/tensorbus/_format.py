@@ -6,6 +6,7 @@ import numpy as np
 from tensorbus_backends import dtypes as dt
 
 from ._tensor import Tensor
+from .ops.arrangement import concat
 
 __all__ = ["describe"]
 
@@ -37,8 +38,6 @@ def describe(x: Tensor) -> str:
 
 def _corners(x: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
     """The elements that will be shown, and one more between them that stands for the rest."""
-    from .ops.arrangement import concat
-
     for axis, n in enumerate(x.shape):
         if n > 2 * _EDGE + 1:
             lead = (slice(None),) * axis

@@ -7,6 +7,7 @@ from tensorbus_backends.kernels import DIMS
 
 from ._devices import Device, devices, get_device
 from ._promotion import DEFAULT_FLOAT, DEFAULT_INT
+from .ops.data_types import isdtype
 
 __all__ = ["ArrayNamespaceInfo", "array_namespace_info"]
 
@@ -46,8 +47,6 @@ class ArrayNamespaceInfo:
             device: Name or device; None is the default device.
             kind: As for `isdtype`; None means all.
         """
-        from .ops.data_types import isdtype
-
         known = get_device(device).capabilities.dtypes
         return {d.name: d for d in ALL if d.name in known and (kind is None or isdtype(d, kind))}
 

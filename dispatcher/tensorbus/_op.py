@@ -20,10 +20,10 @@ from tensorbus_backends.dtypes import DType
 from tensorbus_backends.floating import in_default_arithmetic
 
 from ._arguments import checked
-from ._autograd import Context, record
 from ._devices import Device
 from ._fallback import fallback, meeting
 from ._family import Family, kind_of, sized
+from ._history import Context, record
 from ._plan import Plan, Value
 from ._planner import Planner, same_device
 from ._run import runner

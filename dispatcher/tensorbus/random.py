@@ -22,8 +22,8 @@ from tensorbus_backends.dtypes import DType
 from tensorbus_backends.ir import Expr
 
 from . import ops
-from ._autograd import Context
 from ._devices import Device, get_device
+from ._history import Context
 from ._op import Op, apply_number, function
 from ._plan import Value
 from ._planner import Planner

@@ -145,7 +145,7 @@ _register(
 
 
 def _no_unbroadcast(planted: Planted) -> None:
-    from tensorbus.ops import _elementwise
+    from tensorbus.ops import _diagonal
 
     def wrong(g: Any, spec: Any) -> Any:
         if g.shape == spec.shape:
@@ -156,7 +156,7 @@ def _no_unbroadcast(planted: Planted) -> None:
         key = tuple(slice(0, n) for n in spec.shape)
         return part[key] if spec.shape else part
 
-    _elementwise.unbroadcast = wrong
+    _diagonal.unbroadcast = wrong
 
 
 _register(

@@ -15,7 +15,7 @@ from tensorbus_backends import dtypes as dt, ir, mathlib
 from tensorbus_backends.ir import Expr
 from tensorbus_backends.scalar import f
 
-from .._autograd import Context
+from .._history import Context
 from .._op import function
 from .._shown import shown
 from .._tensor import Tensor

@@ -10,7 +10,7 @@ from tensorbus_backends.dtypes import DType
 from tensorbus_backends.ir import Expr
 
 from .. import ops
-from .._autograd import Context
+from .._history import Context
 from .._op import Op, apply, function, whole
 from .._plan import Value
 from .._planner import Planner

@@ -15,14 +15,16 @@ from tensorbus_backends.ir import Expr
 from tensorbus_backends.kernels import MONOIDS, Stage
 
 from .. import ops
-from .._autograd import Context
+from .._history import Context
 from .._op import apply, function
 from .._promotion import promote
 from .._tensor import Tensor
 from ..ops._common import normalize_axes, normalize_axis, tensor_of
-from ..ops._elementwise import unbroadcast
+from ..ops._diagonal import unbroadcast
 from ..ops._rows import Body, Fused
-from ..ops.reduction import need_floating, widened
+from ..ops.reduction import expand, need_floating, widened
+from ..ops.statistics import _logsumexp
+from ._composed import composed
 
 __all__ = ["layer_norm", "log_softmax", "rms_norm", "softmax"]
 
@@ -64,7 +66,9 @@ def _softmax_gradient_composed(g: Tensor, y: Tensor, *, axes: Axes) -> Tensor:
     return ops.astype(ops.multiply(b, ops.subtract(a, total)), y.dtype, copy=False)
 
 
-_softmax_gradient = Fused("softmax_gradient", _softmax_gradient_body, _softmax_gradient_composed)
+_softmax_gradient = Fused(
+    "softmax_gradient", _softmax_gradient_body, **composed(_softmax_gradient_composed)
+)
 
 
 def _softmax_vjp(c: Context, g: Tensor) -> list[Tensor | None]:
@@ -140,7 +144,7 @@ def _log_softmax_gradient_composed(g: Tensor, y: Tensor, *, axes: Axes) -> Tenso
 
 
 _log_softmax_gradient = Fused(
-    "log_softmax_gradient", _log_softmax_gradient_body, _log_softmax_gradient_composed
+    "log_softmax_gradient", _log_softmax_gradient_body, **composed(_log_softmax_gradient_composed)
 )
 
 
@@ -251,7 +255,7 @@ def _norm_gradient_composed(
     return ops.astype(out, x.dtype, copy=False)
 
 
-_norm_gradient = Fused("norm_gradient", _norm_gradient_body, _norm_gradient_composed)
+_norm_gradient = Fused("norm_gradient", _norm_gradient_body, **composed(_norm_gradient_composed))
 
 
 def _rules(c: Context) -> tuple[dict[str, Any], bool, bool]:
@@ -400,3 +404,29 @@ def rms_norm(
     need_floating("rms_norm", x)
     small = 2.0 ** (1 - x.dtype.precision) if eps is None else eps
     return _normalize("rms_norm", x, axis, weight, None, small, False)
+
+
+# -- log-sum-exp, whose gradient is a softmax ------------------------------------------------------
+
+
+def _weights(c: Context) -> Tensor:
+    return softmax_over(widened(c.input(0)), c.options["axes"])
+
+
+def _logsumexp_vjp(c: Context, g: Tensor) -> list[Tensor | None]:
+    spec, axes = c.input_spec(0), c.options["axes"]
+    d = ops.multiply(expand(widened(g), spec.shape, axes), _weights(c))
+    return [ops.astype(d, spec.dtype, copy=False)]
+
+
+def _logsumexp_jvp(c: Context, tangents: Sequence[Tensor]) -> Tensor | None:
+    (t,) = tangents
+    d = ops.sum(
+        ops.multiply(widened(t), _weights(c)),
+        axis=c.options["axes"],
+        keepdims=c.options["keepdims"],
+    )
+    return ops.astype(d, t.dtype, copy=False)
+
+
+_logsumexp.vjp, _logsumexp.jvp = _logsumexp_vjp, _logsumexp_jvp

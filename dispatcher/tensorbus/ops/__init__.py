@@ -19,8 +19,3 @@ from .reduction import *  # noqa: F403
 from .selection import *  # noqa: F403
 from .sorting import *  # noqa: F403
 from .statistics import *  # noqa: F403
-
-from .. import _tensor  # isort: skip
-import sys  # isort: skip
-
-_tensor.ops = sys.modules[__name__]

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 from tensorbus_backends import dtypes as dt, ir
-from tensorbus_backends.contract import UnsupportedError
 from tensorbus_backends.dtypes import DType
 from tensorbus_backends.floating import DefaultArithmetic
 from tensorbus_backends.ir import Expr
 
 from .._devices import Device
+from .._memory import from_host
 from .._op import Op, perform_number
 from .._plan import Value
 from .._planner import Planner
@@ -22,14 +22,11 @@ from .._promotion import promote, result_of_scalar
 from .._recent import kept
 from .._shown import shown
 from .._spec import Shape, Spec
-from .._state import watching
 from .._tensor import Tensor
 from ._moves import bits_dtype
 
 __all__ = [
-    "allocate",
     "as_shape",
-    "check_dtype",
     "normalize_axes",
     "normalize_axis",
     "operands",
@@ -48,32 +45,6 @@ def tensor_of(name: str, x: object, argument: str = "x") -> Tensor:
             "make one with tensorbus.asarray"
         )
     return x
-
-
-def check_dtype(device: Device, dtype: DType) -> None:
-    """Raise UnsupportedError if the device cannot hold `dtype`."""
-    if dtype.name not in device.capabilities.dtypes:
-        have = ", ".join(d.name for d in dt.ALL if d.name in device.capabilities.dtypes)
-        raise UnsupportedError(f"{device} has no {dtype.name}; it has {have}")
-
-
-def allocate(device: Device, dtype: DType, shape: Shape, strides: Shape | None = None) -> Tensor:
-    """A tensor with undefined elements."""
-    check_dtype(device, dtype)
-    spec = Spec.of(device, dtype, shape, strides)
-    return Tensor(device.backend.allocate(spec.nbytes), spec)
-
-
-def from_host(device: Device, array: np.ndarray[Any, Any], dtype: DType) -> Tensor:
-    """Copy a NumPy array whose dtype is `dtype`'s to a device."""
-    if watching.by is not None:
-        watching.by.other = True
-    shape = tuple(array.shape)
-    array = np.ascontiguousarray(array)
-    out = allocate(device, dtype, shape)
-    if array.size:
-        device.backend.copy_in(out._buffer, 0, memoryview(array.reshape(-1).view(np.uint8).data))
-    return out
 
 
 class _Constant(Op):

@@ -1,21 +1,17 @@
-"""The elementwise op: a body over scalars, a dtype rule, and partial derivatives.
-
-The Jacobian of an elementwise function is diagonal for each operand, so one rule serves reverse
-and forward mode: how to multiply a tensor by the partial derivative.
-"""
+"""The elementwise op: a body over scalars, a dtype rule, and partial derivatives."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from tensorbus_backends import ir
 from tensorbus_backends.dtypes import DType
 from tensorbus_backends.ir import Expr
 
-from .._autograd import Context, record
 from .._family import Family, kind_of
+from .._history import Context, record
 from .._layout import permuted_strides
 from .._op import Op, apply, freeze
 from .._plan import Plan, Value
@@ -30,7 +26,7 @@ from ._common import Scalar, operands, tensor_of
 from ._dtype_rules import DtypeRule
 from ._moves import bits_dtype, copied
 
-__all__ = ["Elementwise", "Factor", "Partial", "binary", "unary", "unbroadcast"]
+__all__ = ["Elementwise", "Factor", "Partial", "binary", "unary"]
 
 Factor = Tensor | Scalar | Callable[[Tensor], Tensor] | None
 """A partial derivative: a tensor, a number, how to multiply a tensor by it, or None for none."""
@@ -49,7 +45,14 @@ class Elementwise(Op):
             0 gives a gradient of zeros.
         params: Names of options that travel as launch scalars in the last operand's dtype.
         as_bits: The body gets and gives the unsigned integers that hold floating operands.
+
+    Attributes:
+        reverse: The rule of all elementwise ops; `_diagonal`, which is written in them, sets it.
+        forward: Likewise, for tangents.
     """
+
+    reverse: ClassVar[Callable[[Elementwise, Context, Tensor], list[Tensor | None]]]
+    forward: ClassVar[Callable[[Elementwise, Context, Sequence[Tensor | None]], Tensor | None]]
 
     def __init__(
         self,
@@ -190,32 +193,10 @@ class Elementwise(Op):
         return found
 
     def _vjp(self, context: Context, g: Tensor) -> list[Tensor | None]:
-        assert self.partials is not None
-        result: list[Tensor | None] = []
-        for k, partial in enumerate(self.partials):
-            d = _scale(g, partial(context)) if context.needs[k] else None
-            result.append(None if d is None else unbroadcast(d, context.input_spec(k)))
-        return result
+        return Elementwise.reverse(self, context, g)
 
     def _jvp(self, context: Context, tangents: Sequence[Tensor | None]) -> Tensor | None:
-        from .elementwise_arithmetic import add
-        from .manipulation import astype, broadcast_to
-
-        out = context.output(0)
-        if not out.dtype.is_float:
-            return None
-        if self.partials is None:
-            raise RuntimeError(f"{self.name} has no derivative; detach its operands first")
-        total: Tensor | None = None
-        for partial, t in zip(self.partials, tangents, strict=True):
-            if t is None:
-                continue
-            d = _scale(astype(t, out.dtype, copy=False), partial(context))
-            if d is not None:
-                total = d if total is None else add(total, d)
-        if total is not None and total.shape != out.shape:
-            total = broadcast_to(total, out.shape)
-        return total
+        return Elementwise.forward(self, context, tangents)
 
 
 _expressions: Recent[Any, tuple[Expr, list[DType], DType]] = Recent(1 << 10)
@@ -223,38 +204,6 @@ _expressions: Recent[Any, tuple[Expr, list[DType], DType]] = Recent(1 << 10)
 
 def _converted(p: Planner, x: Value, dtype: DType) -> Value:
     return copied(p, x, dtype, permuted_strides(x.shape, [(x.shape, x.strides)]))
-
-
-def _scale(g: Tensor, factor: Factor) -> Tensor | None:
-    """``g * factor`` without launching what is known to change nothing."""
-    from .creation import zeros_like
-    from .elementwise_arithmetic import multiply, negative
-
-    if factor is None:
-        return None
-    if isinstance(factor, Tensor):
-        return multiply(g, factor)
-    if isinstance(factor, int | float):
-        if factor == 1:
-            return g
-        if factor == -1:
-            return negative(g)
-        return zeros_like(g) if factor == 0 else multiply(g, factor)
-    return factor(g)
-
-
-def unbroadcast(g: Tensor, spec: Spec) -> Tensor:
-    """Sum a gradient over the dimensions that broadcasting added, in the operand's dtype."""
-    from .manipulation import astype, reshape
-    from .reduction import sum as sum_
-
-    if g.shape != spec.shape:
-        lead = g.ndim - len(spec.shape)
-        axes = tuple(range(lead)) + tuple(
-            lead + k for k, n in enumerate(spec.shape) if n == 1 and g.shape[lead + k] != 1
-        )
-        g = reshape(sum_(g, axis=axes, keepdims=True), spec.shape) if axes else g
-    return g if g.dtype is spec.dtype else astype(g, spec.dtype)
 
 
 def unary(op: Op, x: Tensor, **options: Any) -> Tensor:

@@ -1,8 +1,7 @@
 """Fused ops on rows: some reductions over axes and a map that uses them, as one kernel.
 
 `Fused` serves softmax, layer_norm, log-sum-exp and their gradients.  Rows that one group should not
-handle alone are reduced stage by stage instead, with the same bits.  Each op comes with the same
-computation written in ops, whose derivatives serve where it has no rules of its own.
+handle alone are reduced stage by stage instead, with the same bits.
 """
 
 from __future__ import annotations
@@ -17,50 +16,22 @@ from tensorbus_backends.ir import Expr
 from tensorbus_backends.kernels import DIMS, Operand, Rows, Stage, Strided
 from tensorbus_backends.kernels.rows import MAX_ROW
 
-from .. import _autograd, ops
-from .._autograd import Context
 from .._layout import permuted_strides, step_of, word
 from .._op import Op
 from .._plan import Value
 from .._planner import Planner
 from .._recent import kept
 from .._spec import Shape, Spec, broadcast_strides, collapse
-from .._tensor import Tensor
 from ._moves import broadcast, filled, packed, permuted
 from .reduction import reduce_into, reduced_shape
 
-__all__ = ["Fused", "composed_jvp", "composed_vjp"]
+__all__ = ["Fused"]
 
 Body = tuple[tuple[Stage, ...], tuple[Expr, ...], Sequence[tuple[DType, float]]]
 
 _FEW_ROWS = 8
 _LONG_ROW = 1 << 16
 _COLUMNS = 16
-
-
-def composed_vjp(composition: Callable[..., Tensor]) -> Callable[..., list[Tensor | None]]:
-    """Reverse rule of an op that equals a composition of differentiable ops."""
-
-    def rule(c: Context, g: Tensor) -> list[Tensor | None]:
-        inputs = [c.input(k) for k in range(c.count())]
-        _, pull = _autograd.vjp(lambda *a: composition(*a, **c.options), *inputs)
-        return list(pull(g))
-
-    return rule
-
-
-def composed_jvp(composition: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Forward rule of such an op."""
-
-    def rule(c: Context, tangents: Sequence[Tensor | None]) -> Tensor:
-        inputs = [c.input(k) for k in range(c.count())]
-        given = [
-            ops.zeros_like(x) if t is None else t for x, t in zip(inputs, tangents, strict=True)
-        ]
-        _, out = _autograd.jvp(lambda *a: composition(*a, **c.options), inputs, given)
-        return out  # type: ignore[no-any-return]
-
-    return rule
 
 
 class Fused(Op):
@@ -72,7 +43,6 @@ class Fused(Op):
     Args:
         body: ``body(dtype, number of operands, n=row length, **options)`` gives stages,
             expressions and launch scalars.
-        composition: The same in terms of ops, with the same options; None if the op has rules.
         reduces: Whether the result has one value for each row; it is -inf for rows of no elements.
     """
 
@@ -80,13 +50,10 @@ class Fused(Op):
         self,
         name: str,
         body: Callable[..., Body],
-        composition: Callable[..., Tensor] | None = None,
         *,
         reduces: bool = False,
         **rules: Any,
     ) -> None:
-        if composition is not None:
-            rules = {"vjp": composed_vjp(composition), "jvp": composed_jvp(composition)}
         super().__init__(name, **rules)
         self.body, self.reduces = body, reduces
 

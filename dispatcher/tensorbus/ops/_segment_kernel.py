@@ -19,20 +19,21 @@ from tensorbus_backends import dtypes as dt, ir
 from tensorbus_backends.dtypes import DType
 from tensorbus_backends.ir import Expr
 
-from .._autograd import Context
 from .._devices import Device
+from .._history import Context
 from .._op import Op, apply
 from .._plan import Value
 from .._planner import Planner
 from .._recent import kept
 from .._spec import Shape, Spec
 from .._tensor import Tensor
-from ._gather_kernel import iota
+from ._gather_kernel import gathered, iota
 from ._moves import bits_dtype, copied, packed
 from ._sort_kernel import argsorted_rows
+from .creation import full, zeros_of
 from .manipulation import broadcast_to
 
-__all__ = ["add_segments", "put_segments"]
+__all__ = ["add_segments", "put_segments", "rows_at"]
 
 
 def _segments(p: Planner, index: Value, places: int) -> tuple[Value, Value]:
@@ -195,16 +196,7 @@ def _picked(bits: DType) -> Expr:
     return ir.select(won, value, ir.const(0, bits))
 
 
-def zeros_of(spec: Spec, shape: Shape) -> Tensor:
-    """A broadcast zero: no memory of its own size."""
-    from .creation import zeros
-
-    return broadcast_to(zeros((), dtype=spec.dtype, device=spec.device), shape)
-
-
 def _add_vjp(c: Context, g: Tensor) -> list[Tensor | None]:
-    from .selection import rows_at
-
     return [g if c.needs[0] else None, None, rows_at(g, c.input(1)) if c.needs[2] else None]
 
 
@@ -236,8 +228,6 @@ def _column(x: Tensor) -> Tensor:
 
 
 def _minus_one(device: Device, shape: Shape) -> Tensor:
-    from .creation import full
-
     return broadcast_to(full((), -1, dtype=dt.int64, device=device), shape)
 
 
@@ -274,3 +264,35 @@ def add_segments(target: Tensor, index: Tensor, source: Tensor) -> Tensor:
 def put_segments(target: Tensor, index: Tensor, source: Tensor) -> Tensor:
     """`target` with `source` put at `index`; the last of several in a row's order stays."""
     return apply(_put, [target, index, source])  # type: ignore[no-any-return]
+
+
+class _Rows(Op):
+    """``out[p, b, r] = x[p, index[p, b], r]``: what `index_add` needs for its gradient."""
+
+    def infer(self, specs: Sequence[Spec], options: dict[str, Any]) -> list[tuple[DType, Shape]]:
+        return [(specs[0].dtype, (*specs[1].shape, specs[0].shape[2]))]
+
+    def build(self, p: Planner, values: Sequence[Value], options: dict[str, Any]) -> Value:
+        x, i = values
+        ((_, shape),) = self.infer([x.spec, i.spec], options)
+        rows = i.read(shape=(*i.shape, 1), strides=(*i.strides, 1))
+        rest = (x.strides[0], 0, x.strides[2])
+        return gathered(p, x, shape, rest, [rows], [x.shape[1]], [x.strides[1]])
+
+
+def _rows_vjp(c: Context, g: Tensor) -> list[Tensor | None]:
+    spec = c.input_spec(0)
+    return [add_segments(zeros_of(spec, spec.shape), c.input(1), g), None]
+
+
+def _rows_jvp(c: Context, tangents: Sequence[Tensor | None]) -> Tensor | None:
+    t = tangents[0]
+    return None if t is None else rows_at(t, c.input(1))
+
+
+_rows = _Rows("take_rows", vjp=_rows_vjp, jvp=_rows_jvp)
+
+
+def rows_at(x: Tensor, i: Tensor) -> Tensor:
+    """Rows of x (P, N, R) at index (P, B): shape (P, B, R)."""
+    return apply(_rows, [x, i])  # type: ignore[no-any-return]

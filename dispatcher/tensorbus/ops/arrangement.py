@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from tensorbus_backends.dtypes import DType
 
-from .._autograd import Context
+from .._history import Context
 from .._op import Op, apply, function
 from .._plan import Value
 from .._planner import Planner, same_device
@@ -18,8 +18,11 @@ from .._spec import Shape, Spec, broadcast_shapes
 from .._tensor import Tensor
 from ._common import normalize_axes, normalize_axis, tensor_of
 from ._moves import write
-from .indexing import slices
+from ._slices import slices
+from .conversion import asarray
+from .creation import zeros_of
 from .manipulation import astype, broadcast_to, permute_dims, reshape
+from .selection import index
 
 __all__ = [
     "broadcast_arrays",
@@ -73,8 +76,6 @@ def _concat_vjp(c: Context, g: Tensor) -> list[Tensor | None]:
 
 
 def _concat_jvp(c: Context, tangents: Sequence[Tensor | None]) -> Tensor | None:
-    from ._segment_kernel import zeros_of
-
     filled = [
         t if t is not None else zeros_of(c.input_spec(k), c.input_spec(k).shape)
         for k, t in enumerate(tangents)
@@ -327,9 +328,6 @@ def repeat(x: Tensor, repeats: int | Tensor, /, *, axis: int | None = None) -> T
 
 def _repeat_each(x: Tensor, repeats: Tensor, axis: int) -> Tensor:
     """The result's size depends on values, so the counts come to the host."""
-    from .conversion import asarray
-    from .selection import index
-
     same_device("repeat", [x._spec, repeats._spec])
     n = x.shape[axis]
     if not repeats.dtype.is_integer:

@@ -13,13 +13,16 @@ from tensorbus_backends.contract import OutOfMemoryError, UnsupportedError
 from tensorbus_backends.dtypes import DType
 
 from .._devices import Device, get_device
+from .._dlpack import load
 from .._fallback import holding
+from .._memory import READ_ONLY, from_host
 from .._op import function
 from .._promotion import DEFAULT_FLOAT, DEFAULT_INT
 from .._shown import shown
 from .._state import watching
 from .._tensor import Tensor
-from ._common import from_host
+from ._transfer import transfer
+from .manipulation import astype, contiguous
 
 __all__ = ["as_numpy_array", "asarray", "from_dlpack", "to_device", "to_numpy"]
 
@@ -48,8 +51,6 @@ def asarray(
         OverflowError: A Python integer that `dtype` cannot hold.
         UnsupportedError: The device has no such dtype.
     """
-    from .manipulation import astype
-
     if dtype is not None and not isinstance(dtype, DType):
         raise TypeError(f"asarray: dtype is a tensorbus dtype, not {shown(dtype)}")
     if isinstance(obj, Tensor):
@@ -212,8 +213,8 @@ def from_dlpack(
         BufferError: The memory cannot be shared or understood.
         ValueError: A copy would be needed although `copy` is False.
     """
-    from .._dlpack import load
-
+    if isinstance(x, Tensor):
+        return asarray(x.detach(), device=device, copy=copy)
     return load(x, device, copy)
 
 
@@ -222,8 +223,6 @@ def from_dlpack(
 
 def to_numpy(x: Tensor, /) -> np.ndarray[Any, Any]:
     """A NumPy copy of a tensor on any device."""
-    from .manipulation import contiguous
-
     if watching.by is not None:
         watching.by.other = True
     packed = contiguous(x.detach())
@@ -245,8 +244,6 @@ def as_numpy_array(x: Tensor, dtype: Any, copy: bool | None) -> np.ndarray[Any, 
         TypeError: The memory is not host-accessible; says how to copy.
         ValueError: `copy` is False but `dtype` differs.
     """
-    from .inplace import READ_ONLY
-
     if x.requires_grad:
         raise RuntimeError("this tensor requires a gradient; use x.detach() or x.numpy()")
     device = x.device
@@ -292,8 +289,6 @@ def to_device(x: Tensor, device: str | Device, /, *, stream: Any = None) -> Tens
         device: Name or device.
         stream: Must be None; queues are managed by the devices.
     """
-    from .._transfer import transfer
-
     if stream is not None:
         raise ValueError("to_device: tensorbus manages the queues itself; pass stream=None")
     target = get_device(device)

@@ -14,9 +14,10 @@ from tensorbus_backends.contract import OutOfMemoryError
 from tensorbus_backends.dtypes import DType
 from tensorbus_backends.ir import Expr
 
-from .._autograd import Context
 from .._devices import Device, get_device
 from .._fallback import holding, note_fallback, relabelled
+from .._history import Context
+from .._memory import from_host
 from .._op import Op, apply, function, generate, perform
 from .._plan import Value
 from .._planner import Planner
@@ -24,8 +25,9 @@ from .._promotion import DEFAULT_FLOAT, DEFAULT_INT, scalar_dtype
 from .._shown import shown
 from .._spec import Shape, Spec
 from .._tensor import Tensor
-from ._common import Scalar, as_shape, from_host, tensor_of
+from ._common import Scalar, as_shape, tensor_of
 from ._moves import bits_dtype, filled
+from .manipulation import broadcast_to, reshape
 
 __all__ = [
     "arange",
@@ -567,8 +569,6 @@ def meshgrid(*arrays: Tensor, indexing: Literal["xy", "ij"] = "xy") -> list[Tens
         ValueError: An array has more than one dimension, the dtypes differ, or `indexing` is
             another word.
     """
-    from .manipulation import broadcast_to, reshape
-
     if indexing not in ("xy", "ij"):
         raise ValueError(f"meshgrid: indexing is 'xy' or 'ij', not {shown(indexing)}")
     for x in arrays:
@@ -589,3 +589,8 @@ def meshgrid(*arrays: Tensor, indexing: Literal["xy", "ij"] = "xy") -> list[Tens
         )
         for x, axis in zip(arrays, order, strict=True)
     ]
+
+
+def zeros_of(spec: Spec, shape: Shape) -> Tensor:
+    """A broadcast zero: no memory of its own size."""
+    return broadcast_to(zeros((), dtype=spec.dtype, device=spec.device), shape)

@@ -12,8 +12,7 @@ from tensorbus_backends.ir import Expr
 from tensorbus_backends.kernels import DIMS, MONOIDS, Monoid, Operand, Scan, Strided
 from tensorbus_backends.kernels.scan import BLOCK
 
-from .. import ops
-from .._autograd import Context
+from .._history import Context
 from .._layout import step_of
 from .._op import Op, apply, function
 from .._plan import Value
@@ -23,7 +22,19 @@ from .._spec import Shape, Spec, collapse, contiguous_strides
 from .._tensor import Tensor
 from ._common import normalize_axis, tensor_of
 from ._moves import filled
-from .reduction import as_summand, sum_dtype, widened
+from .arrangement import concat, flip
+from .creation import full, zeros, zeros_like
+from .elementwise_arithmetic import add, multiply
+from .manipulation import astype, permute_dims, reshape
+from .reduction import (
+    _prod as prod_op,
+    _sum as sum_op,
+    as_summand,
+    expand,
+    sum as sum_,
+    sum_dtype,
+    widened,
+)
 
 __all__ = ["cumulative_prod", "cumulative_sum"]
 
@@ -168,9 +179,9 @@ def _skip(g: Tensor, c: Context) -> Tensor:
 
 def _sum_vjp(c: Context, g: Tensor) -> list[Tensor | None]:
     axis, spec = c.options["axis"], c.input_spec(0)
-    turned = ops.flip(_skip(g, c), axis=axis)
-    d = ops.flip(cumulative_sum(turned, axis=axis), axis=axis)
-    return [ops.astype(d, spec.dtype, copy=False)]
+    turned = flip(_skip(g, c), axis=axis)
+    d = flip(cumulative_sum(turned, axis=axis), axis=axis)
+    return [astype(d, spec.dtype, copy=False)]
 
 
 def _sum_jvp(c: Context, tangents: Sequence[Tensor]) -> Tensor | None:
@@ -188,18 +199,18 @@ def _recurrence(factor: Tensor, term: Tensor, axis: int) -> Tensor:
     n, step = term.shape[axis], 1
     while step < n:
         earlier = _delayed(term, axis, step, 0.0)
-        term = ops.add(term, ops.multiply(factor, earlier))
+        term = add(term, multiply(factor, earlier))
         step *= 2
         if step < n:
-            factor = ops.multiply(factor, _delayed(factor, axis, step // 2, 0.0))
+            factor = multiply(factor, _delayed(factor, axis, step // 2, 0.0))
     return term
 
 
 def _delayed(x: Tensor, axis: int, step: int, fill: float) -> Tensor:
     """`x` moved `step` places up along an axis."""
     shape = (*x.shape[:axis], step, *x.shape[axis + 1 :])
-    start = ops.full(shape, fill, dtype=x.dtype, device=x.device)
-    return ops.concat([start, _part(x, axis, slice(0, x.shape[axis] - step))], axis=axis)
+    start = full(shape, fill, dtype=x.dtype, device=x.device)
+    return concat([start, _part(x, axis, slice(0, x.shape[axis] - step))], axis=axis)
 
 
 def _product_before(c: Context, x: Tensor) -> Tensor:
@@ -209,37 +220,35 @@ def _product_before(c: Context, x: Tensor) -> Tensor:
     return _part(products, axis, slice(0, x.shape[axis]))
 
 
-def _prod_vjp(c: Context, g: Tensor) -> list[Tensor | None]:
+def _running_vjp(c: Context, g: Tensor) -> list[Tensor | None]:
     # With a[k] = g[k] + x[k+1] a[k+1], the gradient of x[k] is a[k] times the product before k.
     axis, x = c.options["axis"], widened(c.input(0))
     if x.size == 0:
-        return [ops.zeros_like(c.input(0))]
-    turned = ops.flip(x, axis=axis)
-    back = _recurrence(
-        _delayed(turned, axis, 1, 0.0), ops.flip(widened(_skip(g, c)), axis=axis), axis
-    )
-    d = ops.multiply(ops.flip(back, axis=axis), _product_before(c, x))
-    return [ops.astype(d, c.input_spec(0).dtype, copy=False)]
+        return [zeros_like(c.input(0))]
+    turned = flip(x, axis=axis)
+    back = _recurrence(_delayed(turned, axis, 1, 0.0), flip(widened(_skip(g, c)), axis=axis), axis)
+    d = multiply(flip(back, axis=axis), _product_before(c, x))
+    return [astype(d, c.input_spec(0).dtype, copy=False)]
 
 
-def _prod_jvp(c: Context, tangents: Sequence[Tensor]) -> Tensor | None:
+def _running_jvp(c: Context, tangents: Sequence[Tensor]) -> Tensor | None:
     # y[k] = y[k-1] x[k] gives y'[k] = x[k] y'[k-1] + y[k-1] x'[k].
     (t,) = tangents
     axis, x = c.options["axis"], widened(c.input(0))
     if x.size == 0:
-        return ops.zeros_like(c.output())
-    d = _recurrence(x, ops.multiply(_product_before(c, x), widened(t)), axis)
-    d = ops.astype(d, t.dtype, copy=False)
+        return zeros_like(c.output())
+    d = _recurrence(x, multiply(_product_before(c, x), widened(t)), axis)
+    d = astype(d, t.dtype, copy=False)
     return _delayed_by_one(d, axis) if c.options["initial"] else d
 
 
 def _delayed_by_one(d: Tensor, axis: int) -> Tensor:
     shape = (*d.shape[:axis], 1, *d.shape[axis + 1 :])
-    return ops.concat([ops.zeros(shape, dtype=d.dtype, device=d.device), d], axis=axis)
+    return concat([zeros(shape, dtype=d.dtype, device=d.device), d], axis=axis)
 
 
 _sum = _Cumulative("cumulative_sum", "sum", 0, vjp=_sum_vjp, jvp=_sum_jvp)
-_prod = _Cumulative("cumulative_prod", "prod", 1, vjp=_prod_vjp, jvp=_prod_jvp)
+_prod = _Cumulative("cumulative_prod", "prod", 1, vjp=_running_vjp, jvp=_running_jvp)
 
 
 # -- public ---------------------------------------------------------------------------------------
@@ -305,3 +314,40 @@ def cumulative_prod(
     The gradient does not divide, so zeros are no special case.
     """
     return _cumulative(_prod, x, axis, dtype, include_initial)
+
+
+def _others(x: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """For each element the product of all others along `axes`, without dividing."""
+    kept = tuple(k for k in range(x.ndim) if k not in axes)
+    order = (*kept, *axes)
+    laid = permute_dims(x, order)
+    n = math.prod(x.shape[a] for a in axes)
+    rows = reshape(laid, (*(x.shape[k] for k in kept), n))
+    before = cumulative_prod(rows, axis=-1, include_initial=True)[..., :-1]
+    turned = cumulative_prod(flip(rows, axis=-1), axis=-1, include_initial=True)[..., :-1]
+    product = reshape(multiply(before, flip(turned, axis=-1)), laid.shape)
+    return permute_dims(product, tuple(order.index(k) for k in range(x.ndim)))
+
+
+def _prod_vjp(c: Context, g: Tensor) -> list[Tensor | None]:
+    x, axes = c.input(0), c.options["axes"]
+    if not axes or not x.size:
+        return [g if not axes else astype(x, x.dtype)]
+    d = multiply(expand(widened(g), x.shape, axes), _others(widened(x), axes))
+    return [astype(d, x.dtype, copy=False)]
+
+
+def _prod_jvp(c: Context, tangents: Sequence[Tensor]) -> Tensor | None:
+    (t,) = tangents
+    x, axes = c.input(0), c.options["axes"]
+    if not axes or not x.size:
+        return apply(sum_op, [t], c.options)  # type: ignore[no-any-return]
+    d = sum_(
+        multiply(widened(t), _others(widened(x), axes)),
+        axis=axes,
+        keepdims=c.options["keepdims"],
+    )
+    return astype(d, x.dtype, copy=False)
+
+
+prod_op.vjp, prod_op.jvp = _prod_vjp, _prod_jvp

@@ -7,7 +7,6 @@ The families: arithmetic, comparison (with logic, bits and selection), rounding,
 # ruff: noqa: F403, F405
 from __future__ import annotations
 
-from ._elementwise import unbroadcast
 from .elementwise_arithmetic import *
 from .elementwise_comparison import *
 from .elementwise_rounding import *
@@ -85,5 +84,3 @@ __all__ = [
     "trunc",
     "where",
 ]
-
-_unbroadcast = unbroadcast

@@ -8,13 +8,15 @@ from tensorbus_backends import ir, mathlib, scalar
 from tensorbus_backends.ir import Expr
 from tensorbus_backends.mathlib.integer import int_floor_divide, int_remainder
 
-from .._autograd import Context
+from .._history import Context
 from .._op import Op, apply, function
 from .._promotion import promote
 from .._tensor import Tensor
 from . import _dtype_rules as rules
 from ._common import Scalar, operands, tensor_of
 from ._elementwise import Elementwise, Partial, binary, unary
+from .elementwise_comparison import equal, where
+from .manipulation import astype
 
 __all__ = [
     "abs",
@@ -284,8 +286,6 @@ def clip(
 
 def _bound(x: Tensor, bound: Tensor | Scalar, argument: str) -> Tensor:
     """A bound of clip in the dtype of `x`; integers that do not fit become its limits."""
-    from .manipulation import astype
-
     dtype = x.dtype
     if not isinstance(bound, Tensor):
         if isinstance(bound, int) and not isinstance(bound, bool) and dtype.is_integer:
@@ -378,8 +378,6 @@ _rsqrt = Elementwise(
 
 
 def _nonzero(h: Tensor) -> Tensor:
-    from .elementwise_comparison import equal, where
-
     return where(equal(h, 0), 1, h)
 
 

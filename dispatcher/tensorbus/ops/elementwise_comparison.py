@@ -6,9 +6,10 @@ from tensorbus_backends import dtypes as dt, ir, scalar
 from tensorbus_backends.ir import Expr
 
 from .._op import apply, function
+from .._promotion import result_of_scalar, scalar_dtype
 from .._tensor import Tensor
 from . import _dtype_rules as rules
-from ._common import Scalar, operands, tensor_of
+from ._common import Scalar, operands, scalar_tensor, tensor_of
 from ._elementwise import Elementwise, binary, unary
 
 __all__ = [
@@ -234,9 +235,6 @@ def where(condition: Tensor, x1: Tensor | Scalar, x2: Tensor | Scalar, /) -> Ten
 
 def _scalars(condition: Tensor, x1: Scalar, x2: Scalar) -> list[Tensor]:
     """Two Python scalars as tensors of the default dtype of the greater kind."""
-    from .._promotion import result_of_scalar, scalar_dtype
-    from ._common import scalar_tensor
-
     for x in (x1, x2):
         if not isinstance(x, bool | int | float):
             raise TypeError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import EllipsisType
 from typing import Any
@@ -12,144 +11,30 @@ from typing import Any
 import numpy as np
 from tensorbus_backends import dtypes as dt
 
-from .._autograd import Context, record, snapshot
 from .._fallback import together
-from .._op import Op
+from .._history import record, snapshot
 from .._promotion import promote, result_of_scalar
 from .._shown import shown
-from .._spec import Shape, Spec, broadcast_shapes
+from .._spec import Shape, broadcast_shapes
 from .._tensor import Tensor
 from ._common import scalar_tensor
 from ._gather_kernel import check_bounds, linear_index
-from ._segment_kernel import put_segments, zeros_of
+from ._segment_kernel import put_segments
+from ._slices import Item, _replace, _slice, slice_of, slices
+from .conversion import asarray
+from .creation import zeros
+from .elementwise_comparison import where
 from .inplace import adopt, check_writable, write_into
 from .manipulation import (
-    Layout,
-    View,
     astype,
     broadcast_to,
     permute_dims,
     reshape,
-    unplanned,
 )
 from .selection import index
+from .sorting import nonzero
 
 __all__ = ["getitem", "setitem"]
-
-Item = tuple[int, int, int] | int | None
-"""For one dimension (start, step, count), an int that drops it, or None for a new one."""
-
-
-# -- slices ---------------------------------------------------------------------------------------
-
-
-def _slice_layout(spec: Spec, items: tuple[Item, ...]) -> Layout:
-    shape: list[int] = []
-    strides: list[int] = []
-    offset = axis = 0
-    for item in items:
-        if item is None:
-            shape.append(1)
-            strides.append(0)
-            continue
-        stride = spec.strides[axis]
-        axis += 1
-        if isinstance(item, int):
-            offset += item * stride
-            continue
-        start, step, count = item
-        offset += start * stride if count else 0
-        shape.append(count)
-        strides.append(step * stride)
-    return tuple(shape), tuple(strides), offset if 0 not in spec.shape else 0
-
-
-def _slice_vjp(c: Context, g: Tensor) -> list[Tensor | None]:
-    return [place(g, c.input_spec(0).shape, c.options["items"])]
-
-
-def _slice_jvp(c: Context, tangents: Sequence[Tensor]) -> Tensor | None:
-    (t,) = tangents
-    return slices(t, c.options["items"])
-
-
-_slice = View("slice", _slice_layout, vjp=_slice_vjp, jvp=_slice_jvp)
-
-
-def slices(x: Tensor, items: tuple[Item, ...]) -> Tensor:
-    """A view of `x`; `items` cover all dimensions and are in range."""
-    whole = len(items) == x.ndim and all(
-        i.__class__ is tuple and i[0] == 0 and i[1] == 1 and i[2] == n
-        for i, n in zip(items, x.shape, strict=False)
-    )
-    return x if whole else _slice.view(x, {"items": items})
-
-
-def _placed(g: Tensor, shape: Shape, items: tuple[Item, ...]) -> Tensor:
-    from .creation import zeros
-
-    out = zeros(shape, dtype=g.dtype, device=g.device)
-    write_into(_slice_of(out, items), g.detach())
-    return out
-
-
-def _slice_of(x: Tensor, items: tuple[Item, ...]) -> Tensor:
-    shape, strides, step = _slice_layout(x._spec, items)
-    return Tensor(x._buffer, Spec.of(x.device, x.dtype, shape, strides), x._offset + step)
-
-
-def _place_vjp(c: Context, g: Tensor) -> list[Tensor | None]:
-    return [slices(g, c.options["items"])]
-
-
-def _place_jvp(c: Context, tangents: Sequence[Tensor]) -> Tensor | None:
-    (t,) = tangents
-    return place(t, c.options["shape"], c.options["items"])
-
-
-# The adjoint of a slice: the operand in the slice of zeros; `unplanned`, as slices are.
-_place = Op("place", vjp=_place_vjp, jvp=_place_jvp)
-
-
-def place(g: Tensor, shape: Shape, items: tuple[Item, ...]) -> Tensor:
-    """Zeros of `shape` with `g` in the slice `items`."""
-    options = {"shape": shape, "items": items}
-    return unplanned(_place, [g], options, lambda: _placed(g, shape, items))
-
-
-def _replaced(x: Tensor, value: Tensor, items: tuple[Item, ...]) -> Tensor:
-    out = Tensor(x.device.backend.allocate(x.nbytes), Spec.of(x.device, x.dtype, x.shape))
-    write_into(out, x.detach())
-    write_into(_slice_of(out, items), value.detach())
-    return out
-
-
-def _replace_vjp(c: Context, g: Tensor) -> list[Tensor | None]:
-    items = c.options["items"]
-    spec = c.input_spec(1)
-    base = replace(g, zeros_of(spec, spec.shape), items) if c.needs[0] else None
-    return [base, slices(g, items) if c.needs[1] else None]
-
-
-def _replace_jvp(c: Context, tangents: Sequence[Tensor | None]) -> Tensor | None:
-    base, value = tangents
-    given = base if base is not None else value
-    if given is None:
-        return None
-    shapes = [c.input_spec(k).shape for k in (0, 1)]
-    base = base if base is not None else zeros_of(given._spec, shapes[0])
-    value = value if value is not None else zeros_of(given._spec, shapes[1])
-    return replace(base, value, c.options["items"])
-
-
-# A copy of the first operand with the second one in a slice of it.
-_replace = Op("replace_slice", vjp=_replace_vjp, jvp=_replace_jvp)
-
-
-def replace(x: Tensor, value: Tensor, items: tuple[Item, ...]) -> Tensor:
-    """A copy of `x` with `value`, of the slice's shape and of x's dtype, in the slice `items`."""
-    return unplanned(_replace, [x, value], {"items": items}, lambda: _replaced(x, value, items))
-
 
 # -- reading a key --------------------------------------------------------------------------------
 
@@ -183,8 +68,6 @@ def _unified(x: Tensor, key: Any) -> list[Any]:
     dots = None
     for part in key if isinstance(key, tuple) else (key,):
         if isinstance(part, list | np.ndarray):
-            from .conversion import asarray
-
             empty = isinstance(part, list) and not part
             part = asarray(part, dtype=dt.int64 if empty else None, device=x.device)
         if part is Ellipsis:
@@ -281,16 +164,12 @@ def _read_mask(
     """Turn a mask into coordinates; returns how many dimensions it covers."""
     shape = _check_mask(x, mask, axis)
     if not mask.ndim:
-        from .creation import zeros
-
         where.append(len(items))
         items.append(None)
         count = int(bool(mask.detach()))
         found.tensors.append(zeros((count,), dtype=dt.int64, device=x.device))
         found.known.append(True)
         return 0
-    from .sorting import nonzero
-
     for n, places in zip(shape, nonzero(mask), strict=True):
         where.append(len(items))
         items.append((0, 1, n))
@@ -373,7 +252,7 @@ def setitem(x: Tensor, key: Any, value: Any) -> None:
         _set_where(x, key, given)
         return
     found = _read(x, key)
-    bare = _slice_of(x, found.items)
+    bare = slice_of(x, found.items)
     if found.tensors:
         _check(found, x, bare)
         view = slices(x, found.items) if x._track is not None else bare
@@ -385,8 +264,6 @@ def setitem(x: Tensor, key: Any, value: Any) -> None:
 
 def _set_where(x: Tensor, mask: Tensor, value: Tensor) -> None:
     """``x[mask] = value`` for a value that does not depend on the element: no search is needed."""
-    from .elementwise import where
-
     _check_mask(x, mask, 0)
     wide = reshape(mask, (*mask.shape, *(1,) * (x.ndim - mask.ndim)))
     rest = _fit(value, x.shape[mask.ndim :])
@@ -416,8 +293,6 @@ def _value(x: Tensor, value: Any) -> Tensor:
     if isinstance(value, Tensor):
         given = value
     else:
-        from .conversion import asarray
-
         given = asarray(value, device=x.device)
     if not together(given.device, x.device):
         raise ValueError(

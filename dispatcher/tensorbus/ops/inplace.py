@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Sequence
 from typing import Any
 
-from tensorbus_backends.contract import Buffer
 from tensorbus_backends.dtypes import DType
 
-from .._autograd import Track, bump, version
+from .._history import Track, bump, version
+from .._memory import READ_ONLY
 from .._op import Op, perform
 from .._plan import Value
 from .._planner import Planner
@@ -20,9 +19,6 @@ from ._moves import write
 from .manipulation import View, _contiguous, contiguous
 
 __all__ = ["assign"]
-
-READ_ONLY: weakref.WeakSet[Buffer] = weakref.WeakSet()
-"""Memory of other libraries that they forbid to change."""
 
 
 class _Write(Op):

@@ -8,8 +8,8 @@ from typing import Any
 
 from tensorbus_backends.dtypes import DType
 
-from .._autograd import Context, record
 from .._devices import Device, get_device
+from .._history import Context, record
 from .._layout import permuted_strides
 from .._op import Op, apply, function
 from .._plan import Value
@@ -133,12 +133,6 @@ def _permute_vjp(c: Context, g: Tensor) -> list[Tensor | None]:
     return [permute_dims(g, tuple(axes.index(k) for k in range(len(axes))))]
 
 
-def _broadcast_vjp(c: Context, g: Tensor) -> list[Tensor | None]:
-    from .elementwise import _unbroadcast
-
-    return [_unbroadcast(g, c.input_spec(0))]
-
-
 def _astype_vjp(c: Context, g: Tensor) -> list[Tensor | None]:
     source = c.input_spec(0).dtype
     return [g if g.dtype is source else astype(g, source)]
@@ -182,7 +176,7 @@ def _laid_out(x: Tensor) -> Tensor:
 
 _reshape = View("reshape", _reshape_layout, vjp=_reshape_vjp, jvp=_forward(_reshaped))
 _permute = View("permute_dims", _permute_layout, vjp=_permute_vjp, jvp=_forward(_permuted))
-_broadcast = View("broadcast_to", _broadcast_layout, vjp=_broadcast_vjp, jvp=_forward(_broadcasted))
+_broadcast = View("broadcast_to", _broadcast_layout, jvp=_forward(_broadcasted))
 _contiguous = Copy("contiguous", vjp=_copy_vjp, jvp=_forward(_laid_out))
 _astype = Copy("astype", vjp=_astype_vjp, jvp=_astype_jvp)
 

@@ -9,8 +9,7 @@ from typing import Any
 from tensorbus_backends.dtypes import DType
 from tensorbus_backends.kernels import DIMS, Matmul
 
-from .. import ops
-from .._autograd import Context
+from .._history import Context
 from .._op import Op, apply, function, whole
 from .._plan import Value
 from .._planner import Planner
@@ -18,8 +17,11 @@ from .._promotion import promote
 from .._spec import Shape, Spec, broadcast_shapes, broadcast_strides, collapse
 from .._tensor import Tensor
 from ._common import normalize_axes, normalize_axis, tensor_of
-from ._elementwise import unbroadcast
+from ._diagonal import unbroadcast
 from ._moves import filled
+from .arrangement import moveaxis
+from .elementwise_arithmetic import add
+from .manipulation import astype, matrix_transpose, permute_dims, reshape
 
 __all__ = ["matmul", "tensordot", "vecdot"]
 
@@ -65,9 +67,9 @@ class _Matmul(Op):
 def _vjp(c: Context, g: Tensor) -> list[Tensor | None]:
     left = right = None
     if c.needs[0]:
-        left = unbroadcast(matmul(g, ops.matrix_transpose(c.input(1))), c.input_spec(0))
+        left = unbroadcast(matmul(g, matrix_transpose(c.input(1))), c.input_spec(0))
     if c.needs[1]:
-        right = unbroadcast(matmul(ops.matrix_transpose(c.input(0)), g), c.input_spec(1))
+        right = unbroadcast(matmul(matrix_transpose(c.input(0)), g), c.input_spec(1))
     return [left, right]
 
 
@@ -75,7 +77,7 @@ def _jvp(c: Context, tangents: Sequence[Tensor | None]) -> Tensor | None:
     ta, tb = tangents
     left = None if ta is None else matmul(ta, c.input(1))
     right = None if tb is None else matmul(c.input(0), tb)
-    return left if right is None else right if left is None else ops.add(left, right)
+    return left if right is None else right if left is None else add(left, right)
 
 
 _matmul = _Matmul("matmul", signature="(x1, x2, /)", vjp=_vjp, jvp=_jvp)
@@ -88,7 +90,7 @@ def _operands(name: str, x1: Tensor, x2: Tensor) -> tuple[Tensor, Tensor]:
     dtype = promote(x1.dtype, x2.dtype)
     if dtype.kind == "b":
         raise TypeError(f"{name} needs numeric operands, not bool; convert with astype")
-    return ops.astype(x1, dtype, copy=False), ops.astype(x2, dtype, copy=False)
+    return astype(x1, dtype, copy=False), astype(x2, dtype, copy=False)
 
 
 @function("matrix", differentiable=True)
@@ -109,8 +111,8 @@ def matmul(x1: Tensor, x2: Tensor, /) -> Tensor:
     x1, x2 = _operands("matmul", x1, x2)
     if x1.ndim == 0 or x2.ndim == 0:
         raise ValueError("matmul needs operands with at least one dimension; use multiply")
-    a = ops.reshape(x1, (1, x1.shape[0])) if x1.ndim == 1 else x1
-    b = ops.reshape(x2, (x2.shape[0], 1)) if x2.ndim == 1 else x2
+    a = reshape(x1, (1, x1.shape[0])) if x1.ndim == 1 else x1
+    b = reshape(x2, (x2.shape[0], 1)) if x2.ndim == 1 else x2
     if a.shape[-1] != b.shape[-2]:
         raise ValueError(
             f"matmul: shapes {x1.shape} and {x2.shape} do not fit: the inner sizes are "
@@ -122,7 +124,7 @@ def matmul(x1: Tensor, x2: Tensor, /) -> Tensor:
         shape = (*shape[:-2], shape[-1])
     if x2.ndim == 1:
         shape = shape[:-1]
-    return out if shape == out.shape else ops.reshape(out, shape)
+    return out if shape == out.shape else reshape(out, shape)
 
 
 @function("matrix", differentiable=True)
@@ -164,11 +166,11 @@ def vecdot(x1: Tensor, x2: Tensor, /, *, axis: int = -1) -> Tensor:
     )
     if made is not None:
         return made
-    a, b = ops.moveaxis(a, from_end, -1), ops.moveaxis(b, from_end, -1)
-    left = ops.reshape(a, (*a.shape[:-1], 1, a.shape[-1]))
-    right = ops.reshape(b, (*b.shape, 1))
+    a, b = moveaxis(a, from_end, -1), moveaxis(b, from_end, -1)
+    left = reshape(a, (*a.shape[:-1], 1, a.shape[-1]))
+    right = reshape(b, (*b.shape, 1))
     out = matmul(left, right)
-    return ops.reshape(out, out.shape[:-2])
+    return reshape(out, out.shape[:-2])
 
 
 @function("matrix", differentiable=True)
@@ -217,6 +219,6 @@ def tensordot(
     if made is not None:
         return made
     terms = math.prod(sizes)
-    left = ops.reshape(ops.permute_dims(a, (*rest_a, *first)), (math.prod(shape_a), terms))
-    right = ops.reshape(ops.permute_dims(b, (*second, *rest_b)), (terms, math.prod(shape_b)))
-    return ops.reshape(matmul(left, right), (*shape_a, *shape_b))
+    left = reshape(permute_dims(a, (*rest_a, *first)), (math.prod(shape_a), terms))
+    right = reshape(permute_dims(b, (*second, *rest_b)), (terms, math.prod(shape_b)))
+    return reshape(matmul(left, right), (*shape_a, *shape_b))

@@ -19,8 +19,7 @@ from tensorbus_backends.kernels import (
     Strided,
 )
 
-from .. import ops
-from .._autograd import Context
+from .._history import Context
 from .._layout import step_of, word
 from .._op import Op, apply, function
 from .._plan import Value
@@ -31,6 +30,7 @@ from .._spec import Shape, Spec, broadcast_strides, collapse
 from .._tensor import Tensor
 from ._common import normalize_axes, tensor_of
 from ._moves import broadcast, filled, packed, permuted
+from .manipulation import astype, broadcast_to, reshape
 
 __all__ = ["all", "any", "count_nonzero", "prod", "sum"]
 
@@ -233,7 +233,7 @@ def sum_dtype(name: str, x: DType, dtype: DType | None) -> DType:
 def as_summand(x: Tensor, dtype: DType) -> Tensor:
     """`x` converted to the result's dtype first, unless the kernel converts it exactly."""
     exact = not x.dtype.is_float and dtype.bits != 16
-    return x if exact or x.dtype is dtype else ops.astype(x, dtype)
+    return x if exact or x.dtype is dtype else astype(x, dtype)
 
 
 def need_floating(name: str, x: Tensor) -> None:
@@ -252,13 +252,13 @@ def need_numeric(name: str, x: Tensor) -> None:
 
 def widened(x: Tensor) -> Tensor:
     """`x` in its compute dtype, so that a gradient of several ops is rounded once."""
-    return ops.astype(x, x.dtype.compute, copy=False)
+    return astype(x, x.dtype.compute, copy=False)
 
 
 def expand(g: Tensor, shape: Shape, axes: tuple[int, ...]) -> Tensor:
     """A reduced tensor as a broadcast view of the shape before the reduction."""
     kept = tuple(1 if k in axes else n for k, n in enumerate(shape))
-    return ops.broadcast_to(ops.reshape(g, kept), shape)
+    return broadcast_to(reshape(g, kept), shape)
 
 
 # -- sum ------------------------------------------------------------------------------------------
@@ -266,7 +266,7 @@ def expand(g: Tensor, shape: Shape, axes: tuple[int, ...]) -> Tensor:
 
 def _sum_vjp(c: Context, g: Tensor) -> list[Tensor | None]:
     spec = c.input_spec(0)
-    return [ops.astype(expand(g, spec.shape, c.options["axes"]), spec.dtype, copy=False)]
+    return [astype(expand(g, spec.shape, c.options["axes"]), spec.dtype, copy=False)]
 
 
 def _sum_jvp(c: Context, tangents: Sequence[Tensor]) -> Tensor | None:
@@ -312,43 +312,7 @@ def sum(
 # -- prod -----------------------------------------------------------------------------------------
 
 
-def _others(x: Tensor, axes: tuple[int, ...]) -> Tensor:
-    """For each element the product of all others along `axes`, without dividing."""
-    from .cumulative import cumulative_prod
-
-    kept = tuple(k for k in range(x.ndim) if k not in axes)
-    order = (*kept, *axes)
-    laid = ops.permute_dims(x, order)
-    n = math.prod(x.shape[a] for a in axes)
-    rows = ops.reshape(laid, (*(x.shape[k] for k in kept), n))
-    before = cumulative_prod(rows, axis=-1, include_initial=True)[..., :-1]
-    turned = cumulative_prod(ops.flip(rows, axis=-1), axis=-1, include_initial=True)[..., :-1]
-    product = ops.reshape(ops.multiply(before, ops.flip(turned, axis=-1)), laid.shape)
-    return ops.permute_dims(product, tuple(order.index(k) for k in range(x.ndim)))
-
-
-def _prod_vjp(c: Context, g: Tensor) -> list[Tensor | None]:
-    x, axes = c.input(0), c.options["axes"]
-    if not axes or not x.size:
-        return [g if not axes else ops.astype(x, x.dtype)]
-    d = ops.multiply(expand(widened(g), x.shape, axes), _others(widened(x), axes))
-    return [ops.astype(d, x.dtype, copy=False)]
-
-
-def _prod_jvp(c: Context, tangents: Sequence[Tensor]) -> Tensor | None:
-    (t,) = tangents
-    x, axes = c.input(0), c.options["axes"]
-    if not axes or not x.size:
-        return apply(_sum, [t], c.options)  # type: ignore[no-any-return]
-    d = sum(
-        ops.multiply(widened(t), _others(widened(x), axes)),
-        axis=axes,
-        keepdims=c.options["keepdims"],
-    )
-    return ops.astype(d, x.dtype, copy=False)
-
-
-_prod = Reduction("prod", "prod", accumulator, 1, vjp=_prod_vjp, jvp=_prod_jvp)
+_prod = Reduction("prod", "prod", accumulator, 1)  # its rules: see `cumulative`
 
 
 @function("reduction", differentiable=True)

@@ -9,7 +9,7 @@ from typing import Any
 from tensorbus_backends import dtypes as dt
 from tensorbus_backends.dtypes import DType
 
-from .._autograd import Context
+from .._history import Context
 from .._op import Op, apply, function
 from .._plan import Value
 from .._planner import Planner
@@ -18,7 +18,9 @@ from .._spec import Shape, Spec, broadcast_shapes
 from .._tensor import Tensor
 from ._common import normalize_axis, tensor_of
 from ._gather_kernel import broadcast_index, check_bounds, gathered, linear_index
-from ._segment_kernel import add_segments, put_segments, zeros_of
+from ._segment_kernel import add_segments, put_segments
+from ._slices import place, replace, slices
+from .creation import zeros_of
 from .elementwise_arithmetic import minimum
 from .manipulation import astype, broadcast_to, permute_dims, reshape
 
@@ -128,8 +130,6 @@ _gather = _Gather("gather", vjp=_gather_vjp, jvp=_gather_jvp)
 
 def _embed(part: Tensor, shape: Shape) -> Tensor:
     """`part` at the origin of zeros of `shape`."""
-    from .indexing import place
-
     if part.shape == shape:
         return part
     return place(part, shape, tuple((0, 1, n) for n in part.shape))
@@ -153,38 +153,6 @@ def _in_rows(call: Any, target: Tensor, i: Tensor, source: Tensor, axis: int) ->
     moved = reshape(out, (*(target.shape[k] for k in others), target.shape[axis]))
     came = [*others, axis]
     return permute_dims(moved, tuple(came.index(k) for k in range(target.ndim)))
-
-
-class _Rows(Op):
-    """``out[p, b, r] = x[p, index[p, b], r]``: what `index_add` needs for its gradient."""
-
-    def infer(self, specs: Sequence[Spec], options: dict[str, Any]) -> list[tuple[DType, Shape]]:
-        return [(specs[0].dtype, (*specs[1].shape, specs[0].shape[2]))]
-
-    def build(self, p: Planner, values: Sequence[Value], options: dict[str, Any]) -> Value:
-        x, i = values
-        ((_, shape),) = self.infer([x.spec, i.spec], options)
-        rows = i.read(shape=(*i.shape, 1), strides=(*i.strides, 1))
-        rest = (x.strides[0], 0, x.strides[2])
-        return gathered(p, x, shape, rest, [rows], [x.shape[1]], [x.strides[1]])
-
-
-def _rows_vjp(c: Context, g: Tensor) -> list[Tensor | None]:
-    spec = c.input_spec(0)
-    return [add_segments(zeros_of(spec, spec.shape), c.input(1), g), None]
-
-
-def _rows_jvp(c: Context, tangents: Sequence[Tensor | None]) -> Tensor | None:
-    t = tangents[0]
-    return None if t is None else rows_at(t, c.input(1))
-
-
-_rows = _Rows("take_rows", vjp=_rows_vjp, jvp=_rows_jvp)
-
-
-def rows_at(x: Tensor, i: Tensor) -> Tensor:
-    """Rows of x (P, N, R) at index (P, B): shape (P, B, R)."""
-    return apply(_rows, [x, i])  # type: ignore[no-any-return]
 
 
 # -- public ---------------------------------------------------------------------------------------
@@ -338,8 +306,6 @@ def scatter(x: Tensor, index: Tensor, src: Tensor, /, *, axis: int) -> Tensor:
         TypeError: `index` is not an integer tensor, or `src` does not fit the dtype of `x`.
         ValueError: The shapes do not fit.
     """
-    from .indexing import replace, slices
-
     tensor_of("scatter", x)
     i = index_tensor("scatter", index, "index")
     source = _same_dtype("scatter", x, tensor_of("scatter", src, "src"), "src")

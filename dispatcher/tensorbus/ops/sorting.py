@@ -9,8 +9,7 @@ from tensorbus_backends import dtypes as dt, ir, scalar
 from tensorbus_backends.dtypes import DType
 from tensorbus_backends.ir import Expr
 
-from .. import ops
-from .._autograd import Context
+from .._history import Context
 from .._op import Op, apply, function
 from .._plan import Value
 from .._planner import Planner
@@ -21,7 +20,9 @@ from .._tensor import Tensor
 from ._common import normalize_axis, tensor_of
 from ._moves import filled, permuted
 from ._sort_kernel import argsorted_rows
-from .selection import _gather
+from .cumulative import cumulative_sum
+from .manipulation import astype, reshape
+from .selection import _gather, take_along_axis
 
 __all__ = ["argsort", "nonzero", "searchsorted", "sort"]
 
@@ -55,13 +56,13 @@ def _sort_vjp(c: Context, g: Tensor, _: Tensor | None = None) -> list[Tensor | N
     # The inverse of a permutation sorts it, so this is a gather like the sort itself.
     axis = c.options["axis"]
     inverse = argsort(c.output(1), axis=axis)
-    return [ops.take_along_axis(g, inverse, axis=axis)]
+    return [take_along_axis(g, inverse, axis=axis)]
 
 
 def _sort_jvp(c: Context, tangents: Sequence[Tensor]) -> list[Tensor | None]:
     (t,) = tangents
     axis = c.options["axis"]
-    return [ops.take_along_axis(t, c.output(1), axis=axis), None]
+    return [take_along_axis(t, c.output(1), axis=axis), None]
 
 
 _sort = _Sort("sort", vjp=_sort_vjp, jvp=_sort_jvp)
@@ -207,7 +208,7 @@ def searchsorted(
     dtype = promote(x1.dtype, x2.dtype)
     if dtype.kind == "b":
         raise TypeError("searchsorted needs numeric operands, not bool; convert with astype")
-    tensors = [ops.astype(x1, dtype, copy=False), ops.astype(x2, dtype, copy=False)]
+    tensors = [astype(x1, dtype, copy=False), astype(x2, dtype, copy=False)]
     if sorter is not None:
         tensor_of("searchsorted", sorter, "sorter")
         if not sorter.dtype.is_integer:
@@ -216,7 +217,7 @@ def searchsorted(
             raise ValueError(
                 f"searchsorted: sorter has shape {sorter.shape}, x1 has shape {x1.shape}"
             )
-        tensors.append(ops.astype(sorter, dt.int64, copy=False))
+        tensors.append(astype(sorter, dt.int64, copy=False))
     return apply(_searchsorted, tensors, {"side": side})  # type: ignore[no-any-return]
 
 
@@ -299,7 +300,7 @@ def nonzero(x: Tensor, /) -> tuple[Tensor, ...]:
     tensor_of("nonzero", x)
     if x.ndim == 0:
         raise ValueError("nonzero needs at least one dimension; use reshape(x, (1,)) first")
-    mask = ops.reshape(ops.astype(x.detach(), dt.bool_, copy=False), (-1,))
-    counts = ops.cumulative_sum(mask, axis=0)
+    mask = reshape(astype(x.detach(), dt.bool_, copy=False), (-1,))
+    counts = cumulative_sum(mask, axis=0)
     found = int(counts[-1].item()) if x.size else 0
     return apply(_nonzero, [counts], {"shape": x.shape, "found": found})  # type: ignore[no-any-return]

@@ -11,8 +11,7 @@ from tensorbus_backends.dtypes import DType
 from tensorbus_backends.ir import Expr
 from tensorbus_backends.kernels import MONOIDS, Stage
 
-from .. import ops
-from .._autograd import Context
+from .._history import Context
 from .._op import Op, apply, function
 from .._plan import Value
 from .._planner import Planner
@@ -22,6 +21,9 @@ from .._tensor import Tensor
 from ._common import normalize_axes, normalize_axis, tensor_of
 from ._moves import filled
 from ._rows import Body, Fused
+from .elementwise_arithmetic import divide, multiply, subtract
+from .elementwise_comparison import equal, where
+from .manipulation import astype, reshape
 from .reduction import (
     Reduction,
     expand,
@@ -44,24 +46,24 @@ Axis = int | Sequence[int] | None
 def _ties(c: Context) -> tuple[Tensor, Tensor]:
     """1 where an element equals its extreme, in compute dtype, and how many such there are."""
     x, axes = c.input(0).detach(), c.options["axes"]
-    tied = ops.equal(x, expand(c.output().detach(), x.shape, axes))
-    mask = ops.astype(tied, x.dtype.compute)
+    tied = equal(x, expand(c.output().detach(), x.shape, axes))
+    mask = astype(tied, x.dtype.compute)
     return mask, sum_(mask, axis=axes, keepdims=True)
 
 
 def _extreme_vjp(c: Context, g: Tensor) -> list[Tensor | None]:
     spec = c.input_spec(0)
     mask, count = _ties(c)
-    share = ops.divide(ops.reshape(widened(g), count.shape), count)
-    return [ops.astype(ops.multiply(mask, share), spec.dtype, copy=False)]
+    share = divide(reshape(widened(g), count.shape), count)
+    return [astype(multiply(mask, share), spec.dtype, copy=False)]
 
 
 def _extreme_jvp(c: Context, tangents: Sequence[Tensor]) -> Tensor | None:
     (t,) = tangents
     mask, count = _ties(c)
-    total = sum_(ops.multiply(widened(t), mask), axis=c.options["axes"], keepdims=True)
-    d = ops.reshape(ops.divide(total, count), c.output().shape)
-    return ops.astype(d, t.dtype, copy=False)
+    total = sum_(multiply(widened(t), mask), axis=c.options["axes"], keepdims=True)
+    d = reshape(divide(total, count), c.output().shape)
+    return astype(d, t.dtype, copy=False)
 
 
 def _own(source: DType, result: DType) -> DType:
@@ -199,7 +201,7 @@ def _count(c: Context) -> int:
 def _mean_vjp(c: Context, g: Tensor) -> list[Tensor | None]:
     spec, n = c.input_spec(0), _count(c)
     # In compute dtype: float16 and bfloat16 do not hold every n.
-    share = ops.astype(ops.divide(widened(g), n), spec.dtype, copy=False) if n else g
+    share = astype(divide(widened(g), n), spec.dtype, copy=False) if n else g
     return [expand(share, spec.shape, c.options["axes"])]
 
 
@@ -298,32 +300,32 @@ def _centred(c: Context) -> tuple[Tensor, float]:
     """x - mean in compute dtype, and 1 / (n - correction)."""
     x, axes = widened(c.input(0)), c.options["axes"]
     d = divisor(math.prod(x.shape[a] for a in axes), c.options["correction"])
-    return ops.subtract(x, mean(x, axis=axes, keepdims=True)), 1 / d if d else math.inf
+    return subtract(x, mean(x, axis=axes, keepdims=True)), 1 / d if d else math.inf
 
 
 def _root_share(c: Context, g: Tensor) -> Tensor:
     """g / (2 std), and 0 where the deviation is 0 (as PyTorch)."""
     s = widened(c.output())
-    flat = ops.equal(s, 0)
-    return ops.where(flat, 0.0, ops.divide(g, ops.multiply(ops.where(flat, 1.0, s), 2)))
+    flat = equal(s, 0)
+    return where(flat, 0.0, divide(g, multiply(where(flat, 1.0, s), 2)))
 
 
 def _variance_vjp(c: Context, g: Tensor) -> list[Tensor | None]:
     spec, axes = c.input_spec(0), c.options["axes"]
     centred, inverse = _centred(c)
     share = widened(g) if c.op == "var" else _root_share(c, widened(g))
-    d = ops.multiply(expand(ops.multiply(share, 2 * inverse), spec.shape, axes), centred)
-    return [ops.astype(d, spec.dtype, copy=False)]
+    d = multiply(expand(multiply(share, 2 * inverse), spec.shape, axes), centred)
+    return [astype(d, spec.dtype, copy=False)]
 
 
 def _variance_jvp(c: Context, tangents: Sequence[Tensor]) -> Tensor | None:
     (t,) = tangents
     centred, inverse = _centred(c)
     total = sum_(
-        ops.multiply(centred, widened(t)), axis=c.options["axes"], keepdims=c.options["keepdims"]
+        multiply(centred, widened(t)), axis=c.options["axes"], keepdims=c.options["keepdims"]
     )
-    d = ops.multiply(total, 2 * inverse)
-    return ops.astype(d if c.op == "var" else _root_share(c, d), t.dtype, copy=False)
+    d = multiply(total, 2 * inverse)
+    return astype(d if c.op == "var" else _root_share(c, d), t.dtype, copy=False)
 
 
 _var = _Variance("var", False, vjp=_variance_vjp, jvp=_variance_jvp)
@@ -389,35 +391,11 @@ def _logsumexp_kernel(dtype: DType, count: int, **options: Any) -> Body:
     return stages, (mathlib.log(ir.param(1, acc)) + m,), ()
 
 
-def _weights(c: Context) -> Tensor:
-    from ..nn.normalization import softmax_over
-
-    return softmax_over(widened(c.input(0)), c.options["axes"])
-
-
-def _logsumexp_vjp(c: Context, g: Tensor) -> list[Tensor | None]:
-    spec, axes = c.input_spec(0), c.options["axes"]
-    d = ops.multiply(expand(widened(g), spec.shape, axes), _weights(c))
-    return [ops.astype(d, spec.dtype, copy=False)]
-
-
-def _logsumexp_jvp(c: Context, tangents: Sequence[Tensor]) -> Tensor | None:
-    (t,) = tangents
-    d = sum_(
-        ops.multiply(widened(t), _weights(c)),
-        axis=c.options["axes"],
-        keepdims=c.options["keepdims"],
-    )
-    return ops.astype(d, t.dtype, copy=False)
-
-
 _logsumexp = Fused(
     "logsumexp",
     _logsumexp_kernel,
     reduces=True,
-    vjp=_logsumexp_vjp,
-    jvp=_logsumexp_jvp,
-)
+)  # its rules: see `nn.normalization`
 
 
 @function("statistics", differentiable=True)

@@ -7,11 +7,13 @@ from typing import Any
 
 from tensorbus_backends.dtypes import DType
 
-from ._autograd import Context
-from ._devices import Device
-from ._op import Op, apply
-from ._spec import Shape, Spec
-from ._tensor import Tensor
+from .._devices import Device
+from .._history import Context
+from .._memory import allocate, from_host
+from .._op import Op, apply
+from .._spec import Shape, Spec
+from .._tensor import Tensor
+from .manipulation import contiguous
 
 __all__ = ["transfer"]
 
@@ -23,8 +25,6 @@ class _Transfer(Op):
         return [(specs[0].dtype, specs[0].shape)]
 
     def host(self, device: Device, options: dict[str, Any]) -> Callable[..., Any] | None:
-        from .ops._common import from_host
-
         target: Device = options["target"]
         neighbours = target.info.plugin == device.info.plugin
 
@@ -37,9 +37,6 @@ class _Transfer(Op):
 
 def _directly(x: Tensor, target: Device) -> Tensor | None:
     """A copy between devices of one plugin, or None if they have no way around the host."""
-    from .ops._common import allocate
-    from .ops.manipulation import contiguous
-
     x.device.late.settle()
     packed = contiguous(x.detach())
     out = allocate(target, x.dtype, x.shape)
