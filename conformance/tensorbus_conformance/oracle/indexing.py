@@ -224,6 +224,7 @@ def _register(
     degenerate: Samples | None = None,
     namespace: str = "",
     offered: bool = True,
+    **facts: Any,
 ) -> None:
     OPS[name] = OpReference(
         name,
@@ -238,6 +239,7 @@ def _register(
         degenerate=degenerate,
         namespace=namespace,
         offered=offered,
+        **facts,
     )
 
 
@@ -262,7 +264,7 @@ for _name, _forward in (("sort", _sort), ("argsort", _argsort)):
         special=along.special_rows,
         degenerate=along.degenerate(axis=-1, scalar=False),
     )
-_register("where", _where, 3, at.where, degenerate=edges.where_degenerate)
+_register("where", _where, 3, at.where, degenerate=edges.where_degenerate, numbers=True)
 _register(
     "nonzero",
     _nonzero,
@@ -305,7 +307,7 @@ _register(
         ((0,), (0,), (0,), 0), ((3,), (0,), (0,), 0), ((2, 0), (2, 0), (2, 0), 0),
         ((1,), (1,), (), 0), ((2, 3), (0, 3), (0, 3), 0), ((2, 3), (2, 0), (), -1),
         ((1, 1), (1, 1), (1, 1), -2),
-    ),
+    ), mixes="first",
 )  # fmt: skip
 _register(
     "index_add",
@@ -318,7 +320,7 @@ _register(
     degenerate=edges.indexed(
         ((0,), (0,), (0,), 0), ((3, 0), (2,), (2, 0), 0), ((1,), (1,), (1,), 0),
         ((2, 3), (0,), (0, 3), 0), ((2, 3), (0,), (2, 0), -1), ((0, 3), (2,), (0, 2), 1),
-    ),
+    ), mixes="first",
 )  # fmt: skip
 _register("isin", _isin, 2, None, "if", offered=False)
 for _which in ("all", "counts", "inverse", "values"):

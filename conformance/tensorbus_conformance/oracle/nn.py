@@ -47,6 +47,7 @@ def _register(
     special: Samples | None = None,
     degenerate: Samples | None = None,
     excused: dict[str, str] | None = None,
+    **facts: Any,
 ) -> None:
     domains = domain if len(domain) >= tensors[1] else domain * tensors[1]
     OPS[name] = OpReference(
@@ -62,6 +63,7 @@ def _register(
         degenerate=degenerate,
         excused=excused or {},
         namespace="nn",
+        **facts,
     )
 
 
@@ -352,6 +354,7 @@ _register(
     special=edges.norm_special,
     degenerate=edges.norm_degenerate,
     excused=_NO_AXES,
+    mixes="within",
 )
 _register(
     "rms_norm",
@@ -364,6 +367,7 @@ _register(
     special=edges.norm_special,
     degenerate=edges.norm_degenerate,
     excused=_NO_AXES,
+    mixes="within",
 )
 
 # -- losses and linear ----------------------------------------------------------------------------
@@ -535,6 +539,7 @@ _register(
     (2, 2),
     special=edges.mse_special,
     degenerate=edges.mse_degenerate,
+    mixes="within",
 )
 _register(
     "cross_entropy",
@@ -546,6 +551,7 @@ _register(
     special=edges.cross_entropy_special,
     degenerate=edges.cross_entropy_degenerate,
     excused={"label_smoothing: negative": "smoothing outside [0, 1] is a ValueError, see errors"},
+    mixes="within",
 )
 _register(
     "linear",
@@ -556,6 +562,7 @@ _register(
     (2, 3),
     ((-1.0, 1.0),),
     degenerate=edges.linear_degenerate,
+    mixes="within",
 )
 _register(
     "embedding",
