@@ -18,12 +18,13 @@ from tensorbus_backends.kernels import matmul, rows, scan
 from tensorbus_conformance.judge.items import Item, Outcome, properties
 from tensorbus_conformance.judge.properties import judge
 from tensorbus_conformance.judge.session import Session, fenced
-from tensorbus_conformance.oracle import REFERENCES, order, ordered
+from tensorbus_conformance.oracle import REFERENCES, order, order_sample
 
 reduce_kernel = importlib.import_module("tensorbus_backends.kernels.reduce")
 segments = importlib.import_module("tensorbus.ops._segment_kernel")
 CPU = any(d.name == "cpu" and d.available for d in tb._devices.registry.devices(plugin="cpu"))
 NAMES = {name.rsplit(".", 1)[-1]: name for name in tb.FUNCTIONS}
+ORDERS = {name: op.order for name, op in REFERENCES.items() if op.order is not None}
 
 
 def _judged(op: str, device: str = "ref", dtype: str = "float32", what: str = "order") -> Outcome:
@@ -52,7 +53,7 @@ def test_fma_rounds_once(dtype: Any) -> None:
 
 def test_reduction_by_hand() -> None:
     """8,193 + 1 elements, summed by the document's sentences one number at a time."""
-    x = ordered.Sample(np.float32, 3, False).cancelling(1, 8194)[0]
+    x = order_sample.Sample(np.float32, 3, False).cancelling(1, 8194)[0]
     results = []
     for chunk in (x[:8192], x[8192:]):
         lanes = [np.float32(-0.0)] * 128
@@ -69,31 +70,31 @@ def test_reduction_by_hand() -> None:
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_every_other_order_is_seen_by_every_sample(dtype: Any) -> None:
-    for name, entry in ordered.ORDERS.items():
+    for name, entry in ORDERS.items():
         assert entry.sees
         for seed in range(2):
-            assert ordered.sample(entry, dtype, seed, False)[2] == [], (name, seed)
-    seen = {s for e in ordered.ORDERS.values() for s in e.sees}
+            assert order_sample.sample(entry, dtype, seed, False)[2] == [], (name, seed)
+    seen = {s for e in ORDERS.values() for s in e.sees}
     assert seen == set(order.OTHERS)
 
 
 def test_a_blind_sample_is_vacuous(monkeypatch: pytest.MonkeyPatch) -> None:
-    entry = ordered.ORDERS["index_add"]
+    entry = ORDERS["index_add"]
     monkeypatch.setattr(
-        ordered.Sample, "cancelling", lambda s, *shape: np.ones(shape, s.dtype), raising=True
+        order_sample.Sample, "cancelling", lambda s, *shape: np.ones(shape, s.dtype), raising=True
     )
-    calls, _, blind = ordered.sample(entry, np.float32, 0, False)
+    calls, _, blind = order_sample.sample(entry, np.float32, 0, False)
     assert calls
     assert blind == ["last position first"]
 
 
 def test_every_float_item_of_such_an_op_has_the_cell() -> None:
-    for name in ordered.ORDERS:
+    for name in ORDERS:
         op = NAMES[name]
         for device in ("ref", "cpu"):
             assert "order" in properties(op, dt.float16, "portable", device, "smoke")
         assert "order" not in properties(op, dt.float32, "native", "cpu", "smoke")
-        assert REFERENCES[name].order is ordered.ORDERS[name]
+        assert REFERENCES[name].order is ORDERS[name]
 
 
 # -- faults that kernel and interpreter share -----------------------------------------------------

@@ -61,8 +61,9 @@ class _Blocks:
     looked at: what is no poison was stored through a buffer that was gone.
     """
 
-    LARGEST = 16 * _PAGE
-    KEPT = 32
+    LARGEST = 4 * _PAGE
+    KEPT = 16
+    """Blocks of a size: a device that is judged keeps less than a MiB, since hundreds may live."""
 
     def __init__(self, libc: _Libc) -> None:
         self._libc = libc

@@ -18,7 +18,7 @@ import tensorbus as tb
 from numpy.typing import NDArray
 from tensorbus_backends import dtypes as dt
 
-from ..oracle import REFERENCES, ordered
+from ..oracle import REFERENCES, order_sample
 from ..oracle.order import WRITTEN
 from .cases import Case
 from .comparing import compare
@@ -34,12 +34,12 @@ Array = NDArray[Any]
 @lru_cache(maxsize=64)
 def _known(
     op: str, dtype: str, deep: bool, seed: int
-) -> tuple[list[ordered.Call], list[Array], list[str]]:
+) -> tuple[list[order_sample.Call], list[Array], list[str]]:
     """Calls, their bits, and the other orders that they do not tell; devices share them."""
-    return ordered.sample(_entry(op), dt.by_name(dtype).numpy, seed, deep)
+    return order_sample.sample(_entry(op), dt.by_name(dtype).numpy, seed, deep)
 
 
-def _entry(op: str) -> ordered.Order:
+def _entry(op: str) -> order_sample.Order:
     entry = REFERENCES[op].order
     assert entry is not None
     return entry
@@ -58,7 +58,7 @@ def _elementary(session: Session, names: tuple[str, ...]) -> dict[str, Callable[
     return {name: of(name) for name in names}
 
 
-def _run(session: Session, call: ordered.Call) -> Array:
+def _run(session: Session, call: order_sample.Call) -> Array:
     """The result of a call, or the gradient that it asks for."""
     case = Case(call.args, call.options, call.label)
     if call.cotangent is None:

@@ -18,8 +18,6 @@ derivations, `data` the generators of inputs.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from . import (
     contraction,
     elementwise,
@@ -27,7 +25,6 @@ from . import (
     indexing,
     manipulation,
     nn,
-    ordered,
     reductions,
     refusals,
 )  # fmt: skip
@@ -37,9 +34,7 @@ from .verdict import Judge, Reference, Verdict
 __all__ = ["REFERENCES", "Judge", "OpReference", "Reference", "Verdict"]
 
 REFERENCES: dict[str, OpReference] = {
-    name: replace(
-        refusals.with_refusals(gradients.with_gradients(op)), order=ordered.ORDERS.get(name)
-    )
+    name: refusals.with_refusals(gradients.with_gradients(op))
     for family in (elementwise, reductions, contraction, indexing, manipulation, nn)
     for name, op in family.OPS.items()
 }

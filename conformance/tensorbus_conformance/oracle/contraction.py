@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import judges
+from . import judges, ordered_products
 from .op import OpReference, as_float64, common_dtype
 from .sampling import edges, matrix as products
 from .ulp import format_of, two_product
@@ -179,12 +179,13 @@ def _tensordot(x1: Any, x2: Any, *, axes: Any = 2) -> Reference:
 
 
 _excused: dict[str, str]
-for _name, _forward, _samples, _degenerate, _excused in (
-    ("matmul", _matmul, products.matmul, products.matmul_degenerate, {}),
-    ("vecdot", _vecdot, products.vecdot, edges.vecdot_degenerate, {}),
+for _name, _forward, _order, _samples, _degenerate, _excused in (
+    ("matmul", _matmul, ordered_products.MATMUL, products.matmul, products.matmul_degenerate, {}),
+    ("vecdot", _vecdot, ordered_products.VECDOT, products.vecdot, edges.vecdot_degenerate, {}),
     (
         "tensordot",
         _tensordot,
+        ordered_products.TENSORDOT,
         products.tensordot,
         None,
         {"axes: negative": "a negative number of axes is a ValueError, see errors"},
@@ -201,4 +202,5 @@ for _name, _forward, _samples, _degenerate, _excused in (
         samples=_samples,
         degenerate=_degenerate,
         excused=_excused,
+        order=_order,
     )

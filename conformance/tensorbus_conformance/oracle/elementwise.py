@@ -38,6 +38,7 @@ def _add(
     kinds: str = "f",
     domain: tuple[Range, ...] = ((-4.0, 4.0),),
     judge: Any = None,
+    **facts: Any,
 ) -> None:
     chosen = judge or {"exact": judges.exact, "rounded": judges.rounded}[family]
     domains = domain if len(domain) == tensors else domain * tensors
@@ -53,6 +54,7 @@ def _add(
         samples=each.elementwise(tensors),
         special=each.special(tensors),
         degenerate=each.degenerate(tensors),
+        **facts,
     )
 
 
@@ -240,6 +242,9 @@ OPS["clip"] = OpReference(
     samples=clipping.clip,
     special=each.special(3),
     degenerate=clipping.degenerate,
+    saturates=True,
+    mixes="first kind",
+    numbers=True,
 )
 
 
@@ -404,6 +409,7 @@ _add(
     2,
     "f",
     ((-4.0, 4.0), (0.5, 4.0)),
+    takes="if",  # integers are divided as float32
 )
 
 

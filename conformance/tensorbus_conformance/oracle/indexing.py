@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import judges
+from . import judges, ordered_sums
 from .contraction import exact_sum
 from .op import JudgeOf, OpReference, as_float64, common_dtype
 from .sampling import Samples, edges, indexing as at, reductions as along
@@ -224,6 +224,7 @@ def _register(
     degenerate: Samples | None = None,
     namespace: str = "",
     offered: bool = True,
+    **facts: Any,
 ) -> None:
     OPS[name] = OpReference(
         name,
@@ -238,6 +239,7 @@ def _register(
         degenerate=degenerate,
         namespace=namespace,
         offered=offered,
+        **facts,
     )
 
 
@@ -262,7 +264,7 @@ for _name, _forward in (("sort", _sort), ("argsort", _argsort)):
         special=along.special_rows,
         degenerate=along.degenerate(axis=-1, scalar=False),
     )
-_register("where", _where, 3, at.where, degenerate=edges.where_degenerate)
+_register("where", _where, 3, at.where, degenerate=edges.where_degenerate, numbers=True)
 _register(
     "nonzero",
     _nonzero,
@@ -289,13 +291,21 @@ _register(
         ((0,), (0,), None), ((1,), (), None), ((3, 0), (2,), 0), ((3, 0), (2, 2), -2),
         ((0, 3), (0,), 0), ((2, 3), (0, 4), -1), ((0, 3), (2,), 1), ((1, 1), (1, 1), 1),
     ),
+    order=ordered_sums.TAKE,
 )  # fmt: skip
 _ALONG = edges.indexed(
     ((0,), (0,), 0), ((3,), (0,), 0), ((0, 3), (0, 3), 0), ((0, 3), (0, 3), 1),
     ((3, 0), (2, 0), 0), ((1, 1), (1, 1), -1), ((2, 0, 3), (2, 0, 3), -1),
 )  # fmt: skip
-_register("take_along_axis", _take_along_axis, 2, at.take_along_axis, degenerate=_ALONG)
-_register("gather", _gather, 2, at.gather, degenerate=_ALONG)
+_register(
+    "take_along_axis",
+    _take_along_axis,
+    2,
+    at.take_along_axis,
+    degenerate=_ALONG,
+    order=ordered_sums.TAKE_ALONG_AXIS,
+)
+_register("gather", _gather, 2, at.gather, degenerate=_ALONG, order=ordered_sums.GATHER)
 _register(
     "scatter",
     _scatter,
@@ -305,7 +315,7 @@ _register(
         ((0,), (0,), (0,), 0), ((3,), (0,), (0,), 0), ((2, 0), (2, 0), (2, 0), 0),
         ((1,), (1,), (), 0), ((2, 3), (0, 3), (0, 3), 0), ((2, 3), (2, 0), (), -1),
         ((1, 1), (1, 1), (1, 1), -2),
-    ),
+    ), mixes="first",
 )  # fmt: skip
 _register(
     "index_add",
@@ -318,7 +328,8 @@ _register(
     degenerate=edges.indexed(
         ((0,), (0,), (0,), 0), ((3, 0), (2,), (2, 0), 0), ((1,), (1,), (1,), 0),
         ((2, 3), (0,), (0, 3), 0), ((2, 3), (0,), (2, 0), -1), ((0, 3), (2,), (0, 2), 1),
-    ),
+    ), mixes="first",
+    order=ordered_sums.INDEX_ADD,
 )  # fmt: skip
 _register("isin", _isin, 2, None, "if", offered=False)
 for _which in ("all", "counts", "inverse", "values"):

@@ -34,6 +34,7 @@ def _register(
     tensors: tuple[int, int] = (1, 1),
     kinds: str = "bif",
     degenerate: Samples | None = None,
+    **facts: Any,
 ) -> None:
     OPS[name] = OpReference(
         name,
@@ -45,6 +46,7 @@ def _register(
         ((-4.0, 4.0),) * min(tensors[1], 4),
         samples=samples,
         degenerate=degenerate,
+        **facts,
     )
 
 
@@ -108,14 +110,22 @@ _register(
     _several(lambda *xs: np.broadcast_arrays(*xs)),
     moving.broadcast_arrays,
     (1, 8),
+    mixes="each",
 )
 _register("concat", _together(_concat), moving.concat, (1, 8))
-_register("stack", _together(lambda xs, axis=0: np.stack(xs, axis=axis)), moving.stack, (1, 8))
+_register(
+    "stack",
+    _together(lambda xs, axis=0: np.stack(xs, axis=axis)),
+    moving.stack,
+    (1, 8),
+    new_axes=True,
+)
 _register(
     "expand_dims",
     _moving(lambda x, axis=0: np.expand_dims(x, axis)),
     moving.expand_dims,
     degenerate=_NOTHING,
+    new_axes=True,
 )
 _register("squeeze", _moving(lambda x, axis: np.squeeze(x, axis)), moving.squeeze)
 _register(
@@ -146,6 +156,7 @@ _register(
     _moving(lambda x, shift, axis=None: np.roll(x, shift, axis)),
     moving.roll,
     degenerate=moving.degenerate(3),
+    axes_twice=True,  # the shifts add up, as in NumPy
 )
 _register("repeat", _moving(_repeat), moving.repeat, (1, 2), degenerate=moving.degenerate(2))
 _register(
@@ -167,6 +178,7 @@ _register(
     _several(lambda *xs, indexing="xy": np.meshgrid(*xs, indexing=indexing)),
     moving.meshgrid,
     (1, 8),
+    mixes="never",
 )
 OPS["diff"] = OpReference(
     "diff", "rounded", _diff, judges.rounded, (1, 1), "if", ((-4.0, 4.0),), offered=False
@@ -288,8 +300,10 @@ for _name, _forward in (
     ("empty_like", _undefined_like),
 ):
     _register(_name, _forward, making.like(), degenerate=_NOTHING)
-_register("full", _full, making.full, (0, 0))
-_register("full_like", _full_like, making.like(fill=True), degenerate=moving.degenerate(1))
+_register("full", _full, making.full, (0, 0), numbers=True)
+_register(
+    "full_like", _full_like, making.like(fill=True), degenerate=moving.degenerate(1), numbers=True
+)
 _register("eye", _eye, making.eye, (0, 0))
 _register("asarray", _asarray, making.converted, degenerate=_NOTHING)
 _register("from_dlpack", _asarray, making.converted, degenerate=_NOTHING)

@@ -15,7 +15,7 @@ import numpy as np
 from flint import arb
 from numpy.typing import NDArray
 
-from . import ball, judges, running
+from . import ball, judges, ordered_composed, ordered_products, ordered_sums, running
 from .activations import OPS as ACTIVATION_OPS
 from .contraction import matmul_reference, reshaped
 from .op import OpReference, Range, as_float64, common_dtype
@@ -47,6 +47,7 @@ def _register(
     special: Samples | None = None,
     degenerate: Samples | None = None,
     excused: dict[str, str] | None = None,
+    **facts: Any,
 ) -> None:
     domains = domain if len(domain) >= tensors[1] else domain * tensors[1]
     OPS[name] = OpReference(
@@ -62,6 +63,7 @@ def _register(
         degenerate=degenerate,
         excused=excused or {},
         namespace="nn",
+        **facts,
     )
 
 
@@ -190,7 +192,10 @@ def _log_softmax(x: Any, *, axis: int = -1) -> Reference:
     return _moved_back(reshaped(ref, moved.shape), axis)
 
 
-for _name, _forward in (("softmax", _softmax), ("log_softmax", _log_softmax)):
+for _name, _forward, _order in (
+    ("softmax", _softmax, ordered_composed.SOFTMAX),
+    ("log_softmax", _log_softmax, ordered_composed.LOG_SOFTMAX),
+):
     _register(
         _name,
         "coefficient",
@@ -200,6 +205,7 @@ for _name, _forward in (("softmax", _softmax), ("log_softmax", _log_softmax)):
         domain=((-12.0, 12.0),),
         special=along.special_rows,
         degenerate=along.degenerate(axis=-1, scalar=False),
+        order=_order,
     )
 
 # -- normalisation --------------------------------------------------------------------------------
@@ -352,6 +358,8 @@ _register(
     special=edges.norm_special,
     degenerate=edges.norm_degenerate,
     excused=_NO_AXES,
+    mixes="within",
+    order=ordered_composed.LAYER_NORM,
 )
 _register(
     "rms_norm",
@@ -364,6 +372,8 @@ _register(
     special=edges.norm_special,
     degenerate=edges.norm_degenerate,
     excused=_NO_AXES,
+    mixes="within",
+    order=ordered_composed.RMS_NORM,
 )
 
 # -- losses and linear ----------------------------------------------------------------------------
@@ -535,6 +545,8 @@ _register(
     (2, 2),
     special=edges.mse_special,
     degenerate=edges.mse_degenerate,
+    mixes="within",
+    order=ordered_sums.MSE_LOSS,
 )
 _register(
     "cross_entropy",
@@ -546,6 +558,8 @@ _register(
     special=edges.cross_entropy_special,
     degenerate=edges.cross_entropy_degenerate,
     excused={"label_smoothing: negative": "smoothing outside [0, 1] is a ValueError, see errors"},
+    mixes="within",
+    order=ordered_composed.CROSS_ENTROPY,
 )
 _register(
     "linear",
@@ -556,6 +570,8 @@ _register(
     (2, 3),
     ((-1.0, 1.0),),
     degenerate=edges.linear_degenerate,
+    mixes="within",
+    order=ordered_products.LINEAR,
 )
 _register(
     "embedding",
@@ -569,6 +585,7 @@ _register(
         ((), (1, 3), None), ((0,), (0, 3), None), ((2,), (3, 0), None), ((0, 2), (4,), None),
         first=True,
     ),
+    order=ordered_sums.EMBEDDING,
 )  # fmt: skip
 _register("dropout", "coefficient", _dropout, judges.coefficient(), None, (2, 2))
 for _name, _at in (("embedding", 0), ("cross_entropy", 1)):

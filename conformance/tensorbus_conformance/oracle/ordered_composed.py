@@ -12,7 +12,7 @@ from . import order
 from .order import Scheme, store, wide
 from .order_sample import TREE, Call, Elementary, Order, Sample, rows_of
 
-__all__ = ["ORDERS"]
+__all__ = ["CROSS_ENTROPY", "LAYER_NORM", "LOGSUMEXP", "LOG_SOFTMAX", "RMS_NORM", "SOFTMAX"]
 
 Array = NDArray[Any]
 
@@ -149,14 +149,11 @@ def _cross_entropy_calls(s: Sample) -> list[Call]:
     return found
 
 
-ORDERS: dict[str, Order] = {
-    "softmax": Order(_softmax_calls, _softmax_bits, TREE[:4], elementary=("exp",)),
-    "log_softmax": Order(_softmax_calls, _log_softmax_bits, TREE[:4], elementary=("exp", "log")),
-    "logsumexp": Order(_softmax_calls, _logsumexp_bits, TREE[:4], elementary=("exp", "log")),
-    "layer_norm": Order(_norm_calls(True), _norm_bits(True), TREE[:4]),
-    "rms_norm": Order(_norm_calls(False), _norm_bits(False), TREE[:4]),
-    "cross_entropy": Order(
-        _cross_entropy_calls, _cross_entropy_bits, TREE[2:3], elementary=("exp", "log")
-    ),
-}
-"""The order of each op by its name in the oracle."""
+SOFTMAX = Order(_softmax_calls, _softmax_bits, TREE[:4], elementary=("exp",))
+LOG_SOFTMAX = Order(_softmax_calls, _log_softmax_bits, TREE[:4], elementary=("exp", "log"))
+LOGSUMEXP = Order(_softmax_calls, _logsumexp_bits, TREE[:4], elementary=("exp", "log"))
+LAYER_NORM = Order(_norm_calls(True), _norm_bits(True), TREE[:4])
+RMS_NORM = Order(_norm_calls(False), _norm_bits(False), TREE[:4])
+CROSS_ENTROPY = Order(
+    _cross_entropy_calls, _cross_entropy_bits, TREE[2:3], elementary=("exp", "log")
+)

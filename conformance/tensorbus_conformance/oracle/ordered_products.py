@@ -11,7 +11,7 @@ from . import order
 from .order import Scheme, store, wide
 from .order_sample import Call, Elementary, Order, Sample
 
-__all__ = ["ORDERS"]
+__all__ = ["LINEAR", "MATMUL", "TENSORDOT", "VECDOT"]
 
 Array = NDArray[Any]
 
@@ -156,10 +156,7 @@ def _linear_calls(s: Sample) -> list[Call]:
     return found
 
 
-ORDERS: dict[str, Order] = {
-    "matmul": Order(_matmul_calls, _matmul_bits, _BLOCKS),
-    "vecdot": Order(_vecdot_calls, _vecdot_bits, _BLOCKS),
-    "tensordot": Order(_tensordot_calls, _tensordot_bits, _BLOCKS),
-    "linear": Order(_linear_calls, _linear_bits, _BLOCKS),
-}
-"""The order of each op by its name in the oracle."""
+MATMUL = Order(_matmul_calls, _matmul_bits, _BLOCKS)
+VECDOT = Order(_vecdot_calls, _vecdot_bits, _BLOCKS)
+TENSORDOT = Order(_tensordot_calls, _tensordot_bits, _BLOCKS)
+LINEAR = Order(_linear_calls, _linear_bits, _BLOCKS)

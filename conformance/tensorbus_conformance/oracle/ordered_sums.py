@@ -12,7 +12,21 @@ from . import order
 from .order import Scheme, store, wide
 from .order_sample import TREE, Call, Elementary, Order, Sample, rows_of
 
-__all__ = ["ORDERS"]
+__all__ = [
+    "CUMULATIVE_PROD",
+    "CUMULATIVE_SUM",
+    "EMBEDDING",
+    "GATHER",
+    "INDEX_ADD",
+    "MEAN",
+    "MSE_LOSS",
+    "PROD",
+    "STD",
+    "SUM",
+    "TAKE",
+    "TAKE_ALONG_AXIS",
+    "VAR",
+]
 
 Array = NDArray[Any]
 
@@ -206,31 +220,24 @@ def _embedding_calls(s: Sample) -> list[Call]:
     return [Call((s.index(5, 7, 100), s.spread(5, 4)), {}, "gradient", g, 1)]
 
 
-ORDERS: dict[str, Order] = {
-    "sum": Order(
-        _reduced("cancelling"), _reduction(lambda x, o, s: order.reduce(x, "add", s)), TREE
-    ),
-    "prod": Order(
-        _reduced("near_one"), _reduction(lambda x, o, s: order.reduce(x, "multiply", s)), TREE
-    ),
-    "mean": Order(
-        _reduced("cancelling"),
-        _reduction(lambda x, o, s: order.mean(x, x.shape[-1], s)),
-        (*TREE, "times the reciprocal"),
-    ),
-    "var": Order(_variances, _reduction(_spread), (*TREE, "times the reciprocal", "one pass")),
-    "std": Order(_variances, _reduction(_root), (*TREE, "times the reciprocal", "one pass")),
-    "mse_loss": Order(_mse_calls, _mse_bits, (*TREE[:4], "times the reciprocal")),
-    "cumulative_sum": Order(
-        _scans("cancelling"), _scan_of("add"), ("scan blocks of 64", "scan blocks of 256")
-    ),
-    "cumulative_prod": Order(
-        _scans("near_one"), _scan_of("multiply"), ("scan blocks of 64", "scan blocks of 256")
-    ),
-    "index_add": Order(_index_add_calls, _index_add_bits, ("last position first",)),
-    "take": Order(_take_calls, _take_bits, ("last position first",)),
-    "gather": Order(_gather_calls, _gather_bits, ("last position first",)),
-    "take_along_axis": Order(_gather_calls, _gather_bits, ("last position first",)),
-    "embedding": Order(_embedding_calls, _embedding_bits, ("last position first",)),
-}
-"""The order of each op by its name in the oracle."""
+SUM = Order(_reduced("cancelling"), _reduction(lambda x, o, s: order.reduce(x, "add", s)), TREE)
+PROD = Order(_reduced("near_one"), _reduction(lambda x, o, s: order.reduce(x, "multiply", s)), TREE)
+MEAN = Order(
+    _reduced("cancelling"),
+    _reduction(lambda x, o, s: order.mean(x, x.shape[-1], s)),
+    (*TREE, "times the reciprocal"),
+)
+VAR = Order(_variances, _reduction(_spread), (*TREE, "times the reciprocal", "one pass"))
+STD = Order(_variances, _reduction(_root), (*TREE, "times the reciprocal", "one pass"))
+MSE_LOSS = Order(_mse_calls, _mse_bits, (*TREE[:4], "times the reciprocal"))
+CUMULATIVE_SUM = Order(
+    _scans("cancelling"), _scan_of("add"), ("scan blocks of 64", "scan blocks of 256")
+)
+CUMULATIVE_PROD = Order(
+    _scans("near_one"), _scan_of("multiply"), ("scan blocks of 64", "scan blocks of 256")
+)
+INDEX_ADD = Order(_index_add_calls, _index_add_bits, ("last position first",))
+TAKE = Order(_take_calls, _take_bits, ("last position first",))
+GATHER = Order(_gather_calls, _gather_bits, ("last position first",))
+TAKE_ALONG_AXIS = Order(_gather_calls, _gather_bits, ("last position first",))
+EMBEDDING = Order(_embedding_calls, _embedding_bits, ("last position first",))

@@ -16,7 +16,7 @@ import numpy as np
 from flint import arb
 from numpy.typing import NDArray
 
-from . import ball, judges
+from . import ball, judges, ordered_composed, ordered_sums
 from .bounds import VarianceJudge
 from .contraction import exact_sum, fraction_pair, reshaped
 from .op import JudgeOf, OpReference, Range, as_float64
@@ -417,6 +417,7 @@ def _register(
     domain: Range = (-4.0, 4.0),
     degenerate: Samples | None = None,
     special: Samples | None = along.special_rows,
+    **facts: Any,
 ) -> None:
     OPS[name] = OpReference(
         name,
@@ -429,6 +430,7 @@ def _register(
         samples=samples,
         special=special,
         degenerate=degenerate or along.degenerate(),
+        **facts,
     )
 
 
@@ -442,6 +444,7 @@ _register(
     judges.accumulation(),
     "bif",
     along.reduction(_SUMS, keepdims=_KEEP, dtype=_WIDER),
+    order=ordered_sums.SUM,
 )
 _register(
     "mean",
@@ -450,6 +453,7 @@ _register(
     judges.accumulation(1),
     "f",
     along.reduction(_SUMS, keepdims=_KEEP),
+    order=ordered_sums.MEAN,
 )
 _register(
     "cumulative_sum",
@@ -460,6 +464,7 @@ _register(
     along.along_axis(_SUMS, none=True, flat_only=True, include_initial=_KEEP, dtype=_WIDER),
     degenerate=along.degenerate(axis=0, empty=True, scalar=False),
     special=along.special_scan,
+    order=ordered_sums.CUMULATIVE_SUM,
 )
 # Factors near 1, so that products of thousands stay in range and can be judged.
 _register(
@@ -470,6 +475,7 @@ _register(
     "bif",
     along.reduction(keepdims=_KEEP, dtype=_WIDER),
     (0.97, 1.03),
+    order=ordered_sums.PROD,
 )
 _register(
     "cumulative_prod",
@@ -481,6 +487,7 @@ _register(
     (0.97, 1.03),
     degenerate=along.degenerate(axis=0, empty=True, scalar=False),
     special=along.special_scan,
+    order=ordered_sums.CUMULATIVE_PROD,
 )
 for _name, _greatest in (("max", True), ("min", False)):
     _register(
@@ -502,7 +509,10 @@ for _name, _function in (("any", np.any), ("all", np.all)):
         along.truths(_name == "any", keepdims=_KEEP),
     )
 _SPREAD = ("ordinary", "ordinary", "ill conditioned")
-for _name, _root in (("var", False), ("std", True)):
+for _name, _root, _order in (
+    ("var", False, ordered_sums.VAR),
+    ("std", True, ordered_sums.STD),
+):
     _register(
         _name,
         "variance",
@@ -511,6 +521,7 @@ for _name, _root in (("var", False), ("std", True)):
         "f",
         along.reduction(_SPREAD, keepdims=_KEEP, correction=(None, 0.0, 1.0, 0.3, 3, -1.0)),
         degenerate=along.degenerate(),
+        order=_order,
     )
 _register(
     "logsumexp",
@@ -520,6 +531,7 @@ _register(
     "f",
     along.reduction(keepdims=_KEEP),
     (-30.0, 30.0),
+    order=ordered_composed.LOGSUMEXP,
 )
 _register(
     "count_nonzero",

@@ -21,29 +21,10 @@ __all__ = ["BAD", "with_refusals"]
 BAD: dict[str, BadCalls] = {}
 """The makers, by the names of the ops that register them."""
 
-_FACTS: dict[str, dict[str, Any]] = {}
-
 
 def with_refusals(op: OpReference) -> OpReference:
     """An op's record with what it refuses."""
-    return replace(op, bad=BAD.get(op.name), **_FACTS.get(op.name, {}))
-
-
-def _fact(*names: str, **fields: Any) -> None:
-    """Fields of records by which an op differs from the rules of `misuse`."""
-    for name in names:
-        _FACTS[name] = fields
-
-
-_fact("expand_dims", "stack", new_axes=True)
-_fact("roll", axes_twice=True)  # the shifts add up, as in NumPy
-_fact("clip", saturates=True, mixes="first kind", numbers=True)
-_fact("where", "full", "full_like", numbers=True)
-_fact("scatter", "index_add", mixes="first")
-_fact("mse_loss", "cross_entropy", "linear", "layer_norm", "rms_norm", mixes="within")
-_fact("broadcast_arrays", mixes="each")
-_fact("meshgrid", mixes="never")
-_fact("divide", takes="if")  # integers are divided as float32
+    return replace(op, bad=BAD.get(op.name))
 
 
 def _refuses(*names: str) -> Callable[[BadCalls], BadCalls]:
