@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tensorbus_backends.dtypes import DType
-from tensorbus_backends.kernels import DIMS, Matmul
+from tensorbus_backends.kernels import DIMS, Contraction, Walk
 
 from .. import ops
 from .._autograd import Context
@@ -47,17 +47,19 @@ class _Matmul(Op):
             dims, walks = (), [(), (), ()]
         if len(dims) > DIMS:
             raise ValueError("matmul: too many batch dimensions that cannot be merged")
-        kernel = Matmul("matmul", dtype, b.strides[-1] == 1 or n == 1)
+        kernel = Contraction.product(dtype, b.strides[-1] == 1 or n == 1)
         meta = kernel.meta(
-            m,
-            n,
-            k,
             dims,
-            [(0, v.strides[-2], v.strides[-1], w) for v, w in zip((a, b, out), walks, strict=True)],
+            [m],
+            [n],
+            [k],
+            [
+                Walk(w, v.strides[-2:-1], v.strides[-1:])
+                for v, w in zip((a, b, out), walks, strict=True)
+            ],
         )
         groups = kernel.groups(p.device.backend.dialect, m, n, math.prod(dims))
-        first = 4 + DIMS
-        p.launch(kernel, meta, [first + (3 + DIMS) * i for i in range(3)], groups, [a, b, out])
+        p.launch(kernel, meta, kernel.places, groups, [a, b, out])
         return out
 
 
