@@ -364,6 +364,8 @@ class Emitter:
             s = ctype(node.args[0].dtype)
             both = s[0] + t[0]
             return f"as_{t}_{s}({a[0]})" if "f" in both else f"({t}){a[0]}"
+        if op == "round_to":
+            return read_text(node.attr, write_text(node.args[0].dtype, node.attr, a[0]))
         if op == "table":
             entry = f"{self._table(node)}[{a[0]}]"
             bits = _table_dtype(node)

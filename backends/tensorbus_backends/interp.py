@@ -324,6 +324,8 @@ class _Evaluation:
             return _shift(op, *np.broadcast_arrays(*a))
         if op == "cast":
             return _cast(np.asarray(a[0]), dtype)
+        if op == "round_to":
+            return widen(narrow(np.asarray(a[0]), node.attr), node.attr)
         if op == "bitcast":
             return np.ascontiguousarray(a[0]).reshape(np.shape(a[0])).view(dtype.numpy)
         if op == "table":

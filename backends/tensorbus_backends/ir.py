@@ -17,6 +17,8 @@ fusion by substitution, and tests.  Every primitive has exactly one result on ev
   (``shr`` of a negative value leaves -1);
 * ``cast`` float to integer truncates, saturates, and maps NaN to 0; integer to integer wraps;
   integer to float and float64 to float32 round to nearest even; anything to bool is ``x != 0``;
+* ``round_to`` rounds any value once to a 16-bit float and widens it again, as storing it and then
+  reading it does;
 * ``lt le eq`` are false on NaN; ``select`` picks by a bool and evaluates both sides;
 * ``load`` reads an element of a buffer slot; its index must be in range even where the value is
   not used; ``table`` reads a constant table;
@@ -63,6 +65,7 @@ __all__ = [
     "param",
     "repeat",
     "rint",
+    "round_to",
     "select",
     "sqrt",
     "substitute",
@@ -183,7 +186,7 @@ PRIMITIVES = (
     "const", "input", "index", "param", "load", "table",
     "add", "sub", "mul", "div", "fma", "sqrt", "neg", "abs", "floor", "ceil", "trunc", "rint",
     "idiv", "irem", "mulhi", "and", "or", "xor", "not", "shl", "shr",
-    "lt", "le", "eq", "select", "cast", "bitcast", "repeat", "carry", "iter", "get",
+    "lt", "le", "eq", "select", "cast", "bitcast", "round_to", "repeat", "carry", "iter", "get",
 )  # fmt: skip
 """Every primitive by name; there is no node of another one.  The conformance suite judges each."""
 
@@ -249,6 +252,9 @@ def _check(op: str, dtype: DType, args: tuple[Expr, ...], attr: Any) -> None:
     elif op == "bitcast":
         ok = len(args) == 1 and first.bits == dtype.bits and "b" not in (first.kind, dtype.kind)
         _require(ok, op, args, f"cannot reinterpret as {dtype.name}: widths must agree, no bool")
+    elif op == "round_to":
+        ok = len(args) == 1 and attr.compute is not attr and attr.compute is dtype
+        _require(ok, op, args, "needs one operand and a storage dtype that is not computed in")
     elif op == "table":
         ok = len(args) == 1 and first is dt.int32 and len(attr) > 0
         _require(ok, op, args, "needs an int32 index and a non-empty table")
@@ -438,6 +444,13 @@ def bitcast(x: Expr, dtype: DType) -> Expr:
     return x if x.dtype is dtype else _make("bitcast", dtype, (x,))
 
 
+def round_to(x: Expr, storage: DType) -> Expr:
+    """The value as a buffer of `storage` gives it back: rounded once, in compute dtype."""
+    if storage.compute is storage:
+        return cast(x, storage)
+    return _make("round_to", storage.compute, (x,), storage)
+
+
 def repeat(
     count: Expr | int,
     init: Sequence[Expr],
@@ -558,7 +571,9 @@ def fingerprint(*roots: Expr) -> str:
     lines: list[str] = []
     for k, node in enumerate(walk(*roots)):
         number[id(node)] = k
-        attr = (node.attr[0], node.attr[1].name) if node.op == "load" else node.attr
+        attr = node.attr
+        if node.op in ("load", "round_to"):
+            attr = (attr[0], attr[1].name) if node.op == "load" else attr.name
         args = ",".join(str(number[id(a)]) for a in node.args)
         lines.append(f"{node.op}:{node.dtype.name}({args})[{attr}]")
     lines.append(",".join(str(number[id(r)]) for r in roots))

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from tensorbus_backends import dtypes as dt, flushing, interp, ir, ref
 from tensorbus_backends.contract import LaunchError
-from tensorbus_backends.kernels import Map, Matmul, Operand
+from tensorbus_backends.kernels import Contraction, Map, Operand, Walk
 from tensorbus_backends.kernels.base import Strided, pack
 
 CC = shutil.which("gcc") or shutil.which("clang")
@@ -103,8 +103,8 @@ def test_an_unknown_mode_is_refused() -> None:
 
 
 def test_matrix_products_flush_too() -> None:
-    kernel = Matmul("matmul", dt.float32)
-    words = kernel.meta(1, 1, 1, [], [(0, 1, 1, [])] * 3)
+    kernel = Contraction.product(dt.float32)
+    words = kernel.meta([], [1], [1], [1], [Walk([], [1], [1])] * 3)
     arrays = [np.asarray([v], np.float32) for v in (1e-20, 1e-20, 7.0)]
     with flushing.flushing():
         kernel.interpret(arrays, np.asarray(words, np.int64), 1)

@@ -9,7 +9,17 @@ import ml_dtypes
 import numpy as np
 import pytest
 from tensorbus_backends import dtypes as dt, ir
-from tensorbus_backends.kernels import MONOIDS, Map, Matmul, Operand, Reduce, Rows, Scan, Stage
+from tensorbus_backends.kernels import (
+    MONOIDS,
+    Contraction,
+    Map,
+    Operand,
+    Reduce,
+    Rows,
+    Scan,
+    Stage,
+    Walk,
+)
 from tensorbus_backends.kernels.base import Strided
 from tensorbus_cpu.dialect import C
 
@@ -176,9 +186,10 @@ def test_scan(n: int, name: str) -> None:
 @pytest.mark.parametrize("size", [(1, 1, 1), (5, 70, 33), (3, 64, 300)])
 def test_matmul(dtype: dt.DType, size: tuple[int, int, int]) -> None:
     m, n, k = size
-    kernel = Matmul("matmul", dtype)
+    kernel = Contraction.product(dtype)
     a, b = data(2 * m * k, dtype), data(k * n, dtype)
-    words = kernel.meta(m, n, k, [2], [(0, k, 1, [m * k]), (0, n, 1, [0]), (0, n, 1, [m * n])])
+    walks = [Walk([m * k], [k], [1]), Walk([0], [n], [1]), Walk([m * n], [n], [1])]
+    words = kernel.meta([2], [m], [n], [k], walks)
     both(kernel, [a, b, np.zeros(2 * m * n, dtype.numpy)], words, kernel.groups(C, m, n, 2))
 
 

@@ -14,7 +14,7 @@ import pytest
 import tensorbus as tb
 from tensorbus.ops import cumulative, reduction, statistics
 from tensorbus_backends import dtypes as dt, interp, ir
-from tensorbus_backends.kernels import matmul, rows, scan
+from tensorbus_backends.kernels import contraction, contraction_text, rows, scan
 from tensorbus_conformance.judge.items import Item, Outcome, properties
 from tensorbus_conformance.judge.properties import judge
 from tensorbus_conformance.judge.session import Session, fenced
@@ -111,7 +111,8 @@ def _lanes(patch: pytest.MonkeyPatch) -> None:
 
 
 def _k_block(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(matmul, "KBLOCK", 128)
+    for module in (contraction, contraction_text):
+        patch.setattr(module, "KBLOCK", 128)
 
 
 def _scan_block(patch: pytest.MonkeyPatch) -> None:

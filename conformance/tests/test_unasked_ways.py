@@ -14,7 +14,7 @@ import tensorbus as tb
 from tensorbus import _autograd, _history
 from tensorbus.ops import _segment_kernel, elementwise_comparison
 from tensorbus_backends.dialect import Dialect
-from tensorbus_backends.kernels import Matmul, Reduce, Scan
+from tensorbus_backends.kernels import Contraction, Reduce, Scan
 from tensorbus_conformance.judge.driver import small
 from tensorbus_conformance.judge.guard import Guarded
 from tensorbus_conformance.judge.items import Item, Outcome
@@ -110,7 +110,7 @@ def _any_word(p: Patch) -> None:
 FAULTS: list[tuple[str, str, Callable[[Patch], None]]] = [
     ("driver.skeletons", "launched", _from_the_start(Reduce)),
     ("driver.skeletons", "launched", _from_the_start(Scan)),
-    ("driver.skeletons", "launched", _from_the_start(Matmul)),
+    ("driver.skeletons", "launched", _from_the_start(Contraction)),
     ("driver.skeletons", "launched", _first_word),
     ("index_add", "second", _no_tangent),
     ("exp", "second", _outer_lost),

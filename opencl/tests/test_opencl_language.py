@@ -13,7 +13,16 @@ from tensorbus_backends import dtypes as dt, ir
 from tensorbus_backends.contract import Device
 from tensorbus_backends.dtypes import DType
 from tensorbus_backends.ir import Expr
-from tensorbus_backends.kernels import MONOIDS, Map, Matmul, Operand, Reduce, Strided, pack
+from tensorbus_backends.kernels import (
+    MONOIDS,
+    Contraction,
+    Map,
+    Operand,
+    Reduce,
+    Strided,
+    Walk,
+    pack,
+)
 from tensorbus_opencl import PLUGIN
 
 if TYPE_CHECKING:
@@ -208,11 +217,11 @@ def skeletons(n: int) -> list[tuple[Any, list[NDArray[Any]], list[int], Callable
         (f,),
         (ir.input_(0, dt.float32) - ir.input_(1, dt.float32),),
     )
-    product = Matmul("matmul", dt.float32)
-    exact = Matmul("matmul", dt.int8)
+    product = Contraction.product(dt.float32)
+    exact = Contraction.product(dt.int8)
     a = rng.normal(0, 1, 9 * 300).astype(np.float32)
     b = rng.normal(0, 1, 300 * 70).astype(np.float32)
-    shape: list[tuple[int, int, int, list[int]]] = [(0, 300, 1, []), (0, 70, 1, []), (0, 70, 1, [])]
+    walks = [Walk([], [300], [1]), Walk([], [70], [1]), Walk([], [70], [1])]
     whole = [rng.integers(-128, 128, s).astype(np.int8) for s in (2700, 21000)]
     return [
         (
@@ -236,13 +245,13 @@ def skeletons(n: int) -> list[tuple[Any, list[NDArray[Any]], list[int], Callable
         (
             product,
             [a, b, np.zeros(630, np.float32)],
-            product.meta(9, 70, 300, [], shape),
+            product.meta([], [9], [70], [300], walks),
             lambda d: product.groups(d, 9, 70, 1),
         ),
         (
             exact,
             [*whole, np.zeros(630, np.int8)],
-            exact.meta(9, 70, 300, [], shape),
+            exact.meta([], [9], [70], [300], walks),
             lambda d: exact.groups(d, 9, 70, 1),
         ),
     ]

@@ -5,20 +5,22 @@ depend on the number of threads, the group size or the device: see docs/order.md
 """
 
 from .base import DIMS, Kernel, Operand, Strided, pack
+from .contraction import Contraction
+from .contraction_layout import Limit, Walk
 from .map import Map
-from .matmul import Matmul
 from .reduce import CHUNK, LANES, MONOIDS, Monoid, Reduce
 from .rows import Rows, Stage
 from .scan import Scan
 
 __all__ = [
     "CHUNK",
+    "Contraction",
     "DIMS",
     "LANES",
+    "Limit",
     "MONOIDS",
     "Kernel",
     "Map",
-    "Matmul",
     "Monoid",
     "Operand",
     "Reduce",
@@ -26,5 +28,6 @@ __all__ = [
     "Scan",
     "Stage",
     "Strided",
+    "Walk",
     "pack",
 ]

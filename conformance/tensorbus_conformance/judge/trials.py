@@ -271,6 +271,27 @@ def _convert(op: str, storage: DType) -> Trial | None:
     return Trial(op, (storage,), results, _picker(op, storage, 1)) if results else None
 
 
+def _round(op: str, storage: DType) -> Trial | None:
+    """To 16 bits and back: what is computed with, and what is stored."""
+    x = ir.input_(0, storage)
+    if storage.compute is not storage:
+        return None
+
+    def rounded(target: DType, out: DType) -> Want:
+        def want(columns: Sequence[Sequence[int]], tiny: str | None) -> list[int]:
+            narrow = exact.results(exact.conversion(storage.name, target.name), columns)
+            return exact.results(exact.conversion(target.name, out.name), [narrow])
+
+        return want
+
+    results = []
+    for d in (d for d in dt.ALL if d.compute is not d):
+        expr = ir.round_to(x, d)
+        results.append(Result(f"x as {d.name}", d.compute, expr, rounded(d, d.compute)))
+        results.append(Result(f"x as {d.name}, stored", d, expr, rounded(d, d)))
+    return Trial(op, (storage,), results, _picker("cast", storage, 1))
+
+
 def _store(op: str, storage: DType) -> Trial | None:
     """To every dtype by storing alone: one rounding, whatever the pair (16 bits: see cast)."""
     x = ir.input_(0, storage)
@@ -515,8 +536,9 @@ def _looked_up(n: Expr, total: Expr, storage: DType) -> list[Result]:
 BUILDERS: dict[str, Callable[[str, DType], Trial | None]] = {
     **dict.fromkeys(_CALLS, _calls),
     **dict.fromkeys(("repeat", "carry", "iter", "get"), _loops),
-    "store": _store, "select": _select, "cast": _convert, "bitcast": _convert, "input": _input,
-    "load": _load, "table": _table, "const": _const, "param": _param, "index": _index,
+    "store": _store, "round_to": _round, "select": _select, "cast": _convert, "bitcast": _convert,
+    "input": _input, "load": _load, "table": _table, "const": _const, "param": _param,
+    "index": _index,
 }  # fmt: skip
 """From a primitive and a storage dtype to its trial, None where the IR does not define it."""
 

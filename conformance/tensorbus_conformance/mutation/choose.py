@@ -39,7 +39,8 @@ _SKELETONS = tuple(
 """What kernels for threads are made by."""
 
 _LAYERS = (
-    ("scale.", ("/kernels/base.py", "/map.py", "/matmul.py", "/reduce.py", "/rows.py", "/scan.py")),
+    ("scale.", ("/kernels/base.py", "/contraction.py", "/contraction_layout.py",
+                "/contraction_text.py", "/map.py", "/reduce.py", "/rows.py", "/scan.py")),
     ("primitive.", ("/clike.py", "/ir.py", "/interp.py", "/scalar.py", "/flushing.py")),
     ("driver.", ("cpu/", "opencl/", "/pool.py", "/cache.py", "/units.py", "/check.py",
                  "/staging.py", "/contract.py", "/opening.py", "/probing.py", "/discovery.py",

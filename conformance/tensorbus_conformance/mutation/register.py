@@ -8,8 +8,8 @@
     why = "k is at most len(inputs) here, so < and <= are one"
 
     [[region]]                  # whatever changes inside of a function or an assignment
-    path = "backends/tensorbus_backends/kernels/matmul.py"
-    name = "_COLUMNS"
+    path = "backends/tensorbus_backends/kernels/contraction_text.py"
+    name = "WIDTH"
     class = "speed"
     why = "the width of a tile decides who computes an element, never what"
 

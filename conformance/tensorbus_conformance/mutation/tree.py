@@ -42,8 +42,8 @@ _DRIVERS = {
 }  # fmt: skip
 _CPU_RUNTIME = {"kernels.py", "runtime.py", "blas.py"}
 _OPENCL_RUNTIME = {"kernels.py"}
-_KERNEL_TEXT = {"clike.py", "dialect.py", "base.py", "map.py", "matmul.py", "reduce.py", "rows.py",
-                "scan.py"}  # fmt: skip
+_KERNEL_TEXT = {"clike.py", "dialect.py", "base.py", "contraction.py", "contraction_layout.py",
+                "contraction_text.py", "map.py", "reduce.py", "rows.py", "scan.py"}  # fmt: skip
 
 
 class TreeError(Exception):

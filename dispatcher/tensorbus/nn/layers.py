@@ -9,6 +9,7 @@ from .._op import function, whole
 from .._promotion import promote
 from .._tensor import Tensor
 from ..ops._common import tensor_of
+from ..ops.matrix import fused_linear
 from ..ops.reduction import need_floating, widened
 from ..ops.selection import taken
 from ..random import Key, dropped_out, key_of
@@ -50,6 +51,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, /) -> Tensor:
     )
     if made is not None:
         return made
+    if bias is not None:
+        made = fused_linear(x, weight, bias)
+        if made is not None:
+            return made
     if bias is not None and (weight.dtype.bits == 16 or x.dtype.bits == 16):
         # Bias included, the result is rounded to 16 bits once.
         dtype = _promoted(x, weight, bias)

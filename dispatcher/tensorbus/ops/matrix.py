@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
+from tensorbus_backends import ir
 from tensorbus_backends.dtypes import DType
-from tensorbus_backends.kernels import DIMS, Matmul
+from tensorbus_backends.kernels import DIMS, Contraction, Walk
 
 from .._history import Context
 from .._op import Op, apply, function, whole
@@ -15,6 +17,7 @@ from .._plan import Value
 from .._planner import Planner
 from .._promotion import promote
 from .._spec import Shape, Spec, broadcast_shapes, broadcast_strides, collapse
+from .._state import settings
 from .._tensor import Tensor
 from ._common import normalize_axes, normalize_axis, tensor_of
 from ._diagonal import unbroadcast
@@ -50,17 +53,19 @@ class _Matmul(Op):
             dims, walks = (), [(), (), ()]
         if len(dims) > DIMS:
             raise ValueError("matmul: too many batch dimensions that cannot be merged")
-        kernel = Matmul("matmul", dtype, b.strides[-1] == 1 or n == 1)
+        kernel = Contraction.product(dtype, b.strides[-1] == 1 or n == 1)
         meta = kernel.meta(
-            m,
-            n,
-            k,
             dims,
-            [(0, v.strides[-2], v.strides[-1], w) for v, w in zip((a, b, out), walks, strict=True)],
+            [m],
+            [n],
+            [k],
+            [
+                Walk(w, v.strides[-2:-1], v.strides[-1:])
+                for v, w in zip((a, b, out), walks, strict=True)
+            ],
         )
         groups = kernel.groups(p.device.backend.dialect, m, n, math.prod(dims))
-        first = 4 + DIMS
-        p.launch(kernel, meta, [first + (3 + DIMS) * i for i in range(3)], groups, [a, b, out])
+        p.launch(kernel, meta, kernel.places, groups, [a, b, out])
         return out
 
 
@@ -81,6 +86,100 @@ def _jvp(c: Context, tangents: Sequence[Tensor | None]) -> Tensor | None:
 
 
 _matmul = _Matmul("matmul", signature="(x1, x2, /)", vjp=_vjp, jvp=_jvp)
+
+
+class _Linear(Op):
+    """x @ weight^T + bias in one launch: one dtype, something to add up.
+
+    The bias is the first operand, since its gradient is the first to be added (docs/order.md).
+    """
+
+    def infer(self, specs: Sequence[Spec], options: dict[str, Any]) -> list[tuple[DType, Shape]]:
+        _, x, weight = specs
+        return [(x.dtype, (*x.shape[:-1], weight.shape[0]))]
+
+    def build(self, p: Planner, values: Sequence[Value], options: dict[str, Any]) -> Value:
+        bias, x, weight = values
+        ((dtype, shape),) = self.infer([v.spec for v in values], options)
+        out = p.new(dtype, shape)
+        if not out.size:
+            return out
+        n, k = weight.shape
+        rows, (of_x, of_out) = collapse(x.shape[:-1], [x.strides[:-1], out.strides[:-1]])
+        kernel = _linear_kernel(dtype, len(rows), weight.strides[0] == 1 or n == 1)
+        walks = [
+            Walk((), of_x, x.strides[-1:]),
+            Walk((), weight.strides[1:], weight.strides[:1]),
+            Walk((), (0,) * len(rows), bias.strides),
+            Walk((), of_out, out.strides[-1:]),
+        ]
+        meta = kernel.meta((), rows, (n,), (k,), walks)
+        groups = kernel.groups(p.device.backend.dialect, math.prod(rows), n, 1)
+        p.launch(kernel, meta, kernel.places, groups, [x, weight, bias, out])
+        return out
+
+
+@cache
+def _linear_kernel(dtype: DType, rows: int, unit: bool) -> Contraction:
+    total = ir.input_(0, dtype.compute) + ir.input_(1, dtype)
+    return Contraction(
+        "linear", dtype, dtype, dtype, dtype.compute, (rows, 1, 1), unit,
+        epilogue=total, extras=(dtype,),
+    )  # fmt: skip
+
+
+def _linear_vjp(c: Context, g: Tensor) -> list[Tensor | None]:
+    dtype = g.dtype
+    g = ops.astype(g, dtype.compute, copy=False)
+    bias = unbroadcast(g, c.input_spec(0)) if c.needs[0] else None
+    rows = ops.reshape(g, (g.size // g.shape[-1] if g.size else 0, g.shape[-1]))
+    left = right = None
+    if c.needs[1]:
+        weight = ops.astype(c.input(2), dtype.compute, copy=False)
+        left = ops.reshape(matmul(rows, weight), c.input_spec(1).shape)
+        left = ops.astype(left, dtype, copy=False)
+    if c.needs[2]:
+        x = ops.astype(c.input(1), dtype.compute, copy=False)
+        x = ops.reshape(x, (rows.shape[0], x.shape[-1]))
+        right = ops.matrix_transpose(matmul(ops.matrix_transpose(x), rows))
+        right = ops.astype(right, dtype, copy=False)
+    return [bias, left, right]
+
+
+def _linear_jvp(c: Context, tangents: Sequence[Tensor | None]) -> Tensor | None:
+    bias, left, right = tangents
+    dtype = c.input_spec(1).dtype
+    wide = dtype.compute
+    parts = []
+    if left is not None:
+        weight = ops.astype(c.input(2), wide, copy=False)
+        parts.append(matmul(ops.astype(left, wide, copy=False), ops.matrix_transpose(weight)))
+    if right is not None:
+        x = ops.astype(c.input(1), wide, copy=False)
+        parts.append(matmul(x, ops.matrix_transpose(ops.astype(right, wide, copy=False))))
+    if bias is not None:
+        spec = c.input_spec(1)
+        shape = (*spec.shape[:-1], bias.shape[0])
+        parts.append(ops.broadcast_to(ops.astype(bias, wide, copy=False), shape))
+    total = parts[0]
+    for part in parts[1:]:
+        total = ops.add(total, part)
+    return ops.astype(total, dtype, copy=False)
+
+
+_linear = _Linear("_linear", vjp=_linear_vjp, jvp=_linear_jvp)
+
+
+def fused_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor | None:
+    """x @ weight^T + bias in one launch; None where a library may multiply, or dtypes differ."""
+    device = x._spec.device
+    if not x.dtype is weight.dtype is bias.dtype or x is weight or weight.ndim != 2:
+        return None
+    if x.ndim < 2 or not x.size or not weight.size or device.home is not None:
+        return None
+    if "matmul" in device.backend.natives and not settings().reproducible:
+        return None
+    return apply(_linear, [bias, x, weight])  # type: ignore[no-any-return]
 
 
 def _operands(name: str, x1: Tensor, x2: Tensor) -> tuple[Tensor, Tensor]:

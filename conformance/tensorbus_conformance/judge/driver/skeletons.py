@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tensorbus_backends import dtypes as dt, ir
 from tensorbus_backends.contract import Compiled, Device
 from tensorbus_backends.dtypes import DType
-from tensorbus_backends.kernels import MONOIDS, Matmul, Operand, Reduce, Scan
+from tensorbus_backends.kernels import MONOIDS, Contraction, Operand, Reduce, Scan, Walk
 from tensorbus_backends.kernels.base import Kernel, Strided, bits_of, pack
 
 from ..items import Outcome
@@ -117,11 +117,11 @@ def _products(rng: np.random.Generator, dtype: DType) -> Iterator[_Trial]:
     for m, k, n in ((2, 3, 4), (5, 260, 7)):
         a = rng.integers(-3, 4, (m, k)).astype(dtype.numpy)
         b = rng.integers(-3, 4, (k, n)).astype(dtype.numpy)
-        kernel = Matmul("judged", dtype)
-        sizes = [(_LEAD, k, 1, ()), (_LEAD, n, 1, ()), (_LEAD, n, 1, ())]
-        meta = kernel.meta(m, n, k, [], sizes)
+        kernel = Contraction.product(dtype)
+        walks = [Walk((), [step], [1]) for step in (k, n, n)]
+        meta = kernel.meta([], [m], [n], [k], walks, offsets=[_LEAD] * 3)
 
-        def groups(dialect: Any, kernel: Matmul = kernel, m: int = m, n: int = n) -> int:
+        def groups(dialect: Any, kernel: Contraction = kernel, m: int = m, n: int = n) -> int:
             return kernel.groups(dialect, m, n, 1)
 
         due = (a.astype(np.int64) @ b.astype(np.int64)).astype(dtype.numpy)
