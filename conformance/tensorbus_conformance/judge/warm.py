@@ -51,6 +51,8 @@ class _Collecting(Guarded):
     def launch(self, kernel: Any, groups: int, buffers: Sequence[Buffer], meta: bytes) -> None:
         pass
 
+    prepare = Device.prepare
+
 
 def launched(backend: Device, calls: Iterable[Callable[[tb.Device], Any]]) -> list[KernelSpec]:
     """The kernels that calls launch on a device, as far as calls without results tell."""
