@@ -17,13 +17,14 @@ from . import console
 from .baseline import enter, scope
 from .expectations import FULL, Expectations, full_list
 from .html import html
-from .judge.items import Item, Outcome
+from .judge.items import Item, Outcome, oracle_name
 from .junit import junit
 from .process import Stock, isolation
 from .report import command_line, document, load, markdown, settle, verdict, write_or_say
 from .runner import Cell, Run, cells_of, run_items, worker_count
 from .stopping import stopping
 from .survey import Survey, survey
+from .sweeps import functions
 from .writing import is_special
 
 __all__ = ["SWEEPING", "conform"]
@@ -200,8 +201,6 @@ def _sweeps(
     stop: threading.Event,
 ) -> list[Cell]:
     """All 2^32 inputs of the float32 functions, on devices whose kernels are C."""
-    from .judge.items import oracle_name
-    from .sweeps import functions
 
     cells: list[Cell] = []
     for one in found:

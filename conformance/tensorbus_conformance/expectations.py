@@ -20,12 +20,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import tensorbus as tb
+from tensorbus._devices import registry
+from tensorbus_backends import dtypes as dt
+
+from .judge.items import oracle_name, subjects
+from .judge.parts import load as load_parts
+from .judge.properties import PROPERTIES
+from .runner import cells_of
 from .sound import settle
-
-if TYPE_CHECKING:
-    from .survey import Survey
+from .survey import Survey
+from .sweeps import functions
 
 __all__ = [
     "EXCUSABLE",
@@ -199,13 +206,6 @@ class Expectations:
 
 def vocabulary() -> Vocabulary:
     """The names that this installation knows; absent devices are known by their plugin."""
-    import tensorbus as tb
-    from tensorbus._devices import registry
-    from tensorbus_backends import dtypes as dt
-
-    from .judge.items import subjects
-    from .judge.parts import load as load_parts
-    from .judge.properties import PROPERTIES
 
     names = [*PROPERTIES, *(p for made in load_parts().values() for p in made.properties)]
     found = tb.devices()
@@ -229,9 +229,6 @@ def full_list(found: Sequence[Survey]) -> list[str]:
     Args:
         found: The devices, surveyed with the list `FULL`.
     """
-    from .judge.items import oracle_name
-    from .runner import cells_of
-    from .sweeps import functions
 
     cells = []
     for item in (i for one in found for i in one.items.get("full", ())):

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from .expectations import Expectations
+if TYPE_CHECKING:
+    from .expectations import Expectations
 
 __all__ = ["pytest_addoption", "pytest_generate_tests"]
 
-EXPECTED = pytest.StashKey[Expectations | None]()
+EXPECTED: pytest.StashKey[Expectations | None] = pytest.StashKey()
+
+# Functions import what they need: every pytest of an environment with tensorbus loads this file.
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -7,11 +7,13 @@ and the device's cells; the other devices are judged.
 from __future__ import annotations
 
 import queue
+import re
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import tensorbus as tb
 from tensorbus_backends import dtypes as dt
 from tensorbus_backends.contract import (
     BackendError,
@@ -20,8 +22,10 @@ from tensorbus_backends.contract import (
     DeviceUnavailableError,
 )
 
+from .floating import Environment
 from .judge.items import Item, items
 from .process import Stock, Worker, isolation, memory_limit
+from .sweeps import sweep_cell
 
 __all__ = ["LIMIT", "Survey", "Wanted", "describe", "survey", "sweep"]
 
@@ -193,9 +197,6 @@ def _described(info: DeviceInfo, told: Mapping[str, Any]) -> Survey:
 
 def describe(request: Mapping[str, Any]) -> dict[str, Any]:
     """Open a device and tell what it is; in a worker."""
-    import tensorbus as tb
-
-    from .floating import Environment
 
     name, environment = request["describe"], Environment()
     try:
@@ -233,7 +234,6 @@ def describe(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _has_barrier(prelude: str) -> bool:
-    import re
 
     barrier = re.search(r"^#define SYNC(.*)$", prelude, re.MULTILINE)
     return barrier is not None and bool(barrier[1].strip())
@@ -273,8 +273,5 @@ def _is_error(value: object) -> bool:
 
 def sweep(request: Mapping[str, Any]) -> dict[str, Any]:
     """All 2^32 inputs of a float32 function on a device; in a worker."""
-    import tensorbus as tb
-
-    from .sweeps import sweep_cell
 
     return sweep_cell(request["sweep"], tb.get_device(request["device"])).record()

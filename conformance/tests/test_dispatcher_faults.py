@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import tensorbus as tb
-from tensorbus import _autograd, _devices, _fallback, _plan, _state
+from tensorbus import _autograd, _devices, _fallback, _layout, _state
 from tensorbus._recent import Recent
 from tensorbus._tensor import Tensor
 from tensorbus.ops import indexing, sorting
@@ -145,7 +145,7 @@ def _kept_tangent(p: Patch) -> None:
 
 
 def _in_c_order(p: Patch) -> None:
-    p.setattr(_plan, "_memory_order", lambda shape, outputs: list(range(len(shape))))
+    p.setattr(_layout, "_memory_order", lambda shape, outputs: list(range(len(shape))))
 
 
 def _contiguous(p: Patch) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import tensorbus as tb
-from tensorbus import _devices, _dlpack, _plan, _spec
+from tensorbus import _devices, _dlpack, _layout, _spec
 from tensorbus._devices import Device
 from tensorbus._spec import Spec
 from tensorbus_conformance.judge.items import Item, Outcome
@@ -130,7 +130,10 @@ class _Never(dict[Any, Any]):
 
 
 def _own_specs(p: Patch) -> None:
-    p.setattr(_spec.Spec, "of", staticmethod(_spec.Spec._made))
+    def _made(device: Any, dtype: Any, shape: Any, strides: Any = None) -> Any:
+        return _spec.Spec.build(device, dtype, *_spec._canonical(shape, strides))
+
+    p.setattr(_spec.Spec, "of", staticmethod(_made))
     p.setattr(_spec, "_specs", _Never())
 
 
@@ -138,7 +141,7 @@ def _dense(p: Patch) -> None:
     from tensorbus.ops import _elementwise
 
     monkey = _spec.contiguous_strides
-    p.setattr(_plan, "permuted_strides", lambda shape, inputs: monkey(shape))
+    p.setattr(_layout, "permuted_strides", lambda shape, inputs: monkey(shape))
     p.setattr(_elementwise, "permuted_strides", lambda shape, inputs: monkey(shape))
 
 

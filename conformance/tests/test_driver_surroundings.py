@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import tensorbus as tb
-from tensorbus_backends import cache, discovery, grid, opening, pool, probing
+from tensorbus_backends import cache, discovery, gemm, grid, opening, pool, probing
 from tensorbus_backends.contract import CompileError, DeviceInfo, Evidence, LaunchError
 from tensorbus_conformance.judge import parts
 from tensorbus_conformance.judge.driver import (
@@ -91,8 +91,11 @@ HERE: list[tuple[str, str, Any, str, Any]] = [
     ("opening", "lines", opening, "unavailable", lambda line, cause, fix: line),
     ("opening", "contract", CompileError, "_excerpt", always([])),
     ("keeping", "entries", cache.DiskCache, "_sound", lambda c, key, suffix: None),
+    ("keeping", "entries", cache, "_NOTED_S", -1.0),
+    ("keeping", "entries", cache, "_NOTED_S", 1e9),
     ("keeping", "places", cache.DiskCache, "sweep", nothing),
     ("keeping", "blocks", pool.CachingPool, "_collect", nothing),
+    ("keeping", "blocks", pool.CachingPool, "after_fork", nothing),
     ("keeping", "settings", keeping, "switch", always(False)),
     ("processor", "features", "processor", "_cpuinfo", always({})),
     ("processor", "threads", "processor", "_cores", always(2)),
@@ -174,6 +177,19 @@ def test_a_fault_is_seen(
     outcome = judged("cpu", part, name, level)
     assert outcome.state in ("fail", "error"), outcome
     assert outcome.message
+
+
+@pytest.mark.parametrize(
+    ("name", "to"),
+    [("_folded", lambda p, real=gemm._folded: p if p.m == 1 else real(p)), ("INT32", gemm.INT64)],
+)
+def test_a_fault_in_what_is_one_product_is_seen(
+    monkeypatch: pytest.MonkeyPatch, name: str, to: Any
+) -> None:
+    monkeypatch.setattr(gemm, "plan", gemm.plan.__wrapped__)  # without what it has kept
+    assert judged("cpu", "products", "plans", "smoke").state == "pass"
+    monkeypatch.setattr(gemm, name, to)
+    assert judged("cpu", "products", "plans", "smoke").state == "fail"
 
 
 @pytest.mark.parametrize(("name", "before", "after"), C_TEXT)

@@ -13,8 +13,9 @@ from tensorbus import _op, _state
 from tensorbus.ops import data_types, indexing, matrix
 from tensorbus_backends import dtypes as dt
 from tensorbus_conformance.judge.cases import _made, gradient_cases
+from tensorbus_conformance.judge.comparing import claimed_bound
 from tensorbus_conformance.judge.items import Item, Outcome
-from tensorbus_conformance.judge.properties import claimed_bound, judge
+from tensorbus_conformance.judge.properties import judge
 from tensorbus_conformance.judge.session import Session, fenced
 from tensorbus_conformance.oracle import REFERENCES
 

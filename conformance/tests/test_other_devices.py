@@ -96,7 +96,7 @@ FUNCTIONS = sorted(
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_the_math_library_keeps_its_bounds_where_subnormals_are_flushed(name: str) -> None:
     """Every binade alike, subnormals and the least normal numbers more often; never garbage."""
-    from tensorbus_conformance.judge.properties import _judged
+    from tensorbus_conformance.judge.comparing import judged
 
     rng = np.random.default_rng(3)
     bits = rng.integers(0, 1 << 32, (2, 3000), np.uint64).astype(np.uint32)
@@ -106,7 +106,7 @@ def test_the_math_library_keeps_its_bounds_where_subnormals_are_flushed(name: st
     count = REFERENCES[name].tensors[0]
     case = Case((x, y)[:count], {}, "random patterns", random=False)
     item = Item(name, "cpu", "float32", "portable")
-    outcome = _judged(Session(item, flushing_device(), "smoke", 0), [case], "values")
+    outcome = judged(Session(item, flushing_device(), "smoke", 0), [case], "values")
     assert outcome.state == "pass", outcome.message
     assert outcome.decided >= 3000
 

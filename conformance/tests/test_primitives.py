@@ -200,6 +200,12 @@ FAULTS: dict[str, tuple[str, str, Callable[[str], str]]] = {
         "mulhi", "int64", macro("mulhi_i64", "(a, b) "
         "((i64)(((unsigned __int128)(u64)(a) * (u64)(b)) >> 64))"),
     ),
+    "an integer's limit two too low": (
+        "cast", "float64", line(r"0x1\.0000000000000p\+31", "0x1.fffffffcp+30"),
+    ),
+    "an integer's limit one too high": (
+        "cast", "float64", line(r"0x1\.0000000000000p\+31", "0x1.00000002p+31"),
+    ),
     "division by reciprocal": ("div", "float32", line(r"in0 / in1", "in0 * (1.0f / in1)")),
     "division rounded twice": (
         "div", "float64", line(r"in0 / in1", "(f64)((long double)in0 / in1)"),

@@ -179,7 +179,7 @@ def merged(shape: tuple[int, ...], operands: list[tuple[int, ...]]) -> object:
 @pytest.mark.parametrize(
     ("module", "name", "dtype"),
     [
-        ("_plan", "scale.map_ranks", "int32"),
+        ("_layout", "scale.map_ranks", "int32"),
         ("ops.reduction", "scale.reduce_between", "int32"),
         pytest.param("ops._rows", "scale.rows_ranks", "float32", marks=needs_cpu),
         ("ops.matrix", "scale.matmul_batches", "float64"),

@@ -1,4 +1,5 @@
-"""A second shape, offset or number needs no kernel that the first has not: for every op."""
+"""What a second shape, offset or number needs: no kernel that the first has not, and of the plan
+the numbers alone.  For every op."""
 
 from __future__ import annotations
 
@@ -9,7 +10,10 @@ import numpy as np
 import pytest
 import tensorbus as tb
 from numpy.typing import NDArray
-from tensorbus._state import settings
+from tensorbus._family import Family
+from tensorbus._plan import Plan
+from tensorbus._spec import Spec
+from tensorbus._state import forget_plans, settings
 from tensorbus_backends import dtypes as dt
 from tensorbus_conformance.judge.cases import Case, array_slots, cases, split
 from tensorbus_conformance.judge.items import dtypes_of, oracle_name
@@ -52,6 +56,10 @@ def called(op: str, device: tb.Device, case: Case, arrays: Sequence[Array]) -> b
 OPS = sorted(n for n, f in tb.FUNCTIONS.items() if f.namespace != "random")
 UNMOVED = {"arange", "empty", "eye", "full", "linspace", "ones", "reshape", "zeros", "nn.dropout"}
 """Their shapes are arguments; dropout needs a key."""
+
+
+VIEWS = {"broadcast_arrays", "expand_dims", "flip", "matrix_transpose", "meshgrid", "moveaxis"}
+VIEWS |= {"permute_dims", "reshape", "squeeze", "unstack"}
 
 
 @pytest.mark.parametrize("op", OPS)
@@ -103,3 +111,49 @@ def test_numbers_and_offsets_add_neither_kernels_nor_plans(op: str) -> None:
         call(x[k : k + 6], 1.5 + k), call(-float(k), x[k : k + 6])
     assert kernels(device) == before
     assert len(settings().plans) == plans
+
+
+def described(plan: Plan) -> tuple[object, ...]:
+    """All that a plan says."""
+    return (
+        (plan.variant, plan.library, plan.device, plan.operands, plan.single, plan.scalar),
+        (plan.buffers, plan.steps),
+        [(v.slot, v.offset, id(v.spec)) for v in plan.results],
+        [(t.device, t.shape, t.strides) for t in plan.tables],
+    )
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_a_size_class_gives_the_plan_that_the_op_writes(
+    op: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = tb.get_device("ref")
+    found = Family.plan
+    served = 0
+
+    def checked(self: Family, specs: Sequence[Spec], make: Any, options: Any = None) -> Plan | None:
+        nonlocal served
+        written = make(specs, options or {}, None)
+        before, self._due = self._written, self._written + 1
+        got = found(self, specs, make, options or {})
+        # An op whose sizes something hid would be served shape by shape for ever.
+        assert not self.closed
+        assert (got is None) == (written is None)
+        if got is not None and written is not None and written.host is None:
+            assert described(got) == described(written), ([s.shape for s in specs], options)
+            served += self._written == before
+        return got
+
+    forget_plans()
+    monkeypatch.setattr(Family, "plan", checked)
+    known = dtypes_of(op, "standard")
+    dtype = dt.float32 if dt.float32 in known else known[0]
+    moved = False
+    for case in cases(oracle_name(op), dtype, "standard", 0):
+        arrays = array_slots(case)
+        if sum(a.size for a in arrays) <= 3000 and called(op, device, case, arrays):
+            second = [other(a) for a in arrays]
+            differs = [a.shape for a in second] != [a.shape for a in arrays]
+            moved |= differs and called(op, device, case, second)
+    assert served or not moved or op in VIEWS
+    forget_plans()

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tensorbus as tb
 from tensorbus import _dlpack, _state
-from tensorbus._plan import Launch
+from tensorbus._run import Launch
 from tensorbus._spec import Spec
 from tensorbus._tensor import Tensor
 from tensorbus.ops import _elementwise, conversion, indexing, inplace

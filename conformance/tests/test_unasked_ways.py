@@ -158,6 +158,34 @@ def test_a_write_into_a_buffer_of_no_bytes_is_seen() -> None:
     assert guard.check()
 
 
+def test_a_write_into_a_buffer_that_is_gone_is_seen_at_once_or_by_the_next_one_there() -> None:
+    guard = Guarded(tb.get_device("cpu").backend)
+    for again in (False, True):
+        buffer: Any = guard.allocate(40)
+        address = guard.address(buffer)
+        del buffer
+        assert not guard.check()
+        ctypes.memset(address + 36, 1, 4)
+        if again:
+            assert guard.address(guard.allocate(36)) == address + 4
+        assert guard.check() == ["a kernel wrote to a buffer that was gone"]
+        assert not guard.check()
+
+
+def test_memory_is_poison_again_when_its_buffer_is_gone() -> None:
+    guard = Guarded(tb.get_device("cpu").backend)
+    buffer: Any = guard.allocate(40)
+    guard.copy_in(buffer, 0, memoryview(bytes(40)))
+    address = guard.address(buffer)
+    del buffer
+    other: Any = guard.allocate(40)
+    assert guard.address(other) == address
+    assert ctypes.string_at(address, 40) == b"\xff" * 40
+    guard.poison = 0x5A
+    assert ctypes.string_at(guard.address(guard.allocate(40)), 40) == b"\x5a" * 40
+    assert not guard.check()
+
+
 def test_a_tensor_of_no_elements_lies_in_its_memory() -> None:
     x = tb.ones((3, 0))
     assert host(x).shape == (3, 0)

@@ -5,19 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from tensorbus_conformance.judge.cases import Case
+from tensorbus_conformance.judge.comparing import witness
 from tensorbus_conformance.judge.items import Item
-from tensorbus_conformance.judge.properties import _witness
 from tensorbus_conformance.runner import run_items
 
 
 def test_elements_where_the_operands_have_the_shape_of_the_result() -> None:
     case = Case((np.asarray([1.0, 2.0], np.float32), np.asarray([3, 4], np.int32)), {}, "call")
-    assert _witness((1,), (2,), case) == f"(1,) of call: {(2.0).hex()}, 4"
+    assert witness((1,), (2,), case) == f"(1,) of call: {(2.0).hex()}, 4"
 
 
 def test_operands_where_they_have_not() -> None:
     case = Case((np.ones((3, 40), np.float32), np.asarray([2], np.int64)), {}, "rows")
-    text = _witness((1,), (3,), case)
+    text = witness((1,), (3,), case)
     assert text == "(1,) of rows, operands float32(3, 40); int64(1,) [2]"
 
 

@@ -26,8 +26,9 @@ __all__ = ["Blas", "core_type", "load_blas", "native_table", "supported"]
 # OpenBLAS multiplies on one thread up to this m * n * k; a batch of such goes to our own threads.
 _ONE_THREAD = 1 << 18
 
-# Its idle threads poll for 2^n cycles; the default of 2^26 would keep cores from our kernels.
-_POLL = "16"
+# Its idle threads poll for 2^n cycles, here a third of a millisecond: they are awake for the next
+# of several products, and the default of 2^26 would keep cores from our kernels.
+_POLL = "20"
 
 
 class HostBuffer(Protocol):

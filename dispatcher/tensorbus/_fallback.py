@@ -18,7 +18,8 @@ from tensorbus_backends.contract import DeviceUnavailableError, UnsupportedError
 from tensorbus_backends.dtypes import DType
 
 from ._devices import Device, get_device
-from ._plan import Plan, same_device
+from ._plan import Plan
+from ._planner import same_device
 from ._spec import Spec
 from ._state import Record, settings
 from ._tensor import Tensor

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
-from tensorbus_backends.contract import LaunchError, NativeCase, UnsupportedError
+from tensorbus_backends.contract import LaunchError, Native, NativeCase, UnsupportedError
 from tensorbus_backends.dtypes import DType
 from tensorbus_backends.floating import in_default_arithmetic
 
@@ -23,7 +23,11 @@ from ._arguments import checked
 from ._autograd import Context, record
 from ._devices import Device
 from ._fallback import fallback, meeting
-from ._plan import Dense, Plan, Planner, Value, same_device
+from ._family import Family, kind_of, sized
+from ._plan import Plan, Value
+from ._planner import Planner, same_device
+from ._run import runner
+from ._sizes import Sizes
 from ._spec import Shape, Spec
 from ._state import Record, deeper, settings, watching
 from ._tensor import Tensor
@@ -159,16 +163,15 @@ class Op:
         vjp: ``rule(context, *cotangents)`` gives one gradient (or None) for each operand, written
             in terms of ops; None where the op has no derivative.
         jvp: ``rule(context, tangents)`` gives the tangent(s) of the output(s).
-        dense: Whether operands in C order under one shape get plans that differ in the number of
-            elements alone.
         number: Dtype of a Python number that calls take beside at most one tensor: see
             `apply_number`.  `build` makes it the last scalar of its only launch, with any value.
         moves: Whether the result is on a device that the call names; it never falls back.
+        sizes: Names of options that are sizes or tuples of sizes, which change with the shapes.
     """
 
-    dense = False
     moves = False
     number: DType | None = None
+    sizes: Sequence[str] = ()
 
     def __init__(
         self,
@@ -191,9 +194,29 @@ class Op:
         """Add the steps of portable kernels to a plan; the result's value, or a tuple of them."""
         raise NotImplementedError
 
-    def plan(self, device: Device, specs: Sequence[Spec], options: dict[str, Any]) -> Plan:
-        """How to serve calls with these specs without a native kernel."""
-        planner = Planner(device, specs)
+    def host(self, device: Device, options: dict[str, Any]) -> Callable[..., Any] | None:
+        """From operands on `device` to the result, where no steps on it make that; else None."""
+        return None
+
+    def plan(
+        self,
+        device: Device,
+        specs: Sequence[Spec],
+        options: dict[str, Any],
+        sizes: Sizes | None = None,
+    ) -> Plan:
+        """How to serve calls with these specs without a native kernel.
+
+        Args:
+            device: Where.
+            specs: Of the operands.
+            options: The other arguments.
+            sizes: To whom the open sizes of `specs` belong, if there are any.
+        """
+        host = self.host(device, options)
+        if host is not None:
+            return Plan(host)
+        planner = Planner(device, specs, sizes)
         return planner.finish(self.build(planner, planner.operands, options))
 
     def __call__(self, *tensors: Tensor, **options: Any) -> Any:
@@ -331,26 +354,24 @@ def _runner(
     return run  # type: ignore[no-any-return]
 
 
+@in_default_arithmetic
 def _planned(
     op: Op, tensors: Sequence[Tensor], options: dict[str, Any], device: Device | None
 ) -> Callable[..., Any]:
     specs = [t._spec for t in tensors]
-    if not (op.dense and specs):
-        return _make(op, specs, options, device).run
-    first = specs[0]
-    shape, where, n = first.shape, first.device, first.size
-    for s in specs:
-        if s.shape != shape or not s.contiguous or s.device is not where or n < 2:
-            return _make(op, specs, options, device).run
-    key = (op, Dense, where, *[s.dtype for s in specs], *_option_key(options))
-    now = settings()
-    found = now.plans.find(key)
-    if found is not None:
-        return found.sized(shape, n)  # type: ignore[no-any-return]
-    plan = _make(op, specs, options, device)
-    if Dense.fits(plan) and (now.reproducible or not _named(op.name, where)):
-        now.plans.keep(key, Dense(plan))
-    return plan.run
+    free = sized(op.sizes, options) if op.sizes else {}
+    rest = {n: v for n, v in options.items() if n not in free} if free else options
+
+    def make(specs: Sequence[Spec], opened: dict[str, Any], sizes: Sizes | None) -> Plan:
+        return _make(op, specs, {**options, **opened} if opened else options, device, sizes)
+
+    plans = settings().plans
+    ranks = [(n, len(v) if isinstance(v, tuple) else -1) for n, v in free.items()]
+    key = (op, Family, device, *map(kind_of, specs), *ranks, *_option_key(rest))
+    family = plans.find(key)
+    if family is None:
+        family = plans.keep(key, Family())
+    return family.plan(specs, make, free).run  # type: ignore[no-any-return]
 
 
 def _traced(
@@ -455,6 +476,7 @@ def serve(op: Op, p: Planner, values: Sequence[Value], options: dict[str, Any]) 
 
 
 Planner.serve = staticmethod(serve)
+Plan.runner = runner
 
 
 def _native(
@@ -485,6 +507,20 @@ def _named(op: str, device: Device) -> str:
     )
 
 
+def _takes(native: Native, case: NativeCase) -> bool:
+    try:
+        return bool(native.when(case))
+    except Exception as error:
+        raise LaunchError(
+            f"{case.op}: the native kernel of {native.library} cannot say whether it takes a case: "
+            f"its `when` raised {type(error).__name__}: {error}"
+        ) from error
+
+
+def _answer(native: Native, *parts: Any) -> bool:
+    return _takes(native, NativeCase(*parts))
+
+
 def _offered(
     name: str,
     key: str,
@@ -497,23 +533,21 @@ def _offered(
     native = p.device.backend.natives.get(key)
     if native is None:
         return None
-    outs = tuple(Spec.of(p.device, dtype, shape) for dtype, shape in results)
-    whole = (*(v.spec for v in values), *outs)
+    outs = tuple([Spec.of(p.device, dtype, shape) for dtype, shape in results])
+    whole = (*[v.spec for v in values], *outs)
     case = NativeCase(
         name,
-        tuple(s.dtype for s in whole),
-        tuple(s.shape for s in whole),
-        tuple(s.strides for s in whole),
+        tuple([s.dtype for s in whole]),
+        tuple([s.shape for s in whole]),
+        tuple([s.strides for s in whole]),
         options,
         len(outs),
     )
-    try:
-        taken = native.when(case)
-    except Exception as error:
-        raise LaunchError(
-            f"{name}: the native kernel of {native.library} cannot say whether it takes a case: "
-            f"its `when` raised {type(error).__name__}: {error}"
-        ) from error
+    if p.sizes is None:
+        taken = _takes(native, case)
+    else:
+        parts = case.op, case.dtypes, case.shapes, case.strides, case.options, case.results
+        taken = p.sizes.asked(_answer, native, *parts)
     if not taken:
         return None
     made = tuple(p.place(spec) for spec in outs)
@@ -521,20 +555,25 @@ def _offered(
     return made[0] if len(made) == 1 else made
 
 
-@in_default_arithmetic
-def _make(op: Op, specs: Sequence[Spec], options: dict[str, Any], device: Device | None) -> Plan:
+def _make(
+    op: Op,
+    specs: Sequence[Spec],
+    options: dict[str, Any],
+    device: Device | None,
+    sizes: Sizes | None = None,
+) -> Plan:
     where = device if device is not None else meeting(op.name, specs)
     results = op.infer(specs, options)
     if any(s.device.home is not None for s in specs) or where.home is not None:
         return _with_guests(op, specs, results, options, where)
     if missing := _missing(where, specs, results):
         return _elsewhere(op, specs, options, where, missing)
-    planner = Planner(where, specs)
+    planner = Planner(where, specs, sizes)
     made = _native(op, planner, planner.operands, results, options)
     if made is not None:
         return planner.finish(made)
     try:
-        return _portable(op, where, specs, options)
+        return _portable(op, where, specs, options, sizes)
     except _Lacking as lacking:
         return _elsewhere(op, specs, options, where, lacking.missing)
 
@@ -560,8 +599,14 @@ def _with_guests(
     return _portable(op, where, placed, options)
 
 
-def _portable(op: Op, where: Device, specs: Sequence[Spec], options: dict[str, Any]) -> Plan:
-    plan = op.plan(where, specs, options)
+def _portable(
+    op: Op,
+    where: Device,
+    specs: Sequence[Spec],
+    options: dict[str, Any],
+    sizes: Sizes | None = None,
+) -> Plan:
+    plan = op.plan(where, specs, options, sizes)
     if plan.host is None:
         plan.scalar = op.number
     return plan

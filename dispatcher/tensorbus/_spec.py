@@ -12,6 +12,7 @@ from tensorbus_backends.dtypes import DType
 from tensorbus_backends.kernels import DIMS
 
 from ._recent import Recent
+from ._sizes import Size
 
 if TYPE_CHECKING:
     from ._devices import Device
@@ -60,24 +61,27 @@ class Spec:
     def of(device: Device, dtype: DType, shape: Shape, strides: Shape | None = None) -> Spec:
         """The spec with these parts; without `strides` the C-contiguous one."""
         key = (device, dtype, shape, strides)
-        found = _lately.get(key)
+        try:
+            found = _lately.get(key)
+        except TypeError:
+            if not any(isinstance(n, Size) for n in (*shape, *(strides or ()))):
+                raise
+            return Spec.build(device, dtype, *_canonical(shape, strides))
         if found is not None:
             return found
-        return _lately.keep(key, Spec._made(device, dtype, shape, strides))
+        given = _canonical(shape, strides)
+        return _lately.keep(key, _intern(device, dtype, *given))
 
     @staticmethod
-    def _made(device: Device, dtype: DType, shape: Shape, strides: Shape | None) -> Spec:
-        default = contiguous_strides(shape)
-        if strides is not None and strides != default:
-            if 0 in shape:
-                strides = default
-            elif 1 in shape:
-                strides = tuple(
-                    [d if n == 1 else s for n, s, d in zip(shape, strides, default, strict=True)]
-                )
-        if strides is None or strides == default:
-            return _intern(device, dtype, shape, None, default)
-        return _intern(device, dtype, shape, strides, strides)
+    def build(device: Device, dtype: DType, shape: Shape, strides: Shape, contiguous: bool) -> Spec:
+        """Always a new object: one to be interned, or one of open sizes (see `_sizes`)."""
+        made = Spec()
+        made.device, made.dtype, made.shape, made.strides = device, dtype, shape, strides
+        made.size = math.prod(shape)
+        made.nbytes = made.size * dtype.itemsize
+        made.contiguous = contiguous
+        made.views = {}
+        return made
 
     def __repr__(self) -> str:
         return f"{self.dtype}{list(self.shape)} on {self.device}"
@@ -106,20 +110,28 @@ def _forget(reference: weakref.ref[Spec]) -> None:
         _specs.pop(reference.key, None)
 
 
-def _intern(
-    device: Device, dtype: DType, shape: Shape, given: Shape | None, strides: Shape
-) -> Spec:
-    key = (device, dtype, shape, given)
+def _canonical(shape: Shape, strides: Shape | None) -> tuple[Shape, Shape, bool]:
+    """Shape, strides, and whether these are those of C order."""
+    default = contiguous_strides(shape)
+    if strides is not None and strides != default:
+        if 0 in shape:
+            strides = default
+        elif 1 in shape:
+            strides = tuple(
+                [d if n == 1 else s for n, s, d in zip(shape, strides, default, strict=True)]
+            )
+    if strides is None or strides == default:
+        return shape, default, True
+    return shape, strides, False
+
+
+def _intern(device: Device, dtype: DType, shape: Shape, strides: Shape, contiguous: bool) -> Spec:
+    key = (device, dtype, shape, None if contiguous else strides)
     with _interning:
         reference = _specs.get(key)
         found = None if reference is None else reference()
         if found is None:
-            found = Spec()
-            found.device, found.dtype, found.shape, found.strides = device, dtype, shape, strides
-            found.size = math.prod(shape)
-            found.nbytes = found.size * dtype.itemsize
-            found.contiguous = given is None
-            found.views = {}
+            found = Spec.build(device, dtype, shape, strides, contiguous)
             reference = _Reference(found, _forget)
             reference.key = key
             _specs[key] = reference

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tensorbus_backends.contract import Feature
@@ -11,7 +11,6 @@ from tensorbus_backends.dtypes import DType
 from ._autograd import Context
 from ._devices import Device
 from ._op import Op, apply
-from ._plan import Plan
 from ._spec import Shape, Spec
 from ._tensor import Tensor
 
@@ -24,7 +23,7 @@ class _Transfer(Op):
     def infer(self, specs: Sequence[Spec], options: dict[str, Any]) -> list[tuple[DType, Shape]]:
         return [(specs[0].dtype, specs[0].shape)]
 
-    def plan(self, device: Device, specs: Sequence[Spec], options: dict[str, Any]) -> Plan:
+    def host(self, device: Device, options: dict[str, Any]) -> Callable[..., Any] | None:
         from .ops._common import from_host
 
         target: Device = options["target"]
@@ -34,7 +33,7 @@ class _Transfer(Op):
             moved = _directly(x, target) if neighbours else None
             return from_host(target, x.numpy(), x.dtype) if moved is None else moved
 
-        return Plan(run)
+        return run
 
 
 def _directly(x: Tensor, target: Device) -> Tensor | None:

@@ -25,7 +25,8 @@ from . import ops
 from ._autograd import Context
 from ._devices import Device, get_device
 from ._op import Op, apply_number, function
-from ._plan import Planner, Value
+from ._plan import Value
+from ._planner import Planner
 from ._promotion import DEFAULT_FLOAT, DEFAULT_INT
 from ._recent import kept
 from ._shown import shown
@@ -180,6 +181,7 @@ class _Draw(Op):
     """
 
     number = dt.uint64
+    sizes = ("shape",)
 
     def __init__(
         self,

@@ -337,6 +337,7 @@ class Reduce(Kernel):
         advance = " ".join(f"o_{s.name} += M({s.base + Strided.WORDS});" for s in strided)
         skip = "\n".join(f"o_{s.name} += start * M({s.base + Strided.WORDS});" for s in strided)
         several = self._several(width, lines, value) if dialect.loops else ""
+        few = self._few(width, lines, value) if dialect.loops else ""
         body = f"""\
 const i64 chunks = (M({_N}) + {CHUNK - 1}) / {CHUNK}, blocks = (M({_COLS}) + {width - 1}) / {width};
 const i64 block = g % blocks, pass = g / blocks, chunk = pass % chunks, row = pass / chunks;
@@ -345,10 +346,9 @@ const i32 count = (i32)(M({_N}) - start < {CHUNK} ? M({_N}) - start : {CHUNK});
 const i32 columns = (i32)(M({_COLS}) - column < {width} ? M({_COLS}) - column : {width});
 {row_text(strided, "row", "column", _DIMS, _SHAPE)}
 {skip}
-const i32 lanes = count < {LANES} ? count : {LANES};
-for (i32 k = 0; k < lanes; ++k)
+i32 lanes = count < {LANES} ? count : {LANES}, i = 0;
+{few}for (i32 k = i; k < lanes; ++k)
     LANES(l, columns) acc[k * {width} + l] = {_identity_text(self.monoid, self.acc)};
-i32 i = 0;
 {several}for (; i < count; ++i) {{
     const i32 lane = i & {LANES - 1};
     LANES(l, columns) {{
@@ -366,6 +366,54 @@ LANES(l, columns) {{
 {indent(store)}
 }}"""
         return body, LANES * width
+
+    def _few(self, width: int, lines: list[str], value: str) -> str:
+        """Statements of a "loop" device that take all elements, if no lane has two of them.
+
+        The first level of the tree is folded while they are read: half of the accumulators are
+        never filled, and the other half once.
+        """
+        if len(lines) > _SHORT:
+            return ""
+        strided, t = self._strided(), ctype(self.acc)
+
+        def element(name: str, ahead: str) -> list[str]:
+            index = [f"const i64 index = start + i + {ahead};"] if self._indexed else []
+            reads = self._reads(
+                lambda s: s.read("l").replace(
+                    f"o_{s.name}", f"o_{s.name} + {ahead} * M({s.base + Strided.WORDS})"
+                )
+            )
+            inside = indent("\n".join([*index, *reads, *lines, f"{name} = {value};"]))
+            return [f"{t} {name};", f"{{\n{inside}\n}}"]
+
+        pair, combined = _pair_text(self.monoid, self.acc, "low", "high")
+        none = _identity_text(self.monoid, self.acc)
+        alone, kept = _pair_text(self.monoid, self.acc, none, "low")
+        place = f"acc[i * {width} + l]"
+        both = [*element("low", "0"), *element("high", "half"), *pair, f"{place} = {combined};"]
+        one = [*element("low", "0"), *alone, f"{place} = {kept};"]
+        advance = " ".join(f"o_{s.name} += M({s.base + Strided.WORDS});" for s in strided)
+        return f"""\
+if (count > 1 && count <= {LANES}) {{
+    i32 half = {LANES // 2};
+    while (half >= count) half >>= 1;
+    for (; i < half; ++i) {{
+        if (i + half < count) {{
+            LANES(l, columns) {{
+{indent(chr(10).join(both), 4)}
+            }}
+        }} else {{
+            LANES(l, columns) {{
+{indent(chr(10).join(one), 4)}
+            }}
+        }}
+        {advance}
+    }}
+    lanes = half;
+    i = count;
+}}
+"""
 
     def _several(self, width: int, lines: list[str], value: str) -> str:
         """Statements of a "loop" device that take `_DEEP` elements of a lane at a time.

@@ -20,7 +20,7 @@ from typing import Any
 import tensorbus as tb
 from tensorbus_backends.flushing import TININESS, flushing
 
-from ..judge.warm import launched
+from ..judge.planned import planned
 from .replay import COTANGENT, TANGENT, Call, digest, dtypes_of, operands, results
 
 __all__ = [
@@ -140,7 +140,7 @@ def warm(names: Iterable[str], calls: Mapping[str, Sequence[Call]], device: tb.D
     ]
     # A kernel that does not compile is met again, alone, by the call that needs it.
     with suppress(Exception):
-        device.warm(launched(device.backend, each))
+        device.warm(planned(device, each))
 
 
 def check(

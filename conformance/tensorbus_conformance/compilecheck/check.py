@@ -22,6 +22,7 @@ from tensorbus_backends.offline import AbsentCompiler, OfflineCompiler
 from ..report import machine, write
 from .batch import Text, compile_texts
 from .compilers import Offer, offers, opened
+from .console import Progress, table
 from .kernels import kernels
 from .row import Row
 
@@ -173,7 +174,6 @@ def check(
     Raises:
         LookupError: As `plan`.
     """
-    from .console import Progress, table
 
     rows = plan(names, targets, level)
     with Progress() as progress:

@@ -1,8 +1,7 @@
-"""Which kernels an op set needs: found by calling every op on a device that runs nothing.
+"""Which kernels an op set needs: read from the plans of every op's calls (see `judge.planned`).
 
-The device's memory is real and its launches are not, so a call costs its planning alone.  A call
-that reads results back (its shape depends on values, say, or it checks indices) is made once more
-with the interpreter running its kernels, so that it goes the way that values lead it.
+A call that reads results back (its shape depends on values, say) is made once more with the
+interpreter running its kernels, so that it goes the way that values lead it.
 
 Properties that compare results while they go on, and parts, are judged as they are, by the
 interpreter; their verdicts are nobody's business here.
@@ -34,6 +33,7 @@ from ..judge.gradients.common import called, gradient_cases
 from ..judge.guard import Guarded
 from ..judge.items import Item, items, properties, random_recipe
 from ..judge.layouts import place
+from ..judge.planned import Reading
 from ..judge.properties import judge
 from ..judge.scale.bench import CHECKS, Bench
 from ..judge.session import Session
@@ -44,48 +44,40 @@ __all__ = ["kernels", "kernels_of"]
 _INFO = DeviceInfo("none", "none", 0, evidence=Evidence.COMPILED, description="runs nothing")
 
 
-class _Collecting(RefDevice):
-    """Notes what it is asked to compile.
+class _Noting(RefDevice):
+    """Notes what it is asked to compile: also what no plan holds, as duties of drivers have it."""
 
-    Attributes:
-        live: Whether launches are run (by the interpreter).
-        read: Whether anything was read back.
-        specs: The kernels, in the order in which they were met.
-    """
-
-    def __init__(self, capabilities: Capabilities, live: bool) -> None:
+    def __init__(self, capabilities: Capabilities) -> None:
         super().__init__(_INFO)
-        # Reads have to come through `copy_out` to be noticed.
         self.features = self.features - {Feature.ADDRESS}
         self.capabilities = capabilities
-        self.live, self.read = live, False
         self.specs: dict[KernelSpec, None] = {}
 
     def compile(self, kernels: Sequence[KernelSpec]) -> list[Any]:
         self.specs.update(dict.fromkeys(kernels))
         return super().compile(kernels)
 
-    def launch(self, kernel: Any, groups: int, buffers: Sequence[Buffer], meta: bytes) -> None:
-        if self.live:
-            super().launch(kernel, groups, buffers, meta)
+
+class _Open(Guarded):
+    """Fences that are none, for the judge's own code.
+
+    Attributes:
+        read: Whether anything was read back.
+    """
+
+    read = False
+
+    def allocate(self, nbytes: int) -> Buffer:
+        return self.real.allocate(nbytes)
+
+    def holding(self, content: memoryview) -> Buffer:
+        buffer = self.allocate(content.nbytes)
+        self.copy_in(buffer, 0, content)
+        return buffer
 
     def copy_out(self, source: Buffer, offset: int, target: memoryview) -> None:
         self.read = True
         super().copy_out(source, offset, target)
-
-    def attempt(self, call: Callable[[], object]) -> bool:
-        """Call; what it raises is the judge's business.  Whether anything was read back."""
-        self.read = False
-        with contextlib.suppress(Exception):
-            call()
-        return self.read
-
-
-class _Open(Guarded):
-    """Fences that are none, for the judge's own code."""
-
-    def allocate(self, nbytes: int) -> Buffer:
-        return self.real.allocate(nbytes)
 
     def check(self) -> list[str]:
         return []
@@ -123,17 +115,28 @@ def kernels_of(
     """The kernels of one item."""
     if item.dtype not in capabilities.dtypes:
         return []
-    # Two devices, as what the library keeps of one that runs nothing is of no use to the other.
-    planning, running = (_Collecting(capabilities, live) for live in (False, True))
-    plans, runs = (Session(item, tb.Device(_Open(d)), level, seed) for d in (planning, running))
+    real = _Noting(capabilities)
+    planning, running = _Open(real), _Open(real)
+    reading = Reading(tb.Device(planning))
+    plans = Session(item, reading.device, level, seed)
+    runs = Session(item, tb.Device(running), level, seed)
     names = properties(item.op, plans.dtype, item.variant, item.device, level)
     with np.errstate(all="ignore"):
         for plan, run in zip(_calls(plans, names), _calls(runs, names), strict=True):
-            if planning.attempt(plan):
-                running.attempt(run)
+            planning.read = False
+            with reading(), contextlib.suppress(Exception):
+                plan()
+            if planning.read:
+                _attempt(run)
         for name in _judged(item, names):
-            running.attempt(partial(judge, runs, name))
-    return list(planning.specs | running.specs)
+            _attempt(partial(judge, runs, name))
+    return list(reading.kernels | real.specs)
+
+
+def _attempt(call: Callable[[], object]) -> None:
+    """Call; what it raises is the judge's business."""
+    with contextlib.suppress(Exception):
+        call()
 
 
 _JUDGED = ("aliasing", "kinks", "autograd")

@@ -19,6 +19,7 @@ from tensorbus_backends import dtypes as dt
 
 from ..oracle import REFERENCES
 from .cases import Case, movable
+from .comparing import judge_of
 from .items import Outcome
 from .layouts import host
 from .session import Session, array_slots, oracle_call, split
@@ -40,7 +41,7 @@ def check(session: Session) -> Outcome:
         tensors, _ = session.tensors(case)
         _fresh(session, outcome, case, tensors, session.call(case, tensors))
         for label, views in _shared(session, case):
-            _compare(session, outcome, case, label, views)
+            compare(session, outcome, case, label, views)
     return outcome
 
 
@@ -148,7 +149,7 @@ def _neighbours(
         yield f"neighbours at {label} offsets", views
 
 
-def _compare(session: Session, outcome: Outcome, case: Case, label: str, views: Views) -> None:
+def compare(session: Session, outcome: Outcome, case: Case, label: str, views: Views) -> None:
     """The call on `views` against the call on copies of their values."""
     values = [host(v) for v in views]
     args, options = split(case)[1]([np.array(v, order="C") for v in values])
@@ -185,8 +186,6 @@ def _agree(
     """
     if session.portable:
         return [bits_of(h) == bits_of(w) for h, w in zip(results, wanted, strict=True)]
-    from .properties import judge_of
-
     judge, references = judge_of(session, plain), oracle_call(session.op, plain)
     return [judge.check(h, r).ok for h, r in zip(results, references, strict=True)]
 

@@ -22,6 +22,7 @@ from tensorbus_backends import dtypes as dt
 
 from ..oracle import REFERENCES
 from .cases import Case, array_slots, split
+from .comparing import judge_of, merge
 from .items import Outcome, dtypes_of
 from .session import Session, oracle_call
 from .signature import parameters
@@ -41,8 +42,6 @@ _REFUSED = (ValueError, TypeError, IndexError)
 
 def check(session: Session, outcome: Outcome) -> None:
     """See the module."""
-    from .properties import _merge, judge_of
-
     known = dtypes_of(session.item.op, "standard")
     if session.dtype is not (dt.float32 if dt.float32 in known else known[0]):
         return
@@ -63,7 +62,7 @@ def check(session: Session, outcome: Outcome) -> None:
             continue  # an op may want certain ranks, about which NumPy does not care
         for g, r in zip(got, references, strict=True):
             outcome.decided += 1
-            _merge(outcome, judge.check(g, r), case, arrays)
+            merge(outcome, judge.check(g, r), case, arrays)
 
 
 def named(session: Session) -> Iterator[Case]:

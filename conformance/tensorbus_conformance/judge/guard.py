@@ -13,6 +13,7 @@ import ctypes
 import mmap
 import sys
 import weakref
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -38,44 +39,125 @@ class _Libc:
     def __init__(self) -> None:
         libc = ctypes.CDLL(None, use_errno=True)
         self.mmap, self.mprotect, self.munmap = libc.mmap, libc.mprotect, libc.munmap
+        self.memcmp = libc.memcmp
         self.mmap.restype = ctypes.c_void_p
         self.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
         self.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
         self.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+        self.memcmp.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
+
+    def filled(self, address: int, nbytes: int, byte: int) -> bool:
+        """Whether all of some bytes, at least one, have one value."""
+        first = ctypes.c_ubyte.from_address(address).value
+        # Each byte is compared with the one behind it.
+        return first == byte and not self.memcmp(address, address + 1, nbytes - 1)
+
+
+class _Blocks:
+    """Blocks of writable pages before an inaccessible one, all bytes of them poison.
+
+    A block that is given back is filled with its poison and kept, as mapping pages takes ten times
+    as long as the rest of an allocation.  The one that was given back first is taken first, and
+    looked at: what is no poison was stored through a buffer that was gone.
+    """
+
+    LARGEST = 16 * _PAGE
+    KEPT = 32
+
+    def __init__(self, libc: _Libc) -> None:
+        self._libc = libc
+        self._free: dict[tuple[int, int], deque[int]] = {}
+
+    def take(self, body: int, poison: int) -> tuple[int, bool]:
+        """A block with `body` bytes, and whether nobody has stored to it since it was free.
+
+        Raises:
+            MemoryError: There is no memory.
+        """
+        try:
+            base = self._free[body, poison].popleft()
+        except (KeyError, IndexError):
+            base = self._map(body)
+            ctypes.memset(base, poison, body)
+            return base, True
+        return base, self._whole(base, body, poison)
+
+    def give(self, base: int, body: int, poison: int, stored: int) -> None:
+        """Keep a block whose bytes are poison but for the last ones, from address `stored` on."""
+        free = self._free.setdefault((body, poison), deque())
+        if body > self.LARGEST or len(free) >= self.KEPT:
+            self._libc.munmap(base, body + _PAGE)
+            return
+        ctypes.memset(stored, poison, base + body - stored)
+        free.append(base)
+
+    def intact(self) -> bool:
+        """Whether nobody has stored to a block that is free; if so, it is poison again."""
+        intact = True
+        for (body, poison), free in list(self._free.items()):
+            for _ in range(len(free)):
+                try:
+                    base = free.popleft()  # so that no other thread takes it meanwhile
+                except IndexError:
+                    break
+                intact = self._whole(base, body, poison) and intact
+                free.append(base)
+        return intact
+
+    def __del__(self) -> None:
+        # At the end of a process modules go first, and all memory with it.
+        for (body, _), free in getattr(self, "_free", {}).items():
+            for base in free:
+                self._libc.munmap(base, body + _PAGE)
+
+    def _whole(self, base: int, body: int, poison: int) -> bool:
+        if self._libc.filled(base, body, poison):
+            return True
+        ctypes.memset(base, poison, body)
+        return False
+
+    def _map(self, body: int) -> int:
+        base: int | None = self._libc.mmap(
+            None, body + _PAGE, _PROT_RW, _PRIVATE | _ANONYMOUS, -1, 0
+        )
+        if base is None or base == ctypes.c_void_p(-1).value:
+            raise MemoryError("no memory for a guarded buffer")
+        if self._libc.mprotect(base + body, _PAGE, _PROT_NONE):
+            raise OSError(ctypes.get_errno(), "mprotect")
+        return base
 
 
 class _Pages:
     """Memory for one buffer, with a band before it and an inaccessible page behind it."""
 
     def __init__(self, guard: Guarded, nbytes: int) -> None:
-        libc = guard.libc
-        assert libc is not None
-        self._none = not nbytes
-        body = -(-(nbytes + BAND) // _PAGE) * _PAGE
-        self._libc, self._length, self._guard = libc, body + _PAGE, guard
-        base = libc.mmap(None, self._length, _PROT_RW, _PRIVATE | _ANONYMOUS, -1, 0)
-        if base in (None, ctypes.c_void_p(-1).value):
-            raise MemoryError("no memory for a guarded buffer")
-        self._base = base
-        if libc.mprotect(base + body, _PAGE, _PROT_NONE):
-            raise OSError(ctypes.get_errno(), "mprotect")
+        assert guard.blocks is not None
+        assert guard.libc is not None
+        self._body, self._poison = -(-(nbytes + BAND) // _PAGE) * _PAGE, guard.poison
+        self._guard, self._blocks, self._libc = guard, guard.blocks, guard.libc
+        self._base, kept = self._blocks.take(self._body, self._poison)
+        if not kept:
+            guard.violations.append(_LATE)
         # No bytes lie within the band: whoever stores one there is seen without a crash.
-        self.address = base + body - (nbytes or BAND // 2)
-        self._poison = guard.poison
-        ctypes.memset(base, guard.poison, body)
+        self.address = self._base + self._body - (nbytes or BAND // 2)
+        self._size = self.address - self._base + (0 if nbytes else BAND // 2)
         guard.live.add(self)
 
     def intact(self) -> bool:
         """Whether the band before the buffer is untouched, and what stands for no bytes."""
-        size = self.address - self._base + (BAND // 2 if self._none else 0)
-        return bool(ctypes.string_at(self._base, size) == bytes([self._poison]) * size)
+        return self._libc.filled(self._base, self._size, self._poison)
 
     def __del__(self) -> None:
         # At the end of a process modules go first, and all memory with it.
-        if getattr(self, "_base", None) and ctypes is not None:
-            if not self.intact():
+        if getattr(self, "_size", None) and ctypes is not None:
+            intact = self.intact()
+            if not intact:
                 self._guard.violations.append("a kernel wrote before the beginning of a buffer")
-            self._libc.munmap(self._base, self._length)
+            stored = self._base + (self._size if intact else 0)
+            self._blocks.give(self._base, self._body, self._poison, stored)
+
+
+_LATE = "a kernel wrote to a buffer that was gone"
 
 
 class _Bands:
@@ -84,10 +166,11 @@ class _Bands:
     The buffer that is handed out keeps the allocation alive, not this object.
     """
 
-    def __init__(self, guard: Guarded, nbytes: int) -> None:
-        self._real, self._nbytes, self._poison = guard.real, nbytes, guard.poison
+    def __init__(self, guard: Guarded, content: memoryview) -> None:
+        self._real, self._nbytes, self._poison = guard.real, content.nbytes, guard.poison
+        nbytes, band = content.nbytes, bytes([guard.poison]) * BAND
         whole = self._real.allocate(nbytes + 2 * BAND)
-        self._real.copy_in(whole, 0, memoryview(bytes([guard.poison]) * (nbytes + 2 * BAND)))
+        self._real.copy_in(whole, 0, memoryview(b"".join([band, content, band])))
         if self._real.has(Feature.PARTS):
             self.start, part = BAND, self._real.part(whole, BAND, nbytes)
         else:
@@ -133,9 +216,10 @@ class Guarded(Device):
         self.live: weakref.WeakSet[_Pages] = weakref.WeakSet()
         self.bands: dict[int, _Bands] = {}
         self.launches = 0
-        self.libc = None
+        self.libc = self.blocks = None
         if real.has(Feature.ADDRESS) and sys.platform != "win32":
             self.libc = _Libc()
+            self.blocks = _Blocks(self.libc)
 
     @property
     def natives(self) -> Any:  # type: ignore[override]
@@ -147,10 +231,25 @@ class Guarded(Device):
             return self.real.import_pointer(pages.address, nbytes, pages)
         if not nbytes:
             return self.real.allocate(0)
-        bands = _Bands(self, nbytes)
+        return self._between(memoryview(bytes([self.poison]) * nbytes))
+
+    def holding(self, content: memoryview) -> Buffer:
+        """A buffer with these bytes in it; one copy where the fences are bands."""
+        if self.libc is not None or not content.nbytes:
+            buffer = self.allocate(content.nbytes)
+            if content.nbytes:
+                self.copy_in(buffer, 0, content)
+            return buffer
+        return self._between(content)
+
+    def _between(self, content: memoryview) -> Buffer:
+        bands = _Bands(self, content)
         buffer, bands.fresh = bands.fresh, None
         assert buffer is not None
-        self.bands[id(bands)] = bands
+        key = id(bands)
+        self.bands[key] = bands
+        # Of a buffer that is gone there is nothing to look at.
+        bands.buffer = weakref.ref(buffer, lambda _: self.bands.pop(key, None))
         return buffer
 
     def check(self) -> list[str]:
@@ -159,11 +258,13 @@ class Guarded(Device):
         for pages in list(self.live):
             if not pages.intact():
                 self.violations.append("a kernel wrote before the beginning of a buffer")
+        if self.blocks is not None and not self.blocks.intact():
+            self.violations.append(_LATE)
         for key, bands in list(self.bands.items()):
             if not bands.intact():
                 self.violations.append("a kernel wrote outside a buffer")
             if bands.buffer() is None:
-                del self.bands[key]
+                self.bands.pop(key, None)
         found, self.violations = self.violations, []
         return found
 

@@ -11,6 +11,8 @@ from tensorbus import Device, Tensor
 from tensorbus._spec import Spec
 from tensorbus_backends import dtypes as dt
 
+from .guard import Guarded
+
 __all__ = ["LAYOUTS", "host", "place", "put"]
 
 Array = NDArray[Any]
@@ -94,10 +96,14 @@ def _filler(array: Array, n: int) -> Array:
 def put(device: Device, memory: Array, shape: tuple[int, ...], strides: Any, offset: int) -> Tensor:
     """A tensor of a shape, strides and an offset (in elements) over memory with these elements."""
     dtype = dt.from_numpy(memory.dtype)
-    buffer = device.backend.allocate(memory.nbytes)
-    if memory.size:
-        raw = np.ascontiguousarray(memory).reshape(-1).view(np.uint8)
-        device.backend.copy_in(buffer, 0, memoryview(raw.data))
+    backend = device.backend
+    raw = memoryview(np.ascontiguousarray(memory).reshape(-1).view(np.uint8).data)
+    if isinstance(backend, Guarded):
+        buffer = backend.holding(raw)
+    else:
+        buffer = backend.allocate(raw.nbytes)
+        if raw.nbytes:
+            backend.copy_in(buffer, 0, raw)
     return Tensor(buffer, Spec.of(device, dtype, shape, strides), offset)
 
 

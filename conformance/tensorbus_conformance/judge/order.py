@@ -21,6 +21,7 @@ from tensorbus_backends import dtypes as dt
 from ..oracle import REFERENCES, ordered
 from ..oracle.order import WRITTEN
 from .cases import Case
+from .comparing import compare
 from .items import Outcome
 from .layouts import host, place
 from .session import Session
@@ -84,8 +85,6 @@ def calls(session: Session) -> list[Callable[[], object]]:
 
 def check(session: Session) -> Outcome:
     """Bits of every call against the written order."""
-    from .properties import _compare
-
     outcome = Outcome("order", unit="bits")
     entry = _entry(session.op)
     made, expected, blind = _known(
@@ -98,5 +97,5 @@ def check(session: Session) -> Outcome:
         expected = [entry.bits(c, WRITTEN, functions) for c in made]
     for call, want in zip(made, expected, strict=True):
         got = _run(session, call)
-        _compare(outcome, call.label, got, want, "docs/order.md gives")
+        compare(outcome, call.label, got, want, "docs/order.md gives")
     return outcome

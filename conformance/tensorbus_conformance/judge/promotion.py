@@ -18,6 +18,7 @@ from tensorbus_backends.dtypes import DType
 
 from ..oracle import REFERENCES, Judge
 from .cases import Case, cases
+from .comparing import claimed_bound
 from .items import Outcome
 from .layouts import host, place
 from .session import Session, array_slots, oracle_arguments, oracle_call, split
@@ -88,8 +89,6 @@ def small(session: Session) -> Case | None:
 
 def judge_of(session: Session, dtype: DType) -> Judge:
     """The judge of results computed from operands of `dtype`, by value."""
-    from .properties import claimed_bound
-
     ulps = claimed_bound(session.op, dtype, session.device) if session.portable else None
     return REFERENCES[session.op].judge(
         dtype.numpy, {}, ulps, statistics=False, subnormals=not session.flushes

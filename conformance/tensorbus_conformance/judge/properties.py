@@ -1,11 +1,9 @@
-"""The properties: each looks at one promise of an op and returns an `Outcome`.
-
-Bounds come from the oracle's error model; comparisons of bits treat NaN as one value.
-"""
+"""The properties: each looks at one promise of an op and returns an `Outcome`."""
 
 from __future__ import annotations
 
 import re
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,18 +11,30 @@ from typing import Any
 import numpy as np
 import tensorbus as tb
 from numpy.typing import NDArray
-from tensorbus_backends import dtypes as dt
-from tensorbus_backends.mathlib import bounds
 
-from ..oracle import REFERENCES, Judge, Verdict, indexing, manipulation
+from ..oracle import REFERENCES, indexing, manipulation
+from . import (
+    aliasing,
+    errors,
+    gradients,
+    order,
+    parts,
+    promotion,
+    random,
+    rounding,
+    scalars,
+    users,
+)
 from .cases import Case, is_plain, split
+from .comparing import compare, judge_of, judged, merge, witness
 from .data import all_patterns
 from .items import Outcome, due_ops, random_recipe
 from .layouts import place
-from .session import Session, array_slots, flushed, flushed_calls, oracle_call
+from .session import Session, array_slots, flushed, oracle_call
 from .signature import parameters, takes_scalars
+from .surfaces.engine import checks_of
 
-__all__ = ["PROPERTIES", "claimed_bound", "judge_of", "portable_bound", "same_bits"]
+__all__ = ["PROPERTIES", "judge"]
 
 Array = NDArray[Any]
 
@@ -34,179 +44,25 @@ MOVES = {
 """Ops whose results are operands' elements, so that their bits survive on every device."""
 
 
-def portable_bound(op: str, dtype: dt.DType) -> float:
-    """Ulps claimed for the portable function, or for the worst of those an op is made of."""
-    compute = dtype.compute
-    if op == "rsqrt":
-        return 1.5  # its document: one ulp from the root, half from the division
-    if (op, compute.name) in bounds.BOUNDS_TWO:
-        return bounds.BOUNDS_TWO[op, compute.name]
-    table = bounds.BOUNDS_F64 if compute is dt.float64 else bounds.BOUNDS_F32
-    return table.get(op, max(table.values()))
-
-
-def claimed_bound(op: str, dtype: dt.DType, device: tb.Device) -> float:
-    """Ulps that a portable result may be off: half of one for what IEEE 754 rounds correctly.
-
-    A device may declare a division or square root with a greater error.
-    """
-    if REFERENCES[op].family != "rounded":
-        return portable_bound(op, dtype)
-    declared = device.capabilities
-    roots = {"divide": declared.division, "reciprocal": declared.division}
-    said = {**roots, "sqrt": declared.square_root}.get(op, "correct")
-    return 0.5 if said == "correct" else float(said)
-
-
-def same_bits(a: Array, b: Array) -> Array:
-    """Element by element: equal bits, or both NaN."""
-    if a.dtype != b.dtype or a.shape != b.shape:
-        return np.zeros(a.shape, bool)
-    if a.dtype.kind in "biu":
-        return np.asarray(a == b)
-    x, y = np.ascontiguousarray(a), np.ascontiguousarray(b)
-    unsigned = f"u{a.itemsize}"
-    equal = x.view(unsigned) == y.view(unsigned)
-    return np.asarray(equal | ((x != x) & (y != y)))
-
-
-def judge_of(session: Session, case: Case) -> Any:
-    """What compares a call's results with the oracle's, for the dtype and variant of the item."""
-    make = REFERENCES[session.op].judge
-    ulps = claimed_bound(session.op, session.dtype, session.device) if session.portable else None
-    options = {
-        k: v.numpy if isinstance(v, dt.DType) else v
-        for k, v in case.options.items()
-        if not isinstance(v, np.ndarray)
-    }
-    return make(
-        session.dtype.numpy,
-        options,
-        ulps,
-        statistics=case.random and session.level != "smoke",
-        subnormals=not session.flushes,
-    )
-
-
-def _merge(outcome: Outcome, verdict: Verdict, case: Case, arrays: Sequence[Array]) -> None:
-    outcome.decided += verdict.decided
-    relative = verdict.worst_error / verdict.bound if verdict.bound else verdict.worst_error
-    known = outcome.worst_error / outcome.bound if outcome.bound else outcome.worst_error
-    if not verdict.ok and outcome.state == "pass":
-        outcome.state = "fail"
-        outcome.message = f"{case.label or 'call'}: {verdict.message}"
-    if relative >= known or not verdict.ok:
-        outcome.worst_error, outcome.bound = verdict.worst_error, verdict.bound
-        outcome.unit = verdict.unit
-        shape = None if verdict.passed is None else verdict.passed.shape
-        outcome.witness = _witness(verdict.witness_index, shape, case, arrays)
-
-
-def _witness(
-    index: tuple[int, ...] | None,
-    shape: tuple[int, ...] | None,
-    case: Case,
-    given: Sequence[Array] = (),
-) -> str:
-    """Where a result is worst, and its input: the operands' elements there, or the operands.
-
-    Args:
-        index: Of the element.
-        shape: Of the result, if it is known.
-        case: The call.
-        given: Its operands, if they are others than the case's.
-    """
-    if index is None:
-        return ""
-    arrays = given or array_slots(case)
-    if arrays and all(a.shape == shape for a in arrays):
-        values = [
-            f"{float(a[index]).hex() if a.dtype.kind not in 'biu' else a[index]}" for a in arrays
-        ]
-        return f"{index} of {case.label or 'call'}: {', '.join(values)}"
-    operands = [f"{a.dtype}{a.shape}" + (f" {a.tolist()}" if a.size <= 8 else "") for a in arrays]
-    return f"{index} of {case.label or 'call'}, operands {'; '.join(operands) or 'none'}"
-
-
-def _judged(session: Session, sets: Sequence[Case], name: str) -> Outcome:
-    outcome = Outcome(name)
-    for case in sets:
-        got, seen = session.result(case), array_slots(case)
-        references = oracle_call(session.op, case)
-        if len(got) != len(references):
-            outcome.state = "fail"
-            outcome.message = f"{len(got)} results, expected {len(references)}"
-            return outcome
-        judge = judge_of(session, case)
-        for k, (g, r) in enumerate(zip(got, references, strict=True)):
-            verdict = judge.check(g, r)
-            if not verdict.ok and session.flushes:
-                verdict = _with_flushed(session, case, judge, g, k, verdict)
-            _merge(outcome, verdict, case, seen)
-            if not g.size or session.op in ("empty", "empty_like"):
-                outcome.decided += 1  # shape and dtype could have been wrong
-    return outcome
-
-
-def _with_flushed(
-    session: Session, case: Case, judge: Judge, got: Array, k: int, verdict: Verdict
-) -> Verdict:
-    """The verdict on result `k` if any operand's subnormals may have been taken as zeros."""
-    if verdict.passed is None:  # how many results there are depends on what counts as zero
-        others = (judge.check(got, r[k]) for r in flushed_calls(session.op, case))
-        return next((other for other in others if other.ok), verdict)
-    passed = verdict.passed.copy()
-    for references in flushed_calls(session.op, case):
-        again = judge.check(got, references[k])
-        if again.passed is not None:
-            passed |= again.passed
-    if passed.all():
-        return replace(verdict, ok=True, worst_error=0.0, message="", passed=passed)
-    flat = int(np.flatnonzero(~passed.reshape(-1))[0])
-    index = tuple(int(i) for i in np.unravel_index(flat, got.shape))
-    text = f"{int((~passed).sum())} of {got.size} are wrong for operands as given and flushed; "
-    text += f"at {index}: got {got[index]!r}; {verdict.message}"
-    return replace(verdict, message=text, witness_index=index)
-
-
 def values(session: Session) -> Outcome:
     """Ordinary data, against the oracle."""
-    return _judged(session, session.cases(), "values")
+    return judged(session, session.cases(), "values")
 
 
 def special(session: Session) -> Outcome:
     """Zeros of both signs, infinities, NaN, subnormals, extremes, against the oracle."""
-    return _judged(session, session.special_cases(), "special")
+    return judged(session, session.special_cases(), "special")
 
 
 def shapes(session: Session) -> Outcome:
     """Empty, zero-dimensional and odd-tailed shapes, against the oracle."""
-    return _judged(session, session.shape_cases(), "shapes")
+    return judged(session, session.shape_cases(), "shapes")
 
 
 def exhaustive16(session: Session) -> Outcome:
     """All 65,536 values of a 16-bit dtype, against the oracle."""
     case = Case((all_patterns(session.dtype),), {}, "all patterns", random=False)
-    return _judged(session, [case], "exhaustive16")
-
-
-def _compare(outcome: Outcome, label: str, got: Array, want: Array, what: str) -> None:
-    outcome.decided += max(got.size, 1)
-    if got.shape != want.shape or got.dtype != want.dtype:
-        if outcome.state == "pass":
-            outcome.state = "fail"
-            outcome.message = f"{label}: {got.dtype}{got.shape}, {what} {want.dtype}{want.shape}"
-        return
-    same = same_bits(got, want)
-    if not same.all() and outcome.state == "pass":
-        flat = int(np.flatnonzero(~same.reshape(-1))[0])
-        index = tuple(int(i) for i in np.unravel_index(flat, got.shape))
-        outcome.state = "fail"
-        outcome.message = (
-            f"{label}: {int((~same).sum())} of {got.size} differ; at {index}: "
-            f"{got[index]!r}, {what} {want[index]!r}"
-        )
-        outcome.witness = str(index)
+    return judged(session, [case], "exhaustive16")
 
 
 def bits(session: Session) -> Outcome:
@@ -224,10 +80,10 @@ def bits(session: Session) -> Outcome:
             want = [np.zeros_like(w) for w in want]
         before = outcome.state
         for g, w in zip(got, want, strict=True):
-            _compare(outcome, case.label or "call", g, w, "ref has")
+            compare(outcome, case.label or "call", g, w, "ref has")
         if outcome.state != before and outcome.witness:
             index = tuple(map(int, re.findall(r"\d+", outcome.witness)))
-            outcome.witness = _witness(index, want[0].shape, case)
+            outcome.witness = witness(index, want[0].shape, case)
     return outcome
 
 
@@ -248,7 +104,7 @@ def _flushed_bits(session: Session, outcome: Outcome, case: Case, got: Sequence[
         seen[tiny] = Outcome("bits")
         for g, w in zip(got, want, strict=True):
             pair = (g, w) if moves else (flushed(g), flushed(w))
-            _compare(seen[tiny], case.label or "call", *pair, "ref, flushing, has")
+            compare(seen[tiny], case.label or "call", *pair, "ref, flushing, has")
     good = tuple(t for t in session.tininess if seen[t].state == "pass")
     best = seen[(good or session.tininess)[0]]
     outcome.decided += best.decided
@@ -270,11 +126,11 @@ def layouts(session: Session) -> Outcome:
             want, _ = session.run(case, "contiguous")
             for g, w in zip(session.result(case), want, strict=True):
                 pair = (flushed(g), flushed(w)) if session.flushes else (g, w)
-                _compare(outcome, case.label, *pair, "contiguous gives")
+                compare(outcome, case.label, *pair, "contiguous gives")
         else:
             judge = judge_of(session, case)
             for g, r in zip(session.result(case), oracle_call(session.op, case), strict=True):
-                _merge(outcome, judge.check(g, r), case, array_slots(case))
+                merge(outcome, judge.check(g, r), case, array_slots(case))
     if session.portable and (REFERENCES[session.op].elementwise or session.op == "astype"):
         _kept_order(session, outcome)
     return outcome
@@ -301,24 +157,8 @@ def _kept_order(session: Session, outcome: Outcome) -> None:
                 outcome.state, outcome.message = "fail", text
 
 
-def order(session: Session) -> Outcome:
-    """Portable results have the bits that docs/order.md writes, read by the oracle alone."""
-    from .order import check
-
-    return check(session)
-
-
-def rounding(session: Session) -> Outcome:
-    """Portable elementary functions are rounded rightly as often as is claimed."""
-    from .rounding import check
-
-    return check(session)
-
-
 def _called(session: Session) -> None:
     """Make a call if the item has made none, as when a cell runs alone: one that it is about."""
-    from . import random
-
     if session.runs:
         return
     if random_recipe(session.item.op):
@@ -365,7 +205,7 @@ def determinism(session: Session) -> Outcome:
             continue
         for again in runs[1:]:
             for first, other in zip(runs[0], again, strict=True):
-                _compare(outcome, case.label or "call", other, first, "the first run gave")
+                compare(outcome, case.label or "call", other, first, "the first run gave")
     return outcome
 
 
@@ -404,8 +244,6 @@ def provenance(session: Session) -> Outcome:
 
 def _unwrapped(session: Session, outcome: Outcome, case: Case) -> None:
     """An elementwise function of operands alone is called as it is: it looks at them itself."""
-    from .surfaces.engine import checks_of
-
     function = tb.FUNCTIONS[session.item.op].call
     forms = [p.forms for p in parameters(function)]
     if any("tensor" not in f for f in forms) or (len(forms) > 1 and not takes_scalars(session.op)):
@@ -449,90 +287,34 @@ _VIEWS = {name for name, op in REFERENCES.items() if op.view} | {"empty", "empty
 """Ops that may be served without a kernel: by a view, or by memory alone."""
 
 
-def users(session: Session) -> Outcome:
-    """Without fences, outside trace, on the device's own allocator: the same results."""
-    from .users import check
-
-    return check(session)
-
-
-def aliasing(session: Session) -> Outcome:
-    """Results are fresh; operands that share memory give what separate copies give."""
-    from .aliasing import check
-
-    return check(session)
-
-
-def promotion(session: Session) -> Outcome:
-    """The result's dtype is what the array API's promotion says, for pairs and Python scalars."""
-    from .promotion import check
-
-    return check(session)
-
-
-def errors(session: Session) -> Outcome:
-    """Bad arguments raise the documented exception, with a message."""
-    from .errors import check
-
-    return check(session)
-
-
-def scalars(session: Session) -> Outcome:
-    """Python numbers on either side give what tensors of their dtype would, by value."""
-    from .scalars import check
-
-    return check(session)
-
-
-def gradient(session: Session) -> Outcome:
-    """Reverse mode with a random cotangent, against the oracle's derivative."""
-    from .gradients import reverse
-
-    return reverse(session)
-
-
-def forward(session: Session) -> Outcome:
-    """Forward mode against the oracle's derivative, and its duality with reverse mode."""
-    from .gradients import forward as run
-
-    return run(session)
-
-
-def second(session: Session) -> Outcome:
-    """The derivative of the derivative, against differences of the oracle's first derivative."""
-    from .gradients import second as run
-
-    return run(session)
-
-
-def autograd(session: Session) -> Outcome:
-    """Every way to ask for a derivative gives the bits of the plainest one."""
-    from .gradients import autograd as run
-
-    return run(session)
-
-
-def kinks(session: Session) -> Outcome:
-    """Gradients at kinks and singular points, by the conventions of docs/gradients.md."""
-    from .gradients import kinks as run
-
-    return run(session)
-
-
 PROPERTIES: dict[str, Callable[[Session], Outcome]] = {
-    f.__name__: f
-    for f in (
-        values, special, shapes, exhaustive16, bits, order, rounding, layouts, inputs, errors,
-        gradient, forward, second, kinks, autograd, promotion, scalars, users, aliasing, guards,
-        determinism, provenance,
-    )
-}  # fmt: skip
+    "values": values,
+    "special": special,
+    "shapes": shapes,
+    "exhaustive16": exhaustive16,
+    "bits": bits,
+    "order": order.check,
+    "rounding": rounding.check,
+    "layouts": layouts,
+    "inputs": inputs,
+    "errors": errors.check,
+    "gradient": gradients.reverse,
+    "forward": gradients.forward,
+    "second": gradients.second,
+    "kinks": gradients.kinks,
+    "autograd": gradients.autograd,
+    "promotion": promotion.check,
+    "scalars": scalars.check,
+    "users": users.check,
+    "aliasing": aliasing.check,
+    "guards": guards,
+    "determinism": determinism,
+    "provenance": provenance,
+}
 
 
 def judge(session: Session, name: str) -> Outcome:
     """Run one property; what it raises becomes the cell's state."""
-    from . import parts, random
-
     mine = parts.load().get(session.item.op)
     missing = {session.item.dtype} - set(session.device.capabilities.dtypes)
     if missing and not (mine is not None and mine.always):
@@ -573,7 +355,5 @@ def named(session: Session, message: str) -> str:
 
 
 def _place(error: BaseException) -> str:
-    import traceback
-
     frames = traceback.extract_tb(error.__traceback__)
     return f"{frames[-1].filename.rsplit('/', 1)[-1]}:{frames[-1].lineno}" if frames else ""

@@ -19,10 +19,15 @@ from tensorbus_backends import dtypes as dt
 from tensorbus_backends.flushing import flushing
 
 from ..oracle import random as oracle
+from .comparing import compare, portable_bound
+from .errors import check as check_errors
 from .items import Outcome
 from .layouts import LAYOUTS, host, place
 from .random_draws import SEEDS, Draw, draws, dropout_data, named
+from .repeats import overwrite
 from .session import Session, reference_device
+from .surfaces.checks import users_device
+from .users import flood
 
 __all__ = ["PROPERTIES", "calls"]
 
@@ -50,10 +55,8 @@ def _fail(outcome: Outcome, message: str, witness: str = "") -> None:
 
 def _against(outcome: Outcome, label: str, got: Array, want: Array | oracle.Normal) -> None:
     """Bits, or the distance from the exact number over its bound."""
-    from .properties import _compare
-
     if not isinstance(want, oracle.Normal):
-        _compare(outcome, label, got, np.asarray(want).reshape(got.shape), "docs/random.md gives")
+        compare(outcome, label, got, np.asarray(want).reshape(got.shape), "docs/random.md gives")
         return
     outcome.decided += max(got.size, 1)
     if not got.size:
@@ -105,8 +108,6 @@ def _defaults(session: Session, outcome: Outcome) -> None:
 
 def bits(session: Session) -> Outcome:
     """The same bits as the interpreter."""
-    from .properties import _compare
-
     outcome = Outcome("bits", unit="bits")
     chosen = [d for d in calls(session) if np.prod(d.shape) <= 1 << 13]
     # All but normal numbers are judged to the bit by `values`, and the interpreter is slow.
@@ -114,7 +115,7 @@ def bits(session: Session) -> Outcome:
         # No number that is drawn comes near the least normal one, so any notion of tiny will do.
         with flushing() if session.flushes else nullcontext():
             want = _made(session, draw, reference_device())
-        _compare(outcome, draw.label, _made(session, draw), want, "ref has")
+        compare(outcome, draw.label, _made(session, draw), want, "ref has")
     return outcome
 
 
@@ -218,8 +219,6 @@ def _under(session: Session, made: Any, number: int) -> list[tuple[str, Draw]]:
 
 
 def _ulps(session: Session) -> tuple[float, float]:
-    from .properties import portable_bound
-
     return portable_bound("log", session.dtype), portable_bound("cos", session.dtype)
 
 
@@ -263,8 +262,6 @@ def _data(session: Session, *shape: int) -> Array:
 
 def layouts(session: Session) -> Outcome:
     """Any memory layout gives the same, and no call changes its operand."""
-    from .properties import _compare
-
     outcome = Outcome("layouts", unit="bits")
     chosen = ("general", "transposed") if session.level == "smoke" else LAYOUTS
     for label, call, exact, _ in _linear(session):
@@ -284,15 +281,13 @@ def layouts(session: Session) -> Outcome:
             with tb.reproducible():
                 got = host(call(tensor))
             what = f"{label}, {list(array.shape)} {name}"
-            _compare(outcome, what, got, exact(np.asarray(seen)), "docs/random.md gives")
-            _compare(outcome, f"{what}: operand", host(tensor), np.asarray(seen), "it was")
+            compare(outcome, what, got, exact(np.asarray(seen)), "docs/random.md gives")
+            compare(outcome, f"{what}: operand", host(tensor), np.asarray(seen), "it was")
     return outcome
 
 
 def gradient(session: Session) -> Outcome:
     """Reverse mode, to the bit: the same mask of the cotangent, or its slices back in place."""
-    from .properties import _compare
-
     outcome = Outcome("gradient", unit="bits")
     for label, call, _, back in _linear(session):
         for layout in ("contiguous", "general", "transposed"):
@@ -305,29 +300,25 @@ def gradient(session: Session) -> Outcome:
                 (got,) = tb.grad([result], [tensor], [given])
             assert got is not None
             want = back(cotangent)
-            _compare(outcome, f"{label}, {layout}", host(got), want, "docs/random.md gives")
+            compare(outcome, f"{label}, {layout}", host(got), want, "docs/random.md gives")
     return outcome
 
 
 def forward(session: Session) -> Outcome:
     """Forward mode, to the bit: the op is linear, so the tangent goes where the elements go."""
-    from .properties import _compare
-
     outcome = Outcome("forward", unit="bits")
     for label, call, exact, _ in _linear(session):
         x, t = _data(session, 41, 30), np.flip(_data(session, 41, 30)).copy()
         tensors = [place(session.device, a)[0] for a in (x, t)]
         with tb.reproducible():
             value, moved = tb.jvp(call, [tensors[0]], [tensors[1]])
-        _compare(outcome, f"{label}, value", host(value), exact(x), "docs/random.md gives")
-        _compare(outcome, f"{label}, tangent", host(moved), exact(t), "docs/random.md gives")
+        compare(outcome, f"{label}, value", host(value), exact(x), "docs/random.md gives")
+        compare(outcome, f"{label}, tangent", host(moved), exact(t), "docs/random.md gives")
     return outcome
 
 
 def second(session: Session) -> Outcome:
     """The gradient is linear in the cotangent with the same mask, and constant in the operand."""
-    from .properties import _compare
-
     outcome = Outcome("second", unit="bits")
     for label, call, exact, _ in _linear(session):
         x, g, w = (place(session.device, _data(session, 21, 30))[0] for _ in range(3))
@@ -340,7 +331,7 @@ def second(session: Session) -> Outcome:
         if by_g is None:
             _fail(outcome, f"{label}: the gradient does not depend on the cotangent")
             continue
-        _compare(outcome, label, host(by_g), exact(host(w)), "docs/random.md gives")
+        compare(outcome, label, host(by_g), exact(host(w)), "docs/random.md gives")
         if by_x is not None and np.any(host(by_x) != 0):
             _fail(outcome, f"{label}: the gradient changes with the operand")
     return outcome
@@ -410,7 +401,6 @@ def _bad(session: Session) -> Sequence[tuple[str, type[Exception], Callable[[], 
 
 def errors(session: Session) -> Outcome:
     """Bad arguments raise the documented exception: the recipe's own, then those by signature."""
-    from .errors import check
 
     outcome = Outcome("errors", unit="calls")
     for what, error, call in _bad(session):
@@ -418,7 +408,7 @@ def errors(session: Session) -> Outcome:
         problem = _raised(call, error)
         if problem:
             _fail(outcome, f"{what}: {problem}")
-    general = check(session)
+    general = check_errors(session)
     general.decided += outcome.decided
     return general if outcome.state == "pass" else outcome
 
@@ -435,15 +425,13 @@ def _raised(call: Callable[[], Any], error: type[Exception]) -> str:
 
 def determinism(session: Session) -> Outcome:
     """A seed gives the same numbers again, whatever lay in fresh memory; another seed others."""
-    from .properties import _compare
-
     outcome = Outcome("determinism", unit="bits")
     key = tb.random.key
     first, other = (_under(session, key(seed), seed)[0][1] for seed in (7, 8))
     again = _made(session, first)
     for poison in (0x5A, 0x00):
         session.guard.poison = poison
-        _compare(outcome, "seed 7", _made(session, first), again, "the first run gave")
+        compare(outcome, "seed 7", _made(session, first), again, "the first run gave")
     session.guard.poison = 0xFF
     if np.array_equal(again, _made(session, other)):
         _fail(outcome, "seeds 7 and 8 give the same numbers")
@@ -452,10 +440,6 @@ def determinism(session: Session) -> Outcome:
 
 def users(session: Session) -> Outcome:
     """As users have it: no fences, no trace, pool blocks that held other numbers; all kept."""
-    from .properties import _compare
-    from .repeats import overwrite
-    from .surfaces.checks import users_device
-    from .users import flood
 
     outcome, device = Outcome("users", unit="bits"), users_device(session)
     chosen = [d for d in calls(session) if 0 < np.prod(d.shape) <= 1 << 13]
@@ -468,7 +452,7 @@ def users(session: Session) -> Outcome:
             draw.call(device)  # dropped at once
     held = flood(device, [drawn for _, drawn in kept])
     for draw, drawn in kept:
-        _compare(outcome, draw.label, host(drawn), _made(session, draw), "with fences gave")
+        compare(outcome, draw.label, host(drawn), _made(session, draw), "with fences gave")
     del held
     for draw in chosen[:2]:
         with tb.reproducible():
@@ -476,8 +460,8 @@ def users(session: Session) -> Outcome:
             wanted = host(second)
             overwrite(first)
             again = draw.call(device)
-        _compare(outcome, f"{draw.label}, beside one overwritten", host(second), wanted, "it was")
-        _compare(outcome, f"{draw.label}, after one overwritten", host(again), wanted, "it was")
+        compare(outcome, f"{draw.label}, beside one overwritten", host(second), wanted, "it was")
+        compare(outcome, f"{draw.label}, after one overwritten", host(again), wanted, "it was")
     return outcome
 
 

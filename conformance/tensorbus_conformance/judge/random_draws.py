@@ -13,6 +13,7 @@ from tensorbus_backends import dtypes as dt
 from tensorbus_backends.dtypes import DType
 
 from ..oracle import random as oracle
+from .comparing import portable_bound
 from .layouts import place
 
 __all__ = ["Draw", "draws", "dropout_data", "named"]
@@ -140,8 +141,6 @@ def _uniform(dtype: DType, deep: bool) -> list[Draw]:
 
 
 def _normal(dtype: DType, deep: bool) -> list[Draw]:
-    from .properties import portable_bound
-
     ulps = (portable_bound("log", dtype), portable_bound("cos", dtype))
 
     def want(seed: int, count: int, kind: Any, **options: float) -> oracle.Normal:

@@ -19,6 +19,7 @@ from tensorbus_backends.dtypes import DType
 from .. import hard_points
 from ..oracle import extended, rounding
 from ..oracle.ulp import FORMATS
+from .comparing import portable_bound
 from .items import Outcome
 from .layouts import host, place
 from .session import Session
@@ -49,8 +50,6 @@ def measured(device: tb.Device, op: str, dtype: DType, points: tuple[Array, ...]
 
 def check(session: Session) -> Outcome:
     """Counts of every region against what is claimed, and every error against the bound."""
-    from .properties import portable_bound
-
     outcome = Outcome("rounding", unit="share")
     op, dtype = session.op, session.dtype
     fmt = FORMATS[dtype.name]

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from . import axes, offers, repeats, variants
 from .cases import Case
+from .comparing import judge_of, merge, same_bits
 from .items import Outcome
 from .layouts import host, place
 from .session import Session, array_slots, oracle_call, split
@@ -113,8 +114,6 @@ def _call(session: Session, device: tb.Device, case: Case, turn: int) -> _Kept:
 
 def _look(session: Session, outcome: Outcome, one: _Kept, wanted: Sequence[Array]) -> None:
     """Compare the results, and the operands with what was put there."""
-    from .properties import _merge, judge_of
-
     label = f"{one.case.label or 'call'}, turn {one.turn}"
     arrays = array_slots(one.case)
     for k, (x, a) in enumerate(zip(one.operands, arrays, strict=True)):
@@ -131,7 +130,7 @@ def _look(session: Session, outcome: Outcome, one: _Kept, wanted: Sequence[Array
     if not session.portable:
         judge = judge_of(session, one.case)
         for g, r in zip(got, oracle_call(session.op, one.case), strict=True):
-            _merge(outcome, judge.check(g, r), one.case, arrays)
+            merge(outcome, judge.check(g, r), one.case, arrays)
         return
     for k, (g, w) in enumerate(zip(got, wanted, strict=True)):
         outcome.decided += g.size
@@ -141,8 +140,6 @@ def _look(session: Session, outcome: Outcome, one: _Kept, wanted: Sequence[Array
 
 
 def _where(got: Array, wanted: Array) -> str:
-    from .properties import same_bits
-
     wrong = ~same_bits(got, wanted)
     index = np.unravel_index(int(np.flatnonzero(wrong.reshape(-1))[0]), got.shape)
     place = tuple(int(i) for i in index)

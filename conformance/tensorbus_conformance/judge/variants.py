@@ -15,6 +15,7 @@ import numpy as np
 from tensorbus_backends import dtypes as dt
 
 from .cases import Case, array_slots
+from .comparing import judge_of, merge
 from .items import Outcome, dtypes_of
 from .session import Session, oracle_call
 from .surfaces.checks import bits_of
@@ -29,8 +30,6 @@ _REFUSED = (ValueError, TypeError, IndexError, OverflowError, ZeroDivisionError)
 
 def check(session: Session, outcome: Outcome) -> None:
     """See the module."""
-    from .properties import _merge, judge_of
-
     known = dtypes_of(session.item.op, "standard")
     if session.dtype is not (dt.float32 if dt.float32 in known else known[0]):
         return
@@ -53,7 +52,7 @@ def check(session: Session, outcome: Outcome) -> None:
                 continue  # these operands do not go with that value
             first = before
             for g, r in zip(got, references, strict=True):
-                _merge(outcome, judge_of(session, other).check(g, r), other, array_slots(other))
+                merge(outcome, judge_of(session, other).check(g, r), other, array_slots(other))
             again = session.run(case)[0]
             outcome.decided += 1
             same = [bits_of(a) == bits_of(b) for a, b in zip(again, before, strict=True)]

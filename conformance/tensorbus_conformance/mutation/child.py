@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from .ctext import probe_position
 from .hook import Code, Hook, overlay_file
 from .mutant import Mutant, is_coefficients
 from .operators import apply_edit
@@ -89,8 +90,6 @@ class _Work:
 
     def _c_text(self, text: str, cut: tuple[int, int, str]) -> str:
         """The changed C, with a store to this process's byte where the changed function begins."""
-        from .ctext import probe_position
-
         start, end, new = cut
         changed = text[:start] + new + text[end:]
         at = probe_position(text, start)
@@ -116,6 +115,7 @@ class _Work:
         marks = _Marks(self.hits) if request.get("marks") else None
         hook.mark = marks
         hook.install()
+        # Now that changed modules are what is imported.
         import tensorbus as tb
 
         from ..judge.items import Item, items

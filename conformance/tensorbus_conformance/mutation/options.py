@@ -49,9 +49,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--markdown", metavar="FILE", type=Path, help="the report to read")
 
 
-def run(options: argparse.Namespace, usage: type[Exception]) -> int:
-    """Do what was asked; `usage` is raised for what cannot be asked."""
-    from ..cli import choose_ops
+def run(options: argparse.Namespace, ops: list[str] | None, usage: type[Exception]) -> int:
+    """Do what was asked.
+
+    Args:
+        options: As parsed.
+        ops: That judge, None for all.
+        usage: Raised for what cannot be asked.
+    """
+    # Only here: the command line adds these options whatever is asked of it (see `cli`).
     from .again import rejudge, rescore
     from .branches import judge_coverage
     from .register import RegisterError
@@ -76,7 +82,7 @@ def run(options: argparse.Namespace, usage: type[Exception]) -> int:
             return judge_coverage(
                 level,
                 workers=options.workers,
-                ops=choose_ops(options.ops),
+                ops=ops,
                 markdown_file=options.markdown,
                 folder=options.report,
                 stale=options.stale_coverage,
@@ -92,7 +98,7 @@ def run(options: argparse.Namespace, usage: type[Exception]) -> int:
                 stale=options.stale_coverage,
             )
         if options.mutant is not None:
-            return one(options.mutant, level, choose_ops(options.ops), stale=options.stale_coverage)
+            return one(options.mutant, level, ops, stale=options.stale_coverage)
         return mutate(
             list(options.mutate),
             sample,
@@ -102,7 +108,7 @@ def run(options: argparse.Namespace, usage: type[Exception]) -> int:
             json_file=options.json,
             markdown_file=options.markdown,
             folder=options.report,
-            ops=choose_ops(options.ops),
+            ops=ops,
             least=options.least or 0.0,
             stale=options.stale_coverage,
         )

@@ -12,6 +12,7 @@ from flint import arb
 from numpy.typing import NDArray
 
 from . import ball, judges
+from .elementwise import OPS as ELEMENTWISE
 from .indexing import moved
 from .op import OpReference, common_dtype
 from .sampling import Samples, creation as making, moving
@@ -92,7 +93,6 @@ def _diff(x: Any, *, axis: int = -1, n: int = 1) -> Reference:
         return moved(array)
     if n != 1:
         raise ValueError("the reference of diff covers n=1 for floating dtypes")
-    from .elementwise import OPS as ELEMENTWISE
 
     size = array.shape[axis]
     later = np.take(array, range(1, size), axis)
@@ -270,7 +270,6 @@ def _eye(n_rows: int, n_cols: int | None = None, *, k: int = 0, dtype: Any = Non
 
 
 def _asarray(obj: Any, *, dtype: Any = None, copy: Any = None) -> Reference:
-    from .elementwise import OPS as ELEMENTWISE
 
     array = np.asarray(obj)
     if dtype is None or np.dtype(dtype) == array.dtype:

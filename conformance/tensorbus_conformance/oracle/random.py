@@ -16,6 +16,7 @@ import numpy as np
 from flint import arb
 from numpy.typing import NDArray
 
+from .ball import pair, precision
 from .order import fma
 from .ulp import format_of
 
@@ -294,7 +295,6 @@ def normal(
 
 
 def _exact_normal(u: F64, turn: F64, mean: float, std: float) -> tuple[F64, F64]:
-    from .ball import pair, precision
 
     with precision(140):
         exact = [

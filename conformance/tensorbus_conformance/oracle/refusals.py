@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from .misuse import HUGE, Bad, BadCalls
+from .misuse import HUGE, Bad, BadCalls, broadcast_shapes
 from .op import OpReference
 
 __all__ = ["BAD", "with_refusals"]
@@ -301,7 +301,6 @@ def _broadcast_to(d: Any) -> Sequence[Bad]:
 
 @_refuses("broadcast_arrays")
 def _broadcast_arrays(d: Any) -> Sequence[Bad]:
-    from .misuse import broadcast_shapes
 
     return _calls(ValueError, *((_x(d, *a), _x(d, *b)) for a, b in broadcast_shapes()))
 

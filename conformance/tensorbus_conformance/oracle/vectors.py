@@ -267,7 +267,7 @@ def _neighbours(f: Format, draw: Random) -> Iterator[Row]:
 
 
 def _conversions(f: Format, draw: Random) -> Iterator[Row]:
-    """Beside powers of two, limits of integers, and midpoints of every narrower format."""
+    """Beside powers of two, and midpoints of every narrower format."""
     narrower = [g for g in FORMATS.values() if g.precision < f.precision]
     while True:
         s = _sign(draw, f)
@@ -285,6 +285,13 @@ def _conversions(f: Format, draw: Random) -> Iterator[Row]:
             yield (_near(x, f, draw) ^ s,)
             limit = encode(0, (1 << (g.precision + 1)) - 1, g.emax - g.precision, f)
             yield (_near(limit, f, draw) ^ s,)
+
+
+def _limits(f: Format) -> Iterator[Row]:
+    """Each half and whole number within three of the limits of an integer of any width."""
+    for k in sorted({bits - signed for bits, signed in INTEGERS.values()}):
+        for beside, sign in itertools.product(range(-6, 7), (0, 1)):
+            yield (encode(sign, (2 << k) + beside, -1, f),)
 
 
 def _roundings(bits: int, signed: bool, draw: Random) -> Iterator[Row]:
@@ -400,6 +407,7 @@ def operands(
                 for e in range(f.emin - f.precision + 1, f.emax + 1, 3 if few else 1)
                 for x in (encode(0, 1, e, f), encode(1, 1, e, f))
             ]
+        rows += _limits(f) if op == "cast" else ()
         directed = _FLOAT[op](f, draw) if op in _FLOAT else iter(())
         rows += list(itertools.islice(directed, size))
         random = [floats(f, draw, size) for _ in range(arity)]

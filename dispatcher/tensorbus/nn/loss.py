@@ -12,7 +12,8 @@ from tensorbus_backends.ir import Expr
 from .. import ops
 from .._autograd import Context
 from .._op import Op, apply, function, whole
-from .._plan import Planner, Value
+from .._plan import Value
+from .._planner import Planner
 from .._recent import kept
 from .._shown import shown
 from .._spec import Shape, Spec, broadcast_shapes

@@ -16,7 +16,8 @@ from tensorbus_backends.ir import Expr
 
 from .._devices import Device
 from .._op import Op, perform_number
-from .._plan import Planner, Value
+from .._plan import Value
+from .._planner import Planner
 from .._promotion import promote, result_of_scalar
 from .._recent import kept
 from .._shown import shown

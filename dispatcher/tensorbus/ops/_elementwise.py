@@ -15,10 +15,14 @@ from tensorbus_backends.dtypes import DType
 from tensorbus_backends.ir import Expr
 
 from .._autograd import Context, record
+from .._family import Family, kind_of
+from .._layout import permuted_strides
 from .._op import Op, apply, freeze
-from .._plan import Dense, Plan, Planner, Value, permuted_strides
+from .._plan import Plan, Value
+from .._planner import Planner
 from .._promotion import result_of_scalar
 from .._recent import Recent
+from .._sizes import Sizes
 from .._spec import Shape, Spec, broadcast_shapes
 from .._state import Record, current, settings, watching
 from .._tensor import Tensor
@@ -46,8 +50,6 @@ class Elementwise(Op):
         params: Names of options that travel as launch scalars in the last operand's dtype.
         as_bits: The body gets and gives the unsigned integers that hold floating operands.
     """
-
-    dense = True
 
     def __init__(
         self,
@@ -109,13 +111,16 @@ class Elementwise(Op):
         )
         return made
 
-    def plan_with_number(self, spec: Spec, value: Scalar, first: bool) -> Plan | None:
+    def plan_with_number(
+        self, spec: Spec, value: Scalar, first: bool, sizes: Sizes | None = None
+    ) -> Plan | None:
         """A plan for a tensor and a Python scalar of the class of `value`, as a launch scalar.
 
         Args:
             spec: Of the tensor.
             value: The scalar; only its class matters.
             first: Whether it is the first operand.
+            sizes: To whom the open sizes of `spec` belong, if there are any.
 
         Returns:
             None where operands have to be tensors: a native kernel may want them, or they are
@@ -147,7 +152,7 @@ class Elementwise(Op):
                 for leaf, w in zip(reversed(leaves) if first else leaves, wanted, strict=True)
             ]
             found = _expressions.keep(key, (self.body(*values), [spec.dtype], out))
-        planner = Planner(device, [spec])
+        planner = Planner(device, [spec], sizes)
         (x,) = planner.operands
         strides = permuted_strides(spec.shape, [(spec.shape, spec.strides)])
         made = planner.new(out, spec.shape, strides)
@@ -317,17 +322,15 @@ def _with_number(op: Op, x: Tensor, value: Scalar, first: bool) -> Tensor | None
 def _run_with_number(
     op: Elementwise, spec: Spec, value: Scalar, first: bool, plans: Recent[Any, Any]
 ) -> Callable[..., Tensor | None]:
-    key = (op, Dense, spec.device, spec.dtype, value.__class__, first)
-    plain = spec.contiguous and spec.size > 1
-    found = plans.find(key) if plain else None
-    if found is not None:
-        return found.sized(spec.shape, spec.size)  # type: ignore[no-any-return]
-    plan = op.plan_with_number(spec, value, first)
-    if plan is None:
-        return _refused
-    if plain and Dense.fits(plan):
-        plans.keep(key, Dense(plan))
-    return plan.run
+    def make(specs: Sequence[Spec], _: Any, sizes: Sizes | None) -> Plan | None:
+        return op.plan_with_number(specs[0], value, first, sizes)
+
+    key = (op, Family, *kind_of(spec), value.__class__, first)
+    family = plans.find(key)
+    if family is None:
+        family = plans.keep(key, Family())
+    plan = family.plan([spec], make)
+    return _refused if plan is None else plan.run
 
 
 def _refused(x: Tensor, value: Scalar) -> None:

@@ -23,7 +23,8 @@ from tensorbus_backends.kernels import MONOIDS
 from .._devices import Device
 from .._late import Check
 from .._op import Op, perform
-from .._plan import Arg, Planner, Value
+from .._plan import Arg, Value
+from .._planner import Planner
 from .._recent import kept
 from .._spec import Shape, Spec, broadcast_strides
 from .._tensor import Tensor
@@ -74,6 +75,8 @@ class _Checked(Op):
     Operands: the index; these two words after the checks before it, if there were any.
     Options: ``size`` of the axis, ``number`` of the check.
     """
+
+    sizes = ("size", "number")
 
     def infer(self, specs: Sequence[Spec], options: dict[str, Any]) -> list[tuple[DType, Shape]]:
         return [(dt.int64, (2,))]
@@ -154,6 +157,8 @@ def check_bounds(name: str, index: Tensor, size: int, axis: int, operand: str = 
 class _Iota(Op):
     """Option: ``count``."""
 
+    sizes = ("count",)
+
     def infer(self, specs: Sequence[Spec], options: dict[str, Any]) -> list[tuple[DType, Shape]]:
         return [(dt.int64, (options["count"],))]
 
@@ -223,6 +228,8 @@ def _gathered(bits: DType, tabled: bool, count: int) -> Expr:
 
 class _Linear(Op):
     """Options: ``shape``, ``sizes``."""
+
+    sizes = ("shape", "sizes")
 
     def infer(self, specs: Sequence[Spec], options: dict[str, Any]) -> list[tuple[DType, Shape]]:
         return [(dt.int64, options["shape"])]

@@ -6,7 +6,8 @@ from tensorbus_backends import dtypes as dt, ir
 from tensorbus_backends.dtypes import DType
 from tensorbus_backends.ir import Expr
 
-from .._plan import Planner, Value
+from .._plan import Value
+from .._planner import Planner
 from .._recent import kept
 from .._spec import Shape, broadcast_strides, contiguous_strides
 

@@ -15,13 +15,14 @@ from tensorbus_backends import ir
 from tensorbus_backends.dtypes import DType
 from tensorbus_backends.ir import Expr
 from tensorbus_backends.kernels import DIMS, Operand, Rows, Stage, Strided
-from tensorbus_backends.kernels.base import bits_of
 from tensorbus_backends.kernels.rows import MAX_ROW
 
 from .. import _autograd, ops
 from .._autograd import Context
+from .._layout import permuted_strides, step_of, word
 from .._op import Op
-from .._plan import Planner, Value, permuted_strides, step_of
+from .._plan import Value
+from .._planner import Planner
 from .._recent import kept
 from .._spec import Shape, Spec, broadcast_strides, collapse
 from .._tensor import Tensor
@@ -189,7 +190,7 @@ class Fused(Op):
         scalars = tuple([d for d, _ in params])
         kernel = _rows_kernel(self.name, dtype, tuple(kinds), stages, exprs, scalars)
         words = [Strided.words(0, s[0], w) for s, w in zip(inner, walks, strict=True)]
-        meta = kernel.meta(n, outer, words, [bits_of(v, d) for d, v in params])
+        meta = kernel.meta(n, outer, words, [word(v, d) for d, v in params])
         first = len(meta) - len(params) - Strided.WORDS * len(words)
         places = [first + Strided.WORDS * k for k in range(len(words))]
         groups = kernel.groups(p.device.backend.dialect, n, math.prod(outer))

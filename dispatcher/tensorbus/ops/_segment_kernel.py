@@ -22,7 +22,8 @@ from tensorbus_backends.ir import Expr
 from .._autograd import Context
 from .._devices import Device
 from .._op import Op, apply
-from .._plan import Planner, Value
+from .._plan import Value
+from .._planner import Planner
 from .._recent import kept
 from .._spec import Shape, Spec
 from .._tensor import Tensor

@@ -19,7 +19,8 @@ from tensorbus_backends.dtypes import DType
 from tensorbus_backends.ir import Expr
 
 from .._op import Op, perform
-from .._plan import Arg, Planner, Value
+from .._plan import Arg, Value
+from .._planner import Planner
 from .._recent import kept
 from .._spec import Shape, Spec, contiguous_strides
 from .._tensor import Tensor

@@ -11,7 +11,8 @@ from tensorbus_backends.dtypes import DType
 
 from .._autograd import Context
 from .._op import Op, apply, function
-from .._plan import Planner, Value, same_device
+from .._plan import Value
+from .._planner import Planner, same_device
 from .._promotion import promote
 from .._spec import Shape, Spec, broadcast_shapes
 from .._tensor import Tensor

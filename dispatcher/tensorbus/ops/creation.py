@@ -18,7 +18,8 @@ from .._autograd import Context
 from .._devices import Device, get_device
 from .._fallback import holding, note_fallback, relabelled
 from .._op import Op, apply, function, generate, perform
-from .._plan import Planner, Value
+from .._plan import Value
+from .._planner import Planner
 from .._promotion import DEFAULT_FLOAT, DEFAULT_INT, scalar_dtype
 from .._shown import shown
 from .._spec import Shape, Spec
@@ -47,6 +48,8 @@ __all__ = [
 class _Fill(Op):
     """One value everywhere.  Options: ``dtype``, ``shape``, ``value``."""
 
+    sizes = ("shape",)
+
     def infer(self, specs: Sequence[Spec], options: dict[str, Any]) -> list[tuple[DType, Shape]]:
         return [(options["dtype"], options["shape"])]
 
@@ -56,6 +59,8 @@ class _Fill(Op):
 
 class _Indexed(Op):
     """``value``, an expression of ``index``.  Options: ``dtype shape label value params``."""
+
+    sizes = ("shape",)
 
     def infer(self, specs: Sequence[Spec], options: dict[str, Any]) -> list[tuple[DType, Shape]]:
         return [(options["dtype"], options["shape"])]
@@ -69,6 +74,8 @@ class _Indexed(Op):
 
 class _Empty(Op):
     """Undefined elements.  Options: ``dtype``, ``shape``."""
+
+    sizes = ("shape",)
 
     def infer(self, specs: Sequence[Spec], options: dict[str, Any]) -> list[tuple[DType, Shape]]:
         return [(options["dtype"], options["shape"])]

@@ -14,8 +14,10 @@ from tensorbus_backends.kernels.scan import BLOCK
 
 from .. import ops
 from .._autograd import Context
+from .._layout import step_of
 from .._op import Op, apply, function
-from .._plan import Planner, Value, step_of
+from .._plan import Value
+from .._planner import Planner
 from .._recent import kept
 from .._spec import Shape, Spec, collapse, contiguous_strides
 from .._tensor import Tensor

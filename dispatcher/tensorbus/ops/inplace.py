@@ -11,7 +11,8 @@ from tensorbus_backends.dtypes import DType
 
 from .._autograd import Track, bump, version
 from .._op import Op, perform
-from .._plan import Planner, Value
+from .._plan import Value
+from .._planner import Planner
 from .._spec import Shape, Spec
 from .._state import settings
 from .._tensor import Tensor

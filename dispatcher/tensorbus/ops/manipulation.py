@@ -10,8 +10,10 @@ from tensorbus_backends.dtypes import DType
 
 from .._autograd import Context, record
 from .._devices import Device, get_device
+from .._layout import permuted_strides
 from .._op import Op, apply, function
-from .._plan import Planner, Value, permuted_strides
+from .._plan import Value
+from .._planner import Planner
 from .._shown import shown
 from .._spec import Shape, Spec, broadcast_shapes, broadcast_strides
 from .._state import Record, settings, watching
@@ -62,8 +64,6 @@ class View(Op):
 
 class Copy(Op):
     """Elements converted to a dtype and laid out contiguously (or in memory order)."""
-
-    dense = True
 
     def infer(self, specs: Sequence[Spec], options: dict[str, Any]) -> list[tuple[DType, Shape]]:
         return [(options.get("dtype", specs[0].dtype), specs[0].shape)]

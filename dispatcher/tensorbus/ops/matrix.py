@@ -12,7 +12,8 @@ from tensorbus_backends.kernels import DIMS, Matmul
 from .. import ops
 from .._autograd import Context
 from .._op import Op, apply, function, whole
-from .._plan import Planner, Value
+from .._plan import Value
+from .._planner import Planner
 from .._promotion import promote
 from .._spec import Shape, Spec, broadcast_shapes, broadcast_strides, collapse
 from .._tensor import Tensor

@@ -18,12 +18,13 @@ from tensorbus_backends.kernels import (
     Reduce,
     Strided,
 )
-from tensorbus_backends.kernels.base import bits_of
 
 from .. import ops
 from .._autograd import Context
+from .._layout import step_of, word
 from .._op import Op, apply, function
-from .._plan import Planner, Value, step_of
+from .._plan import Value
+from .._planner import Planner
 from .._recent import kept
 from .._shown import shown
 from .._spec import Shape, Spec, broadcast_strides, collapse
@@ -105,7 +106,7 @@ def reduce_into(
         tuple([d for d, _ in params]),
         "col" if by_column else "row",
     )
-    scalars = [bits_of(v, d) for d, v in params]
+    scalars = [word(v, d) for d, v in params]
     dialect = p.device.backend.dialect
     if by_column:
         words = [Strided.words(0, w[-1], w[:-1]) for w in walks]

@@ -11,7 +11,8 @@ from tensorbus_backends.dtypes import DType
 
 from .._autograd import Context
 from .._op import Op, apply, function
-from .._plan import Planner, Value
+from .._plan import Value
+from .._planner import Planner
 from .._promotion import promote
 from .._spec import Shape, Spec, broadcast_shapes
 from .._tensor import Tensor

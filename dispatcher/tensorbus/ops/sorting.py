@@ -12,7 +12,8 @@ from tensorbus_backends.ir import Expr
 from .. import ops
 from .._autograd import Context
 from .._op import Op, apply, function
-from .._plan import Planner, Value
+from .._plan import Value
+from .._planner import Planner
 from .._promotion import promote
 from .._recent import kept
 from .._spec import Shape, Spec
@@ -228,6 +229,8 @@ class _Nonzero(Op):
     Options: ``shape`` of the tensor, ``found`` elements.  Output k finds its element by a binary
     search for the first place with k + 1 counted, so nothing is scattered.
     """
+
+    sizes = ("shape", "found")
 
     def infer(self, specs: Sequence[Spec], options: dict[str, Any]) -> list[tuple[DType, Shape]]:
         return [(dt.int64, (options["found"],)) for _ in options["shape"]]

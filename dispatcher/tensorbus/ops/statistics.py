@@ -14,7 +14,8 @@ from tensorbus_backends.kernels import MONOIDS, Stage
 from .. import ops
 from .._autograd import Context
 from .._op import Op, apply, function
-from .._plan import Planner, Value
+from .._plan import Value
+from .._planner import Planner
 from .._recent import kept
 from .._spec import Shape, Spec
 from .._tensor import Tensor

@@ -29,6 +29,7 @@ from ..items import Outcome
 from ..session import Session
 from .apart import changed, forked
 from .base import Checks, affine, affine_result, duty, fetch, filled, integers, numbers
+from .errors import broken_kernel
 from .launches import row_meta
 from .madeup import Memory, OpenCL, opened
 from .platforms import cl_error, fake_device
@@ -371,7 +372,6 @@ def waiting(checks: Checks, folder: Path, session: Session) -> None:
 @forked
 def programs(checks: Checks, folder: Path, session: Session) -> None:
     """Programs are built with the device's options, kept, and explained when they are rejected."""
-    from .errors import broken_kernel
 
     exact = "-cl-fp32-correctly-rounded-divide-sqrt"
     for name, platform, fp, binaries in (

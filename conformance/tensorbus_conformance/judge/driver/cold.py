@@ -140,7 +140,7 @@ def library(checks: Checks, folder: Path, session: Session) -> None:
                 before = dict(os.environ)
                 checks.that(blas.load_blas(runtime) is None, "a library that is refused is there")
                 checks.that(dict(os.environ) == before, "settings for OpenBLAS stay for others")
-            due = {"OPENBLAS_NUM_THREADS": "3", "OPENBLAS_THREAD_TIMEOUT": "16"}
+            due = {"OPENBLAS_NUM_THREADS": "3", "OPENBLAS_THREAD_TIMEOUT": "20"}
             due |= {"OPENBLAS_CORETYPE": core} if core else {}
             due |= mine
             checks.that(opened == [due], f"OpenBLAS is loaded with {opened}, due is {due}")

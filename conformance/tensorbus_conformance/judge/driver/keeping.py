@@ -6,8 +6,10 @@ import errno
 import hashlib
 import itertools
 import os
+import signal
 import sys
 import tempfile
+import threading
 import time
 import warnings
 from collections.abc import Callable
@@ -82,6 +84,7 @@ def entries(checks: Checks, folder: Path, session: Session) -> None:
         checks.that(build.calls == n, f"spoilt entry {n} is not built again")
         checks.that(cache.get_bytes(key, ".so") == b"library", f"entry {n} is not kept")
         checks.that(not list((root / "tmp").iterdir()), "something unfinished is left")
+    _noted(checks, cache, key, path)
     checks.that(cache.get_bytes(cache_key("b")) is None, "what was never kept is there")
     for data in (b"one", b"two", b""):
         cache.put_bytes(cache_key("b"), data)
@@ -106,6 +109,20 @@ def entries(checks: Checks, folder: Path, session: Session) -> None:
     first = cache.get_or_build("e" * 64, ".so", slow)
     checks.that(first.read_bytes() == b"first", "the second of two builds takes the first's place")
     checks.that(not list((root / "tmp").iterdir()), "the second of two builds is left")
+
+
+def _noted(checks: Checks, cache: DiskCache, key: str, path: Path) -> None:
+    """An old entry is young again when it was used; one just made is read and not written."""
+    now = time.time()
+    for age in (1.0, 60.0, 1e5, 1e7):
+        os.utime(path, (now - age, now - age))
+        before = path.stat().st_mtime_ns
+        checks.that(cache.get_bytes(key, ".so") == b"library", f"{age:g} s old, it is lost")
+        after = path.stat().st_mtime_ns
+        if age < 100:
+            checks.that(after == before, f"{age:g} s old, it is written when it is read")
+        else:
+            checks.that(now - after / 1e9 < 60, f"{age:g} s old, it is as old after a use")
 
 
 @forked
@@ -304,6 +321,32 @@ def blocks(checks: Checks, folder: Path, session: Session) -> None:
         pool.size_class(n + 1)
     checks.that(len(pool.known) <= 4096, f"{len(pool.known)} requests are remembered")
     checks.that(pool.size_class(100) is home, "a class is forgotten")
+    checks.that(_survives_fork(pool), "a copy of the process waits for a lock that nobody holds")
+
+
+def _survives_fork(pool: CachingPool[Any]) -> bool:
+    """Whether a copy of the process uses a pool that another thread held when it was made."""
+    held, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with pool._lock:
+            held.set()
+            done.wait(30)
+
+    holder = threading.Thread(target=hold, daemon=True)
+    holder.start()
+    held.wait(30)
+    child = os.fork()
+    if child == 0:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(5)
+        pool.after_fork()
+        pool.empty()
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    done.set()
+    holder.join()
+    return status == 0
 
 
 @forked

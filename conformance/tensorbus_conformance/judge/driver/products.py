@@ -156,6 +156,16 @@ def plans(session: Session) -> Outcome:
                 _judge(checks, a, b, f"{a} by {b}")
     folded = gemm.plan(((5, 3, 2), (2, 4), (5, 3, 4)), ((6, 2, 1), (4, 1), (12, 4, 1)))
     checks.that((folded.batch, folded.m) == (1, 15), "a batch with one factor is not one product")
+    # Of one row each, the steps of the batch are those of the rows, gaps included.
+    for step in (2, 5):
+        rows = gemm.plan(((6, 1, 2), (2, 4), (6, 1, 4)), ((step, 2, 1), (4, 1), (4, 4, 1)))
+        found = (rows.batch, rows.m, rows.lda)
+        checks.that(found == (1, 6, step), f"rows {step} apart are {found}, not one product")
+    many = gemm.plan(
+        ((1 << 20, 1 << 11, 2), (2, 1), (1 << 20, 1 << 11, 1)),
+        ((1 << 12, 2, 1), (1, 1), (1 << 11, 1, 1)),
+    )
+    checks.that(many.batch == 1 << 20, "a product has more rows than 32 bits count")
     return checks.outcome
 
 

@@ -13,9 +13,10 @@ from tensorbus_backends import dtypes as dt
 
 from ...oracle import REFERENCES
 from ..cases import Case, gradient_cases as smooth_cases
+from ..comparing import portable_bound
 from ..items import Outcome
 from ..layouts import host, place
-from ..session import Session, oracle_arguments, oracle_call
+from ..session import Session, array_slots, oracle_arguments, oracle_call
 
 __all__ = [
     "Pulled", "called", "direction", "fail", "floats", "gradient_cases", "judge_of",
@@ -84,8 +85,6 @@ def undeclared(session: Session, name: str) -> Outcome | None:
 
 def judge_of(session: Session, case: Case, dtype: Any = None) -> Any:
     """The judge of gradients."""
-    from ..properties import portable_bound
-
     make = REFERENCES[session.op].gradient_judge
     assert make is not None
     options = {
@@ -133,7 +132,6 @@ def called(session: Session, case: Case, tensors: Sequence[tb.Tensor]) -> Callab
 
 def split_arrays(case: Case) -> list[Array]:
     """The arrays of a case in order."""
-    from ..session import array_slots
 
     return array_slots(case)
 

@@ -9,6 +9,7 @@ import numpy as np
 from ...oracle import REFERENCES
 from ...oracle.kinks import Kink
 from ..cases import Case
+from ..comparing import merge
 from ..items import Outcome
 from ..session import Session
 from .common import fail, judge_of, pull, undeclared
@@ -58,7 +59,5 @@ def _cotangents(session: Session, kink: Kink) -> Any:
 
 
 def _forward(session: Session, case: Case, rng: np.random.Generator, outcome: Outcome) -> None:
-    from ..properties import _merge
-
     for m, e in zip(*tangents(session, case, rng), strict=True):
-        _merge(outcome, judge_of(session, case, m.dtype).check(m, e), case, [])
+        merge(outcome, judge_of(session, case, m.dtype).check(m, e), case, [])

@@ -9,6 +9,7 @@ import tensorbus as tb
 
 from ...oracle import REFERENCES
 from ..cases import Case
+from ..comparing import merge
 from ..items import Outcome
 from ..layouts import host, place
 from ..session import Session
@@ -34,8 +35,6 @@ __all__ = ["compare_pulled", "forward", "reverse"]
 
 def compare_pulled(session: Session, case: Case, pulled: Pulled, outcome: Outcome) -> None:
     """Hold the gradients of a call against the oracle's."""
-    from ..properties import _merge
-
     vjp = REFERENCES[session.op].vjp
     assert vjp is not None
     flat, plain = oracle_inputs(session, case)
@@ -51,7 +50,7 @@ def compare_pulled(session: Session, case: Case, pulled: Pulled, outcome: Outcom
             if floats([pulled.arrays[k]]) and bool(np.any(r.value)):
                 fail(outcome, f"{case.label}: operand {k} has no gradient")
         else:
-            _merge(outcome, judge.check(host(g), r), case, [])
+            merge(outcome, judge.check(host(g), r), case, [])
 
 
 def reverse(session: Session) -> Outcome:
@@ -109,8 +108,6 @@ def forward(session: Session) -> Outcome:
     that holds for honest rules, so the comparison could not fail.  That the two references are
     transposes of each other is tested where they are made.
     """
-    from ..properties import _merge
-
     missing = undeclared(session, "forward")
     if missing:
         return missing
@@ -119,7 +116,7 @@ def forward(session: Session) -> Outcome:
     sets = gradient_cases(session)
     for case in sets[:2] if session.level == "smoke" else [*sets, *magnitudes(session)]:
         for m, e in zip(*tangents(session, case, rng), strict=True):
-            _merge(outcome, judge_of(session, case, m.dtype).check(m, e), case, [])
+            merge(outcome, judge_of(session, case, m.dtype).check(m, e), case, [])
     for case in degenerate_cases(session):
         for m, r in _pushed(session, case, rng):
             outcome.decided += 1

@@ -10,7 +10,7 @@ import tensorbus as tb
 
 from ..layouts import LAYOUTS, host, place
 from .common import direction
-from .ways import Subject, way
+from .subject import Subject, way
 
 __all__: list[str] = []
 

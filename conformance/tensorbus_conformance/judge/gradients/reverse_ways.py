@@ -13,7 +13,7 @@ from tensorbus_backends import dtypes as dt
 from ..cases import Case, is_elementwise, split
 from ..layouts import LAYOUTS, host, place
 from .common import direction
-from .ways import Subject, way
+from .subject import Subject, way
 
 __all__: list[str] = []
 

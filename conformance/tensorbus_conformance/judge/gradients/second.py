@@ -11,6 +11,7 @@ import tensorbus as tb
 
 from ...oracle import REFERENCES
 from ..cases import Case, is_elementwise, is_unary, split
+from ..comparing import merge
 from ..items import Outcome
 from ..layouts import host, place
 from ..session import Session
@@ -54,8 +55,6 @@ def second(session: Session) -> Outcome:
 def _second(
     session: Session, case: Case, rng: np.random.Generator, outcome: Outcome, more: bool
 ) -> None:
-    from ..properties import _merge
-
     pulled = pull(session, case, rng, create=True)
     if pulled is None:
         fail(outcome, f"{case.label}: the result does not require a gradient")
@@ -75,23 +74,23 @@ def _second(
         r = references[k]
         if r is not None:
             got = np.zeros(r.shape, r.dtype) if found is None else host(found)
-            _merge(outcome, judge.check(got, r), case, [])
+            merge(outcome, judge.check(got, r), case, [])
     if session.level == "smoke":
         return
     expected = record.jvp(flat, plain, moving)
     expected = expected if isinstance(expected, tuple) else (expected,)
     for found, e in zip(by_cotangents, expected, strict=True):
         got = np.zeros(e.shape, e.dtype) if found is None else host(found)
-        _merge(outcome, judge_of(session, case, got.dtype).check(got, e), case, [])
+        merge(outcome, judge_of(session, case, got.dtype).check(got, e), case, [])
     if more:
         _along_cotangent(session, case, pulled, rng, outcome)
         if is_unary(session.op) and wanted == [0] and references[0] is not None:
             found = _twice_forward(session, case, pulled, along[0])
-            _merge(outcome, judge.check(host(found), references[0]), case, [])
+            merge(outcome, judge.check(host(found), references[0]), case, [])
     for way in _mixed(session, case, pulled, along):
         for k, found in way.items():
             if references[k] is not None:
-                _merge(outcome, judge.check(host(found), references[k]), case, [])
+                merge(outcome, judge.check(host(found), references[k]), case, [])
 
 
 def _twice_forward(session: Session, case: Case, pulled: Pulled, along: Any) -> tb.Tensor:
@@ -111,8 +110,6 @@ def _along_cotangent(
 
     The rules of what a pullback is made of see a tangent here whose operands have none.
     """
-    from ..properties import _merge
-
     vjp = REFERENCES[session.op].vjp
     assert vjp is not None
     tensors = session.tensors(case)[0]
@@ -131,7 +128,7 @@ def _along_cotangent(
     for k, found in zip(wanted, moved, strict=True):
         if references[k] is not None:
             labelled = replace(case, label=f"along a cotangent, {case.label}")
-            _merge(outcome, judge.check(host(found), references[k]), labelled, [])
+            merge(outcome, judge.check(host(found), references[k]), labelled, [])
 
 
 def _mixed(

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from tensorbus_backends import dtypes as dt
 
 from ...oracle import REFERENCES
+from ..comparing import claimed_bound
 from ..layouts import host
 from .checks import Checks, surface
 
@@ -106,8 +107,6 @@ def _check(c: Checks, label: str, name: str, function: Any, got: tb.Tensor, *arg
     with np.errstate(all="ignore"):
         due = reference.forward(*args)
     have = host(got)
-    from ..properties import claimed_bound
-
     ulps = claimed_bound(_MARGIN[name], c.dtype, c.device)
     judge = reference.judge(
         c.dtype.numpy, {}, ulps, statistics=False,

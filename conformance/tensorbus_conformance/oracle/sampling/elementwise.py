@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from . import arrays
+from .cover import pairs
 from .sampler import Case, Sampler, Samples, Shape
 
 __all__ = ["broadcast", "degenerate", "elementwise", "special", "unary_options"]
@@ -194,7 +195,6 @@ def unary_options(
     good = allowed or (lambda options: True)
 
     def make(sampler: Sampler) -> list[dict[str, Any]]:
-        from .cover import pairs
 
         alone = [{name: v} for name, given in values.items() for v in given if good({name: v})]
         both = pairs(values, sampler.rng, allowed) if len(values) > 1 else []

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from . import arrays
+from .elementwise import FORMS, broadcast
 from .sampler import AXIS_FORMS, Case, Sampler, Shape, axis_of
 
 __all__ = [
@@ -150,7 +151,6 @@ def index_add(sampler: Sampler) -> list[Case]:
 
 def where(sampler: Sampler) -> list[Case]:
     """Condition and values of any shapes that broadcast, in any layout."""
-    from .elementwise import FORMS, broadcast
 
     sizes = sampler.sizes()
     shapes = [sampler.shape(r, n) for r, n in zip((1, 2, 3, 6), sizes[-4:], strict=False)]

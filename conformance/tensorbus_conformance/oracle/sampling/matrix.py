@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from . import arrays
+from .elementwise import broadcast
 from .sampler import AXIS_FORMS, Case, Sampler, Shape
 
 __all__ = ["linear", "matmul", "matmul_degenerate", "mse_loss", "tensordot", "vecdot"]
@@ -148,7 +149,6 @@ def linear(sampler: Sampler) -> list[Case]:
 
 def mse_loss(sampler: Sampler) -> list[Case]:
     """Each reduction; shapes of any rank, either of which may be the smaller one."""
-    from .elementwise import broadcast
 
     found = []
     strong = {"reduction": ["mean", "sum", "none", None]}

@@ -9,9 +9,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
+from ..ulp import format_of, round_to
 from . import arrays
+from .elementwise import FORMS, broadcast
 from .sampler import (
     AXIS_FORMS,
     Case,
@@ -359,7 +362,6 @@ def meshgrid(sampler: Sampler) -> list[Case]:
 
 def broadcast_arrays(sampler: Sampler) -> list[Case]:
     """One to four arrays of shapes that broadcast."""
-    from .elementwise import FORMS, broadcast
 
     found = []
     for row in sampler.rows(
@@ -397,7 +399,6 @@ def astype(sampler: Sampler) -> list[Case]:
 
     At smoke bool, and of each other kind of dtype one that the seed chooses.
     """
-    import ml_dtypes
 
     names = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
     targets = [*map(np.dtype, names), *map(np.dtype, ("float16", "float32", "float64"))]
@@ -431,7 +432,6 @@ def _ties(sampler: Sampler, target: np.dtype[Any]) -> Any:
 
     Of the wide ones a format between the two would make ties, to be rounded a second time.
     """
-    from ..ulp import format_of
 
     fmt = format_of(target)
     assert fmt is not None
@@ -449,7 +449,6 @@ def _ties(sampler: Sampler, target: np.dtype[Any]) -> Any:
 
 def _edges(sampler: Sampler, target: np.dtype[Any]) -> Any:
     """Powers of two, what lies half-way between numbers of the target, and their neighbours."""
-    from ..ulp import format_of, round_to
 
     mine, fmt = format_of(sampler.dtype), format_of(target)
     assert mine is not None
