@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 EXTRAS := conformance,cpu,opencl
 
 .PHONY: conform test compile-check lint format clean pycuda simulate evidence mutation \
-	mutation-slice branches seeds blind bits
+	mutation-slice branches seeds blind bits lowest
 
 conform: $(VENV)/.run
 	$(BIN)/tensorbus conform --level smoke
@@ -93,3 +93,19 @@ blind: $(VENV)/.test
 bits: $(VENV)/.test
 	$(BIN)/python -m tensorbus_conformance.bits --record
 	$(BIN)/python -m tensorbus_conformance.bits --check
+
+# The oldest dependencies that pyproject.toml allows, in an environment of their own: the contract,
+# ops, transfers and devices that are here, in a few minutes.
+LOWEST ?= .lowest
+lowest:
+	$(PYTHON) -m venv $(LOWEST)
+	$(PYTHON) .ci/lowest.py $(EXTRAS),test > $(LOWEST)/requirements.txt
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check \
+		-r $(LOWEST)/requirements.txt
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		--no-build-isolation -e .
+	$(LOWEST)/bin/python -m pip check
+	$(LOWEST)/bin/python -m pytest -q -p no:cacheprovider backends/tests/test_negotiation.py \
+		backends/tests/test_kernels.py dispatcher/tests/test_dlpack.py \
+		dispatcher/tests/test_elementwise.py dispatcher/tests/test_reduction.py cpu/tests opencl/tests
+	$(LOWEST)/bin/tensorbus conform --device ref,cpu --level smoke --ops add,exp,sum,matmul,sort

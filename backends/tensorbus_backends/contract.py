@@ -1,4 +1,4 @@
-"""The plugin contract, version 1: everything a device package has to provide.
+"""The plugin contract, version 2.0: everything a device package has to provide.
 
 A package announces a `Plugin` through the entry-point group ``tensorbus.backends``::
 
@@ -9,6 +9,10 @@ The plugin lists its devices (`Plugin.probe`) and opens one of them (`Plugin.ope
 moves bytes, compiles kernels and launches them.  Kernels arrive as `Kernel` descriptions; a device
 with a C-like language turns one into text with `Kernel.source(dialect)`, about 40 lines of dialect,
 and needs to know nothing else about tensor operations.  Native kernels are optional: see `Native`.
+
+A plugin states the version that it was written for (`Plugin.api_version`), a device what it has
+beyond the methods that all have (`Device.features`).  How the two sides agree on both is in
+`negotiation`; nothing else asks a device what it has.
 """
 
 from __future__ import annotations
@@ -24,9 +28,11 @@ from .dialect import Dialect
 from .dtypes import DType
 
 __all__ = [
+    "ALIGNMENT",
     "API_VERSION",
     "BackendError",
     "Buffer",
+    "CONTRACT",
     "Capabilities",
     "CompileError",
     "Compiled",
@@ -36,6 +42,8 @@ __all__ = [
     "DeviceUnavailableError",
     "Event",
     "Evidence",
+    "FEATURES",
+    "Feature",
     "KernelSpec",
     "LaunchError",
     "MemoryFigures",
@@ -44,12 +52,28 @@ __all__ = [
     "NativeCase",
     "NativeTable",
     "OutOfMemoryError",
+    "PART_ALIGNMENT",
     "Plugin",
     "UnknownDeviceError",
     "UnsupportedError",
 ]
 
+CONTRACT: tuple[int, int] = (2, 0)
+"""The version of this contract, major and minor.
+
+A minor version adds features and asks nothing new of a device that does not state them.  A major
+version changes what is asked of all: plugins of another one are refused, and told what to change.
+"""
+
 API_VERSION = 1
+"""Where plugins of contract 1 took their version from; kept, so that they are told what to change
+instead of failing to import."""
+
+ALIGNMENT = 64
+"""Memory of `Device.allocate` begins at a multiple of so many bytes."""
+
+PART_ALIGNMENT = 4096
+"""So do parts of buffers, counted from the beginning of the buffer that they are parts of."""
 
 
 # -- errors: all that a device may raise ------------------------------------------------------
@@ -121,9 +145,10 @@ class UnsupportedError(BackendError):
 
 
 class Evidence(enum.StrEnum):
-    """How much a result on this device proves, strongest first.
+    """How much a result on this device proves, strongest first; only its plugin can know.
 
-    A device that does not say what it is proves least: only its plugin can know.
+    ``UNSTATED`` is for lines of what is not there.  A device may say it of itself: it proves least,
+    and ``"auto"`` never chooses it.
     """
 
     HARDWARE = "hardware"
@@ -147,7 +172,6 @@ class Capabilities:
         local_memory: Bytes of memory shared by a group.
         max_group: Largest number of threads in a group; 1 where regions are loops.
         atomics: Integer atomics in device memory exist (portable kernels do not need them).
-        host_accessible: `Device.address` works: the host may read and write buffers in place.
         ieee: Portable kernels give the interpreter's bits; False exempts nothing, it is reported.
     """
 
@@ -161,8 +185,28 @@ class Capabilities:
     local_memory: int = 32 * 1024
     max_group: int = 256
     atomics: bool = False
-    host_accessible: bool = False
     ieee: bool = True
+
+
+class Feature(enum.StrEnum):
+    """What a device may have beyond the methods that all devices have.
+
+    A member of this list, or its text, in `Device.features` says that the device has it.
+    """
+
+    ADDRESS = "address"
+    """The host may read and write buffers in place: `Device.address`, and `Device.import_pointer`
+    takes the host's addresses."""
+    PARTS = "parts"
+    """`Device.part`: buffers over ranges of others."""
+    PEERS = "peers"
+    """`Device.copy_from`: copies between devices of the plugin without the host."""
+    SYNCHRONOUS = "synchronous"
+    """Launches and copies have finished on return, so that looking at results waits for nothing."""
+
+
+FEATURES: Mapping[str, tuple[int, int]] = dict.fromkeys(Feature, (2, 0))
+"""The version of the contract that each feature came with."""
 
 
 @dataclass(frozen=True)
@@ -177,7 +221,7 @@ class DeviceInfo:
         index: What to pass to `Plugin.open`.
         aliases: Other names of the same device, ``"opencl:intel:0"``.
         description: Human words: product, driver and compiler versions.
-        evidence: How much a result on it proves; a device has to say so to be taken for hardware.
+        evidence: How much a result on it proves; there is no default, since a wrong one would lie.
         details: Versions and figures for reports, all text.
     """
 
@@ -189,7 +233,7 @@ class DeviceInfo:
     description: str = ""
     cause: str = ""
     fix: str = ""
-    evidence: Evidence = Evidence.UNSTATED
+    evidence: Evidence = field(kw_only=True)
     details: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
@@ -264,30 +308,48 @@ class Event(Protocol):
 class Device(ABC):
     """An open device: memory, compilation, launches on one in-order queue.
 
-    Launches and copies on device may be asynchronous; `copy_out` and `synchronize` wait.  Methods
-    may be called from several threads; a device serialises what its driver cannot.  A buffer may be
-    dropped while work that uses it is pending; its memory serves nobody else before that is done.
-    In a forked child methods work, or raise BackendError at once.
+    **Order.** Launches and copies on device may be asynchronous; `copy_out` and `synchronize` wait.
+    A buffer may be dropped while work that uses it is pending; its memory serves nobody else before
+    that is done.
 
-    A copy or part that does not lie inside its buffer, or a buffer of another device, raises
-    BackendError, and nothing is copied.  Methods that a device does not have raise
-    UnsupportedError; those that are abstract here it has.
+    **Threads.** Methods may be called from several at once; a device serialises what its driver
+    cannot.
+
+    **Fork.** In a forked child methods work, or raise BackendError at once; none hangs, none
+    computes something else, and buffers may be dropped there.  The parent's device goes on.
+
+    **Alignment.** Memory of `allocate` begins at a multiple of `ALIGNMENT` bytes, a part at a
+    multiple of `PART_ALIGNMENT` of its buffer, foreign memory at one of the dtype's size.  Offsets
+    of copies are any number of bytes, those of launches any number of elements.
+
+    **Out of memory.** Whoever cannot get memory - `allocate`, but a copy or a launch as well -
+    gives back what was kept for reuse and tries once more before it raises OutOfMemoryError.
+    Nothing has happened then, and the device stays usable: nobody else has to try again.
+
+    **Errors.** A copy or part that does not lie inside its buffer, or a buffer of another device,
+    raises BackendError, and nothing is copied.  Methods of a feature that a device does not state
+    raise UnsupportedError, and are not called; those that are abstract here it has.  Once a device
+    is lost, methods raise DeviceLostError; `memory`, `empty_cache` and dropping buffers go on.
     """
 
     info: DeviceInfo
     capabilities: Capabilities
     dialect: Dialect | None = None
     natives: Mapping[str, Native] = {}
-    synchronous: bool = False
-    """Whether launches have finished on return, so that looking at results waits for nothing."""
+    features: frozenset[str] = frozenset()
+    """Members of `Feature`, or their text; it stays the same while the device is open."""
     dlpack_type: int = 0
     """DLPack's device type (dlpack.h: kDLCUDA is 2) if its memory can be shared by `pointer`."""
     dlpack_stream: int = 0
     """Handle of its queue (CUstream, hipStream_t), for those whose memory it takes; 0: default."""
 
+    def has(self, feature: Feature) -> bool:
+        """Whether the device has a feature."""
+        return feature in self.features
+
     @abstractmethod
     def allocate(self, nbytes: int) -> Buffer:
-        """A block of at least `nbytes` (0 is allowed), contents undefined, 64-byte aligned.
+        """A block of at least `nbytes` (0 is allowed), contents undefined, aligned to `ALIGNMENT`.
 
         Raises:
             OutOfMemoryError: After giving back what was kept for reuse and trying again; also for
@@ -312,12 +374,12 @@ class Device(ABC):
     def copy_from(
         self, target: Buffer, target_offset: int, source: Buffer, source_offset: int, nbytes: int
     ) -> bool:
-        """Copy from a buffer of another device of the plugin without the host; optional.
+        """Copy from a buffer of another device of the plugin without the host (`Feature.PEERS`).
 
         It runs after all that was launched on either device before, and before all that is launched
         on either later.  False means that nothing was done, and the host has to carry the bytes.
         """
-        return False
+        raise UnsupportedError(f"{self.info.name} cannot copy from another device")
 
     @abstractmethod
     def compile(self, kernels: Sequence[KernelSpec]) -> list[Compiled]:
@@ -343,7 +405,9 @@ class Device(ABC):
         """
 
     def prepare(self, kernel: Compiled, groups: int, meta: bytes) -> Callable[..., None]:
-        """`launch` with everything but the buffers fixed; optional, for calls that come again.
+        """`launch` with everything but the buffers fixed: all launches of ops are made so.
+
+        A device overrides it where that saves work when the call comes again.
 
         Returns:
             ``run(*buffers)``, which launches; it may be called from several threads, with buffers
@@ -371,7 +435,7 @@ class Device(ABC):
         """Give memory kept for reuse back to the system."""
 
     def address(self, buffer: Buffer) -> int:
-        """Host address of a buffer; only if `Capabilities.host_accessible`."""
+        """Host address of a buffer (`Feature.ADDRESS`)."""
         raise UnsupportedError(f"memory of {self.info.name} cannot be reached from the host")
 
     def pointer(self, buffer: Buffer) -> int:
@@ -379,17 +443,18 @@ class Device(ABC):
         raise UnsupportedError(f"memory of {self.info.name} has no address for other libraries")
 
     def part(self, buffer: Buffer, offset: int, nbytes: int) -> Buffer:
-        """A buffer over ``buffer[offset : offset + nbytes]``, which it keeps alive; optional.
+        """A buffer over ``buffer[offset : offset + nbytes]``, kept alive by it (`Feature.PARTS`).
 
-        `offset` is a multiple of 4096.  The conformance suite uses it to fence buffers from both
-        sides; without it, only what lies behind a buffer is watched.
+        `offset` is a multiple of `PART_ALIGNMENT`.  The conformance suite fences buffers with it
+        from both sides; without it, only what lies behind a buffer is watched.
         """
         raise UnsupportedError(f"{self.info.name} has no parts of buffers")
 
     def import_pointer(self, address: int, nbytes: int, owner: object) -> Buffer:
         """A buffer over memory that `owner` keeps alive (DLPack).
 
-        `address` is the host's if the device is host-accessible, else what `pointer` gives.
+        `address` is the host's with `Feature.ADDRESS`, else, if `dlpack_type` is not 0, what
+        `pointer` gives.
         """
         raise UnsupportedError(f"{self.info.name} cannot use memory of another library in place")
 
@@ -399,7 +464,11 @@ class Plugin(Protocol):
     """What the entry point names."""
 
     name: str
-    api_version: int
+    api_version: tuple[int, int]
+    """The version of the contract that it was written for, in figures: ``(2, 0)``.
+
+    Not `CONTRACT`, which is the version of whoever runs the plugin.
+    """
 
     def probe(self) -> Sequence[DeviceInfo]:
         """List devices, absent ones with cause and fix; quick, and safe to call more than once.

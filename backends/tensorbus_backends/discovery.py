@@ -25,6 +25,7 @@ from .contract import (
     UnknownDeviceError,
 )
 from .floating import in_default_arithmetic
+from .negotiation import agree
 from .probing import (
     GROUP,
     Announcement,
@@ -121,6 +122,10 @@ class _Source:
         if not isinstance(device, Device):
             cause = f"opening it gave {type(device).__name__}, which is no Device"
             raise DeviceUnavailableError(info.name, cause, f"repair {who}")
+        try:
+            agree(device, self._plugin.api_version)
+        except ValueError as error:
+            raise DeviceUnavailableError(info.name, str(error), f"repair {who}") from None
         if (device.info.name, device.info.description) != (info.name, info.description):
             raise DeviceUnavailableError(
                 info.name,

@@ -24,6 +24,7 @@ from .contract import (
     Device,
     DeviceInfo,
     Event,
+    Feature,
     KernelSpec,
     LaunchError,
     MemoryFigures,
@@ -224,6 +225,8 @@ class GridDevice(Device):
         argument_bytes: The most bytes of arguments, eight for a buffer, that a kernel may have; 0
             means no limit.
     """
+
+    features = frozenset({Feature.PARTS})
 
     def __init__(
         self,

@@ -12,6 +12,7 @@ from .contract import (
     CompileError,
     DeviceInfo,
     DeviceUnavailableError,
+    Evidence,
     OutOfMemoryError,
 )
 from .floating import in_default_arithmetic
@@ -124,7 +125,9 @@ def tried(line: DeviceInfo, make: Callable[[], GridDevice]) -> DeviceInfo:
 
 def absent(plugin: str, description: str, cause: str, fix: str, name: str = "") -> DeviceInfo:
     """The line of what is not there: all of a plugin, or what `name` tells."""
-    line = DeviceInfo(name=name or plugin, plugin=plugin, index=-1, description=description)
+    line = DeviceInfo(
+        name or plugin, plugin, -1, evidence=Evidence.UNSTATED, description=description
+    )
     return unavailable(line, cause, fix)
 
 

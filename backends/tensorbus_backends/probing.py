@@ -22,7 +22,8 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import EntryPoint
 from typing import Any
 
-from .contract import API_VERSION, DeviceInfo, Evidence
+from .contract import DeviceInfo, Evidence
+from .negotiation import refused
 
 __all__ = [
     "Announcement",
@@ -106,6 +107,7 @@ def absent(
         description=plugin.value,
         cause=_one_line(cause),
         fix=_one_line(fix),
+        evidence=Evidence.UNSTATED,
         details=details or {},
     )
 
@@ -131,12 +133,8 @@ def describe(plugin: Announcement) -> list[DeviceInfo]:
 
 def check_plugin(plugin: Announcement, found: Any) -> DeviceInfo | None:
     """An absent line if an imported object is no plugin of this contract, else None."""
-    version = getattr(found, "api_version", None)
-    if version != API_VERSION:
-        cause = f"it follows version {version!r} of the plugin contract, this is {API_VERSION}"
-        older = isinstance(version, int) and version < API_VERSION
-        fix = f"upgrade {plugin.who}" if older else f"upgrade tensorbus, or repair {plugin.who}"
-        return absent(plugin, cause, fix)
+    if (refusal := refused(getattr(found, "api_version", None), plugin.who)) is not None:
+        return absent(plugin, refusal.cause, refusal.fix)
     missing = [m for m in ("probe", "open") if not callable(getattr(found, m, None))]
     if missing:
         cause = f"{plugin.value} is no plugin: it has no method {' or '.join(missing)}"

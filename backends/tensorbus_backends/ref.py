@@ -10,7 +10,6 @@ import numpy as np
 
 from . import dtypes as dt
 from .contract import (
-    API_VERSION,
     BackendError,
     Buffer,
     Capabilities,
@@ -18,6 +17,7 @@ from .contract import (
     DeviceInfo,
     Event,
     Evidence,
+    Feature,
     KernelSpec,
     LaunchError,
     MemoryFigures,
@@ -61,7 +61,7 @@ class _Done:
 class RefDevice(Device):
     """Runs kernels with `KernelSpec.interpret`."""
 
-    synchronous = True
+    features = frozenset({Feature.ADDRESS, Feature.SYNCHRONOUS})
 
     def __init__(self, info: DeviceInfo) -> None:
         self.info = info
@@ -70,7 +70,6 @@ class RefDevice(Device):
             dtypes=frozenset(d.name for d in dt.ALL),
             max_group=1,
             local_memory=0,
-            host_accessible=True,
         )
 
     def allocate(self, nbytes: int) -> Buffer:
@@ -186,7 +185,7 @@ def _rounds_to_nearest() -> bool:
 
 class _RefPlugin:
     name = "ref"
-    api_version = API_VERSION
+    api_version = 2, 0
 
     def probe(self) -> Sequence[DeviceInfo]:
         return [

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from tensorbus_backends import discovery, probing
 from tensorbus_backends.contract import (
-    API_VERSION,
+    CONTRACT,
     Device,
     DeviceInfo,
     DeviceUnavailableError,
@@ -29,21 +29,22 @@ GOOD = """
     from pathlib import Path
     Path(__file__).with_suffix(".imported").touch()
     class Good:
-        name, api_version = "good", 1
+        name, api_version = "good", (2, 0)
         def probe(self):
             return [
                 DeviceInfo("good:0", "good", 0, available=False, cause="unplugged", fix="plug it",
-                           aliases=("good:old:0",)),
+                           aliases=("good:old:0",), evidence=Evidence.UNSTATED),
                 DeviceInfo("good:1", "good", 1, aliases=("good:new:0",),
                            evidence=Evidence.HARDWARE),
-                DeviceInfo("good:2", "good", 2, aliases=("good:new:1",)),
+                DeviceInfo("good:2", "good", 2, aliases=("good:new:1",),
+                           evidence=Evidence.UNSTATED),
             ]
         def open(self, index):
             return RefDevice(self.probe()[index])
     PLUGIN = Good()
 """
 PLUGIN = """
-    from tensorbus_backends.contract import DeviceInfo
+    from tensorbus_backends.contract import DeviceInfo, Evidence
     class P:
         name, api_version = "{name}", {version}
         def probe(self):
@@ -78,11 +79,16 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
     return build
 
 
-def plugin(name: str, probe: str = "", *, version: object = 1, opens: str = "") -> str:
+def lists(arguments: str) -> str:
+    """The body of a probe that lists one device."""
+    return f"return [DeviceInfo({arguments}, evidence=Evidence.UNSTATED)]"
+
+
+def plugin(name: str, probe: str = "", *, version: object = CONTRACT, opens: str = "") -> str:
     return PLUGIN.format(
         name=name,
         version=version,
-        probe=probe or f'return [DeviceInfo("{name}", "{name}", 0)]',
+        probe=probe or lists(f"{name!r}, {name!r}, 0"),
         open=opens or "raise RuntimeError('no')",
     )
 
@@ -131,14 +137,17 @@ def test_import_is_light() -> None:
         (plugin("bad", "return 'cpu'"), "instead of a list of DeviceInfo"),
         (plugin("bad", "return [1, 2]"), "instead of a list of DeviceInfo"),
         (plugin("bad", "return []"), "found no device"),
-        (plugin("bad", "return [DeviceInfo('cpu', 'bad', 0)]"), "must begin with 'bad'"),
-        (plugin("bad", "return [DeviceInfo('bad', 'cpu', 0)]"), "device of plugin 'cpu'"),
-        (plugin("bad", "return [DeviceInfo('bad', 'bad', 0, aliases=('gpu',))]"), "alias"),
-        (plugin("bad", "return [DeviceInfo('bad', 'bad', 0, False)]"), "without cause and fix"),
-        (plugin("bad", version=API_VERSION + 1), f"version {API_VERSION + 1} of the plugin"),
-        (plugin("bad", version="'x'"), "version 'x' of the plugin contract"),
-        ("class P: api_version = 1\nPLUGIN = P()", "no method probe or open"),
-        ("PLUGIN = None", "version None of the plugin contract"),
+        (plugin("bad", lists("'cpu', 'bad', 0")), "must begin with 'bad'"),
+        (plugin("bad", lists("'bad', 'cpu', 0")), "device of plugin 'cpu'"),
+        (plugin("bad", lists("'bad', 'bad', 0, aliases=('gpu',)")), "alias"),
+        (plugin("bad", lists("'bad', 'bad', 0, False")), "without cause and fix"),
+        (plugin("bad", "return [DeviceInfo('bad', 'bad', 0)]"), "argument: 'evidence'"),
+        (plugin("bad", version="'x'"), "its api_version is 'x', which is no version"),
+        (plugin("bad", version="(2,)"), "its api_version is (2,), which is no version"),
+        (plugin("bad", version="2"), "its api_version is 2, which is no version"),
+        (plugin("bad", version="(2, True)"), "its api_version is (2, True), which is no version"),
+        ("class P: api_version = 2, 0\nPLUGIN = P()", "no method probe or open"),
+        ("PLUGIN = None", "its api_version is None, which is no version"),
     ],
 )
 def test_a_misbehaving_plugin_is_one_absent_line(install: Install, code: str, cause: str) -> None:
@@ -163,8 +172,7 @@ def test_a_plugin_that_leaves_a_process_behind_does_not_block(install: Install) 
         plugin(
             "bad",
             "import subprocess, sys; subprocess.Popen([sys.executable, '-c', "
-            "'import time; time.sleep(60)'], start_new_session=True); "
-            "return [DeviceInfo('bad', 'bad', 0)]",
+            "'import time; time.sleep(60)'], start_new_session=True); " + lists("'bad', 'bad', 0"),
         ),
     )
     (line,) = Registry(GROUP).devices()
@@ -173,7 +181,7 @@ def test_a_plugin_that_leaves_a_process_behind_does_not_block(install: Install) 
 
 def test_what_a_plugin_prints_is_not_taken_for_its_answer(install: Install) -> None:
     noise = "import os; print('[]'); os.write(1, b'[]'); "
-    install("bad", plugin("bad", noise + "return [DeviceInfo('bad', 'bad', 0)]"))
+    install("bad", plugin("bad", noise + lists("'bad', 'bad', 0")))
     (line,) = Registry(GROUP).devices()
     assert line.available
 
@@ -256,7 +264,7 @@ def test_ref_and_cpu_are_asked_in_this_process(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_plugin_is_asked_once_until_refreshed(install: Install, tmp_path: Path) -> None:
     log = tmp_path / "log"
-    probe = f"open({str(log)!r}, 'a').write('x'); return [DeviceInfo('once', 'once', 0)]"
+    probe = f"open({str(log)!r}, 'a').write('x'); " + lists("'once', 'once', 0")
     install("once", plugin("once", probe))
     registry = Registry(GROUP)
     registry.devices()
@@ -405,7 +413,9 @@ def test_another_device_than_the_probed_one_is_refused(install: Install) -> None
 def test_lines_survive_the_way_from_the_child() -> None:
     given = [
         line("x:0", "gpu", Evidence.SIMULATED),
-        DeviceInfo("x:1", "x", 1, False, ("x:y:1",), "words", "cause", "fix"),
+        DeviceInfo(
+            "x:1", "x", 1, False, ("x:y:1",), "words", "cause", "fix", evidence=Evidence.UNSTATED
+        ),
     ]
     assert probing.from_json(probing.to_json(given)) == given
 

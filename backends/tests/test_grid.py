@@ -19,6 +19,7 @@ from tensorbus_backends.contract import (
     Capabilities,
     CompileError,
     DeviceInfo,
+    Evidence,
     LaunchError,
     OutOfMemoryError,
     UnsupportedError,
@@ -33,7 +34,7 @@ from fakegrid import DIALECT, AddTo, FakeDriver, FakeToolchain
 def make(tmp_path):
     def build(size=1 << 20, **options):
         return GridDevice(
-            DeviceInfo("fake:0", "fake", 0),
+            DeviceInfo("fake:0", "fake", 0, evidence=Evidence.UNSTATED),
             Capabilities(frozenset({"int32"}), local_memory=1024),
             DIALECT,
             FakeDriver(size),

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tensorbus_backends.cache import DiskCache
-from tensorbus_backends.contract import Capabilities, DeviceInfo
+from tensorbus_backends.contract import Capabilities, DeviceInfo, Evidence
 from tensorbus_backends.grid import GridDevice
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -37,7 +37,7 @@ class Driver(FakeDriver):
 @pytest.fixture
 def device(tmp_path):
     return GridDevice(
-        DeviceInfo("fake:0", "fake", 0),
+        DeviceInfo("fake:0", "fake", 0, evidence=Evidence.UNSTATED),
         Capabilities(frozenset({"int32"}), local_memory=1024),
         DIALECT,
         Driver(),

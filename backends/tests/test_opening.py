@@ -15,6 +15,7 @@ from tensorbus_backends.contract import (
     CompileError,
     DeviceInfo,
     DeviceUnavailableError,
+    Evidence,
     OutOfMemoryError,
 )
 from tensorbus_backends.grid import GridDevice
@@ -24,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from fakegrid import DIALECT, FakeDriver, FakeToolchain
 
 TERMS = Terms("2.5", "3", "mend it", "mend its compiler", "make room")
-LINE = DeviceInfo("fake:0", "fake", 0, details={"driver": "1.0"})
+LINE = DeviceInfo("fake:0", "fake", 0, details={"driver": "1.0"}, evidence=Evidence.UNSTATED)
 
 
 @pytest.fixture

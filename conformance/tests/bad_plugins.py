@@ -68,7 +68,7 @@ def raises(error):
 {functions}
 
 class Plugin:
-    name, api_version = {name!r}, 1
+    name, api_version = {name!r}, (2, 0)
     def probe(self):
         return [
             DeviceInfo(f"{{self.name}}:{{k}}", self.name, k, evidence=Evidence.SIMULATED,

@@ -12,11 +12,22 @@ from pathlib import Path
 import pytest
 import tensorbus as tb
 from tensorbus._devices import registry
-from tensorbus_backends.contract import DeviceInfo
+from tensorbus_backends.contract import DeviceInfo, Evidence
 from tensorbus_conformance import cli
 
-ABSENT = DeviceInfo("cuda", "cuda", -1, False, cause="there is no driver", fix="install it")
-PRESENT = [DeviceInfo("rocm:0", "rocm", 0, aliases=("rocm:gfx90a:0",)), DeviceInfo("cpu", "cpu", 0)]
+ABSENT = DeviceInfo(
+    "cuda",
+    "cuda",
+    -1,
+    False,
+    cause="there is no driver",
+    fix="install it",
+    evidence=Evidence.UNSTATED,
+)
+PRESENT = [
+    DeviceInfo("rocm:0", "rocm", 0, aliases=("rocm:gfx90a:0",), evidence=Evidence.UNSTATED),
+    DeviceInfo("cpu", "cpu", 0, evidence=Evidence.UNSTATED),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -44,8 +55,21 @@ def test_a_misspelt_device(name: str) -> None:
 
 
 def test_a_plugin_means_its_broken_devices_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    sound, broken = PRESENT[0], DeviceInfo("rocm:1", "rocm", 1, False, cause="old", fix="update")
-    runtime = DeviceInfo("rocm", "rocm", -1, False, cause="a second runtime", fix="remove it")
+    sound, broken = (
+        PRESENT[0],
+        DeviceInfo(
+            "rocm:1", "rocm", 1, False, cause="old", fix="update", evidence=Evidence.UNSTATED
+        ),
+    )
+    runtime = DeviceInfo(
+        "rocm",
+        "rocm",
+        -1,
+        False,
+        cause="a second runtime",
+        fix="remove it",
+        evidence=Evidence.UNSTATED,
+    )
     lines = [sound, broken, runtime]
     monkeypatch.setattr(registry, "devices", lambda refresh=False, plugin=None: lines)
     assert cli.choose_devices("rocm") == [sound, broken]

@@ -22,6 +22,7 @@ from tensorbus_backends import ref
 from tensorbus_backends.contract import (
     BackendError,
     CompileError,
+    Feature,
     LaunchError,
     MemoryFigures,
     OutOfMemoryError,
@@ -49,14 +50,17 @@ def duties() -> Iterator[tuple[str, str]]:
                 yield made.name.partition(".")[2], name
 
 
+SYNCHRONOUS = frozenset({Feature.SYNCHRONOUS})
+PARTS = ref.RefDevice.features | {Feature.PARTS}
+
+
 class Late(ref.RefDevice):
     """The interpreter behind a queue: launches and copies run when someone waits."""
 
-    synchronous = False
+    features = frozenset[str]()
 
     def __init__(self) -> None:
         super().__init__(ref.PLUGIN.probe()[0])
-        self.capabilities = dataclasses.replace(self.capabilities, host_accessible=False)
         self.queue: list[Callable[[], None]] = []
         self.passed = 0
 
@@ -445,7 +449,7 @@ FAULTS: dict[str, tuple[str, str, type[Any], dict[str, Any]]] = {
     "record not made": ("queue", "events", Late, {"record": refuses}),
     "record gives nothing": ("queue", "events", Late, {"record": nothing}),
     "never done": ("queue", "events", Late, {"record": lambda self: Never()}),
-    "said to be synchronous": ("queue", "events", Late, {"synchronous": True}),
+    "said to be synchronous": ("queue", "events", Late, {"features": SYNCHRONOUS}),
     "done too early": ("queue", "early", Late, {"record": lambda self: Done()}),
     "wait does nothing": ("queue", "waiting", Late, {"record": lambda self: Done()}),
     "pending buffers lost": ("queue", "pending", Late, {"launch": loose_launch}),
@@ -480,7 +484,11 @@ FAULTS: dict[str, tuple[str, str, type[Any], dict[str, Any]]] = {
     "imports are copies": ("import", "imports", Host, {"import_pointer": copied_import}),
     "imports for ever": ("import", "imports", Host, {"import_pointer": eternal_import}),
     "imports without owner": ("import", "imports", Host, {"import_pointer": forgetful_import}),
-    "parts from the start": ("import", "parts", Host, {"part": first_part}),
+    "parts from the start": ("import", "parts", Host, {"part": first_part, "features": PARTS}),
+    "parts that are none": ("capabilities", "agreement", Host, {"features": PARTS}),
+    "a feature that is none": (
+        "capabilities", "agreement", Host, {"features": frozenset({"address", "part"})},
+    ),
     "launches that round down": ("environment", "modes", Host, {"launch": rounds_down}),
     "a caller's rounding": ("environment", "modes", Host, {"launch": as_rounded}),
     "a blocked signal": ("environment", "signals", Host, {"launch": blocks_signal}),

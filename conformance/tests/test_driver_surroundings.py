@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import tensorbus as tb
 from tensorbus_backends import cache, discovery, gemm, grid, opening, pool, probing
-from tensorbus_backends.contract import CompileError, DeviceInfo, LaunchError
+from tensorbus_backends.contract import CompileError, DeviceInfo, Evidence, LaunchError
 from tensorbus_conformance.judge import parts
 from tensorbus_conformance.judge.driver import (
     apart,
@@ -129,9 +129,10 @@ C_TEXT: list[tuple[str, str, str]] = [
 ]
 
 # Of opencl's duties: part, property, module of the plugin, name, what takes its place.
+_THERE = DeviceInfo("x", "x", 0, evidence=Evidence.UNSTATED)
 THERE: list[tuple[str, str, str, str, Any]] = [
     ("platforms", "numbering", "inventory", "_kind", always((0, "gpu"))),
-    ("platforms", "broken", "plugin", "_absent", lambda *_: DeviceInfo("x", "x", 0)),
+    ("platforms", "broken", "plugin", "_absent", always(_THERE)),
     ("platforms", "lines", "plugin", "group_threads", always(None)),
     ("platforms", "failures", "plugin", "_POCL", opening.Terms("2.5", "3")),
     ("platforms", "absences", "plugin", "load_error", always("")),

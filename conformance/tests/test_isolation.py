@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from tensorbus._devices import registry
-from tensorbus_backends.contract import DeviceInfo
+from tensorbus_backends.contract import DeviceInfo, Evidence
 from tensorbus_backends.probing import Announcement
 from tensorbus_conformance.process import isolation
 
@@ -20,7 +20,13 @@ PLATFORMS = {"opencl": ["Intel", "PoCL", "Intel", "PoCL", "Third"], "cuda": ["",
 def lines(refresh: bool = False, plugin: str | None = None) -> list[DeviceInfo]:
     assert plugin is not None  # no other plugin is asked
     return [
-        DeviceInfo(f"{plugin}:{k}", plugin, k, details={"platform": p} if p else {})
+        DeviceInfo(
+            f"{plugin}:{k}",
+            plugin,
+            k,
+            details={"platform": p} if p else {},
+            evidence=Evidence.UNSTATED,
+        )
         for k, p in enumerate(PLATFORMS.get(plugin, []))
     ]
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorbus as tb
-from tensorbus_backends.contract import NATIVES_VERSION, Buffer, NativeCase, NativeTable
+from tensorbus_backends.contract import NATIVES_VERSION, Buffer, Feature, NativeCase, NativeTable
 from tensorbus_backends.dtypes import float32
 from tensorbus_backends.ref import RefDevice
 from tensorbus_conformance import natives
@@ -104,7 +104,7 @@ def vendor(name: str, run: Run, when: Callable[[NativeCase], bool]) -> RefDevice
     table = NativeTable()
     table.implements(name, when=when, library="VendorLib 1.0")(run)
     made = RefDevice(replace(tb.get_device("ref").info, name="vendor"))
-    made.capabilities = replace(made.capabilities, host_accessible=False)
+    made.features -= {Feature.ADDRESS}
     made.natives = table.table
     return made
 
@@ -196,7 +196,7 @@ def test_bad_natives_end_in_a_verdict_that_names_them(
 
 def test_a_name_that_no_call_has_is_refused() -> None:
     device = vendor("linear", summed, single)
-    device.capabilities = replace(device.capabilities, host_accessible=True)
+    device.features |= {Feature.ADDRESS}
     session = Session(Item("driver.capabilities", "vendor", "float32", "portable"),
                       fenced(device), "smoke", 0)  # fmt: skip
     outcome = judge(session, "agreement")

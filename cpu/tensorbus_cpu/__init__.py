@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tensorbus_backends.contract import API_VERSION, Device, DeviceInfo
+from tensorbus_backends.contract import Device, DeviceInfo
 
 __all__ = ["PLUGIN", "CpuPlugin"]
 
@@ -13,7 +13,7 @@ class CpuPlugin:
     """What the entry point ``cpu`` names; imports its parts when first used."""
 
     name = "cpu"
-    api_version = API_VERSION
+    api_version = 2, 0
 
     def probe(self) -> Sequence[DeviceInfo]:
         """The cpu device, available or with cause and fix."""

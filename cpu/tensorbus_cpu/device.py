@@ -18,6 +18,7 @@ from tensorbus_backends.contract import (
     Device,
     DeviceInfo,
     Event,
+    Feature,
     KernelSpec,
     LaunchError,
     MemoryFigures,
@@ -130,7 +131,7 @@ class CpuDevice(Device):
         cache: Keeps them.
     """
 
-    synchronous = True
+    features = frozenset({Feature.ADDRESS, Feature.PARTS, Feature.SYNCHRONOUS})
 
     def __init__(
         self, info: DeviceInfo, toolchain: Toolchain, runtime: Runtime, cache: DiskCache
@@ -141,7 +142,6 @@ class CpuDevice(Device):
             fma=processor().fma,
             local_memory=1 << 20,
             max_group=1,
-            host_accessible=True,
         )
         self._runtime = runtime
         self._builder = Builder(toolchain, runtime, cache)

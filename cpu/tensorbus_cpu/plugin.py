@@ -59,7 +59,9 @@ class _Check:
 
 
 def _absent(cause: str, fix: str) -> DeviceInfo:
-    return DeviceInfo(NAME, NAME, 0, available=False, cause=cause, fix=fix)
+    return DeviceInfo(
+        NAME, NAME, 0, available=False, cause=cause, fix=fix, evidence=Evidence.UNSTATED
+    )
 
 
 @functools.cache

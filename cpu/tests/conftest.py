@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from tensorbus_backends import clike, dtypes as dt
 from tensorbus_backends.cache import DiskCache
-from tensorbus_backends.contract import Buffer, Device, DeviceInfo
+from tensorbus_backends.contract import Buffer, Device, DeviceInfo, Evidence
 from tensorbus_backends.dialect import Dialect
 from tensorbus_cpu import PLUGIN
 from tensorbus_cpu.device import CpuDevice
@@ -88,7 +88,12 @@ def fresh_device(tmp_path: Path, runtime_only: Path) -> Callable[..., CpuDevice]
             shutil.copytree(runtime_only, directory)
         cache = DiskCache(directory)
         toolchain = find_toolchain(cache)
-        return CpuDevice(DeviceInfo("cpu", "cpu", 0), toolchain, Runtime(toolchain, cache), cache)
+        return CpuDevice(
+            DeviceInfo("cpu", "cpu", 0, evidence=Evidence.UNSTATED),
+            toolchain,
+            Runtime(toolchain, cache),
+            cache,
+        )
 
     return make
 

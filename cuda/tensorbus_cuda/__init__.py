@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tensorbus_backends.contract import API_VERSION, Device, DeviceInfo
+from tensorbus_backends.contract import Device, DeviceInfo
 from tensorbus_backends.offline import AbsentCompiler, OfflineCompiler
 
 __all__ = ["PLUGIN"]
@@ -14,7 +14,7 @@ class _Plugin:
     """The plugin; the driver, pycuda and the compiler are loaded at its first use."""
 
     name = "cuda"
-    api_version = API_VERSION
+    api_version = 2, 0
 
     def probe(self) -> Sequence[DeviceInfo]:
         """Every GPU, tried with a kernel; else one line that says what is missing."""

@@ -13,6 +13,7 @@ from tensorbus_backends.contract import (
     DeviceInfo,
     DeviceUnavailableError,
     Evidence,
+    Feature,
 )
 from tensorbus_backends.grid import GridDevice
 from tensorbus_backends.units import workers
@@ -52,6 +53,7 @@ class CudaDevice(GridDevice):
     """
 
     driver: CudaDriver
+    features = GridDevice.features | {Feature.PEERS}
     dlpack_type = _KDLCUDA
 
     def __init__(

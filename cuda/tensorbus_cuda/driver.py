@@ -6,6 +6,7 @@ import contextlib
 import struct
 import weakref
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import pycuda.driver as cu
@@ -21,6 +22,22 @@ __all__ = ["CudaDriver"]
 # cuda.h: CU_STREAM_NON_BLOCKING, so that another library's default stream does not hold ours up.
 _NON_BLOCKING = 1
 _LARGEST_GRID = (1 << 31) - 1
+
+
+def _runner(function: Any) -> Callable[[Any, Any, bytes, int, Any], None]:
+    """What launches a function with its arguments packed: pycuda's own, or what it makes public."""
+    private: Callable[[Any, Any, bytes, int, Any], None] | None
+    private = getattr(function, "_launch_kernel", None)
+    return private or partial(_run_prepared, function)
+
+
+def _run_prepared(
+    function: Any, grid: Any, block: Any, packed: bytes, shared: int, stream: Any
+) -> None:
+    # pycuda takes three dimensions from `prepared_async_call` alone.
+    whole = (*grid, 1, 1)[:3], (*block, 1, 1)[:3]
+    function.prepare([f"{len(packed)}s"])
+    function.prepared_async_call(*whole, stream, packed, shared_size=shared)
 
 
 class _Resources:
@@ -231,7 +248,7 @@ class CudaDriver(GridDriver):
             )
         # Metadata in memory has a place of its own, behind the buffers'.
         pack = struct.Struct(f"{spec.buffers + (not meta)}Q").pack
-        run, stream, context = function._launch_kernel, self.stream, self.context
+        run, stream, context = _runner(function), self.stream, self.context
         grid, block = (groups,), (self.group,)
 
         def launch(buffers: Sequence[GridBuffer]) -> None:

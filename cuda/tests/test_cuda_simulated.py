@@ -379,3 +379,25 @@ def test_small_copies_from_the_host_wait_for_nothing():
             assert (sum.numpy() == k + k % 5).all(), k
         """
     )
+
+
+def test_public_calls_of_pycuda_give_the_same_bits():
+    run(
+        """
+        from functools import partial
+        from tensorbus_cuda import driver as module
+        used = []
+        def public(function):
+            used.append(function)
+            return partial(module._run_prepared, function)
+        module._runner = public
+        x = np.random.default_rng(1).normal(size=(129, 70)).astype(np.float32)
+        def bits(device):
+            t = tb.asarray(x, device=device)
+            with tb.reproducible():
+                found = [tb.exp(t), tb.sum(t[1:], axis=0), tb.sort(t[1:], axis=1)]
+            return [f.numpy().tobytes() for f in found]
+        assert bits("cuda:0") == bits("ref")
+        assert used
+        """
+    )

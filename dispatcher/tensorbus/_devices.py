@@ -15,6 +15,7 @@ from tensorbus_backends.contract import (
     DeviceInfo,
     DeviceUnavailableError,
     Evidence,
+    Feature,
     KernelSpec,
 )
 from tensorbus_backends.discovery import Registry
@@ -66,6 +67,10 @@ class Device:
     def capabilities(self) -> Capabilities:
         """What the device declares."""
         return self.backend.capabilities
+
+    def has(self, feature: Feature) -> bool:
+        """Whether the device has a feature of the contract."""
+        return self.backend.has(feature)
 
     def guest(self, home: Device) -> Device:
         """This device as the place of results of calls on `home` that `home` cannot hold.
@@ -201,7 +206,7 @@ def sharing(kind: int, number: int, target: Device | None = None) -> Device | No
 
     def fits(one: Device) -> bool:
         place = (one.backend.dlpack_type, one.info.index)
-        return place == (kind, number) and not one.capabilities.host_accessible
+        return place == (kind, number) and not one.has(Feature.ADDRESS)
 
     known = [target] if target is not None else []
     known += _open.values()

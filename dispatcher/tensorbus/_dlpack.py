@@ -26,7 +26,12 @@ from collections import deque
 from typing import Any
 
 from tensorbus_backends import dtypes as dt
-from tensorbus_backends.contract import BackendError, DeviceUnavailableError, UnsupportedError
+from tensorbus_backends.contract import (
+    BackendError,
+    DeviceUnavailableError,
+    Feature,
+    UnsupportedError,
+)
 from tensorbus_backends.dtypes import DType
 
 from ._devices import Device, get_device, sharing
@@ -170,7 +175,7 @@ _DTYPES = {(_code(d), d.bits): d for d in dt.ALL}
 
 def dlpack_device(device: Device) -> tuple[int, int]:
     """DLPack's (type, number) of a device: (1, 0) where the host reaches the memory."""
-    return (CPU, 0) if device.capabilities.host_accessible else _own_place(device)
+    return (CPU, 0) if device.has(Feature.ADDRESS) else _own_place(device)
 
 
 def _own_place(device: Device) -> tuple[int, int]:
@@ -287,7 +292,7 @@ def host_device() -> Device:
     Without a cpu device it is ref, with a RuntimeWarning.
     """
     device = get_device()
-    if device.capabilities.host_accessible:
+    if device.has(Feature.ADDRESS):
         return device
     try:
         return get_device("cpu")
@@ -377,7 +382,7 @@ def load(x: Any, device: str | Device | None, copy: bool | None) -> Tensor:
         )
     else:
         home = target or host_device()
-        reachable = home if home.capabilities.host_accessible else host_device()
+        reachable = home if home.has(Feature.ADDRESS) else host_device()
         shared = _take_from_host(x, kind, reachable, copy)
         target = home
     if target is None or target is shared.device:

@@ -14,7 +14,13 @@ import numpy as np
 import pytest
 import tensorbus as tb
 from tensorbus import _devices, _dlpack
-from tensorbus_backends.contract import Buffer, DeviceInfo, DeviceUnavailableError, Evidence
+from tensorbus_backends.contract import (
+    Buffer,
+    DeviceInfo,
+    DeviceUnavailableError,
+    Evidence,
+    Feature,
+)
 from tensorbus_backends.ref import RefDevice
 
 CUDA, METAL, ROCM = 2, 8, 10
@@ -25,7 +31,7 @@ class Gpu(RefDevice):
 
     def __init__(self, info: DeviceInfo) -> None:
         super().__init__(info)
-        self.capabilities = replace(self.capabilities, host_accessible=False)
+        self.features = self.features - {Feature.ADDRESS}
         self.dlpack_type = CUDA
         self.waits: list[str] = []
         self.waiting = lambda: None
@@ -45,7 +51,9 @@ class Drivers:
     """A registry of two such devices, beside cpu and ref."""
 
     def __init__(self) -> None:
-        self.lines = [DeviceInfo(f"gpu:{k}", "gpu", k) for k in range(2)]
+        self.lines = [
+            DeviceInfo(f"gpu:{k}", "gpu", k, evidence=Evidence.UNSTATED) for k in range(2)
+        ]
         self.opened: list[str] = []
 
     def devices(self, refresh: bool = False) -> list[DeviceInfo]:
@@ -160,7 +168,7 @@ def test_a_device_that_the_host_reaches_shares_as_the_host(gpu: Any) -> None:
     x = tb.arange(6, device=gpu)[2:]
     backend = gpu.backend
     backend.dlpack_type = METAL
-    backend.capabilities = replace(backend.capabilities, host_accessible=True)
+    backend.features |= {Feature.ADDRESS}
     backend.address = lambda buffer: RefDevice.address(backend, buffer)
     assert x.__dlpack_device__() == (1, 0)
     assert np.from_dlpack(x).tolist() == [2, 3, 4, 5]
@@ -229,7 +237,7 @@ def test_the_device_is_found_by_type_and_number(drivers: Drivers) -> None:
     assert drivers.opened == ["gpu:0"]
     target = tb.get_device("gpu:1")
     assert _devices.sharing(CUDA, 1, target) is target
-    drivers.lines[1:] = [DeviceInfo("new:2", "new", 2)]
+    drivers.lines[1:] = [DeviceInfo("new:2", "new", 2, evidence=Evidence.UNSTATED)]
     found = _devices.sharing(CUDA, 2)
     assert found is not None
     assert found.name == "new:2"

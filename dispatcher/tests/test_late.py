@@ -16,6 +16,7 @@ import pytest
 import tensorbus as tb
 from tensorbus._devices import Device, registry
 from tensorbus._late import Late
+from tensorbus_backends.contract import Feature
 
 X = np.arange(12, dtype=np.float32).reshape(4, 3)
 BAD = np.array([0, 9, -1, -5])
@@ -25,10 +26,13 @@ class _Counting:
     """ref's backend, whose reads are counted."""
 
     def __init__(self) -> None:
-        self.real, self.synchronous, self.reads = registry.open("ref"), False, 0
+        self.real, self.reads = registry.open("ref"), 0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.real, name)
+
+    def has(self, feature: Feature) -> bool:
+        return feature is not Feature.SYNCHRONOUS and self.real.has(feature)
 
     def copy_out(self, *arguments: Any) -> None:
         self.reads += 1
@@ -215,7 +219,7 @@ def test_what_nobody_read_is_said_at_exit() -> None:
         import tensorbus as tb
         from tensorbus._devices import Device, registry
         backend = registry.open("ref")
-        backend.synchronous = False
+        backend.features -= {"synchronous"}
         device = Device(backend)
         tb.take(tb.ones(3, device=device), tb.asarray([3], device=device))
         print("end")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tensorbus_backends.contract import API_VERSION, Device, DeviceInfo
+from tensorbus_backends.contract import Device, DeviceInfo
 from tensorbus_backends.offline import AbsentCompiler, OfflineCompiler
 
 __all__ = ["PLUGIN"]
@@ -14,7 +14,7 @@ class _Plugin:
     """The plugin; cffi and the frameworks are loaded at its first use."""
 
     name = "metal"
-    api_version = API_VERSION
+    api_version = 2, 0
 
     def probe(self) -> Sequence[DeviceInfo]:
         """Every Metal device, tried with a kernel; else what is missing."""

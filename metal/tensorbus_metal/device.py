@@ -14,6 +14,7 @@ from tensorbus_backends.contract import (
     Capabilities,
     CompileError,
     DeviceInfo,
+    Feature,
     KernelSpec,
     UnsupportedError,
 )
@@ -46,7 +47,6 @@ def declared(local_memory: int = 32 * 1024) -> Capabilities:
         local_memory=local_memory,
         max_group=LARGEST_GROUP,
         atomics=True,
-        host_accessible=True,
     )
 
 
@@ -67,6 +67,7 @@ class MetalDevice(GridDevice):
     """
 
     driver: MetalDriver
+    features = GridDevice.features | {Feature.ADDRESS}
 
     def __init__(
         self,

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from tensorbus_backends import clike, dtypes as dt
 from tensorbus_backends.cache import DiskCache
-from tensorbus_backends.contract import DeviceInfo, DeviceUnavailableError
+from tensorbus_backends.contract import DeviceInfo, DeviceUnavailableError, Evidence
 from tensorbus_backends.dialect import Dialect
 from tensorbus_backends.simulator import Control, control
 from tensorbus_metal.device import MetalDevice
@@ -111,7 +111,7 @@ def census(path: Path) -> Callable[[], str]:
     return count
 
 
-INFO = DeviceInfo("metal:0", "metal", 0)
+INFO = DeviceInfo("metal:0", "metal", 0, evidence=Evidence.UNSTATED)
 
 
 @pytest.fixture

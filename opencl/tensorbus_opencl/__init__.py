@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tensorbus_backends.contract import API_VERSION, Device, DeviceInfo
+from tensorbus_backends.contract import Device, DeviceInfo
 
 __all__ = ["PLUGIN"]
 
@@ -13,7 +13,7 @@ class _Plugin:
     """The plugin; pyopencl and the drivers are loaded at its first use."""
 
     name = "opencl"
-    api_version = API_VERSION
+    api_version = 2, 0
 
     def probe(self) -> Sequence[DeviceInfo]:
         """Every device of every platform, tried with a kernel; else what is missing."""

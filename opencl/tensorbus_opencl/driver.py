@@ -10,14 +10,15 @@ import pyopencl as cl
 from tensorbus_backends.contract import BackendError, CompileError, Event, KernelSpec
 from tensorbus_backends.grid import GridBuffer, GridDriver, Launcher
 
+from . import public
 from .errors import is_memory, translate
 
 __all__ = ["OpenCLDriver", "Place"]
 
-_read: Callable[..., Any] = cl._cl._enqueue_read_buffer
-_write: Callable[..., Any] = cl._cl._enqueue_write_buffer
-_copy: Callable[..., Any] = cl._cl._enqueue_copy_buffer
-_marker: Callable[..., Any] = cl._cl._enqueue_marker
+_read = public.chosen("_enqueue_read_buffer", public.read)
+_write = public.chosen("_enqueue_write_buffer", public.write)
+_copy = public.chosen("_enqueue_copy_buffer", public.copy)
+_marker = public.chosen("_enqueue_marker", public.marker)
 _run: Callable[..., Any] = cl.enqueue_nd_range_kernel
 
 # Launches share a kernel object, since making one takes about as long as setting its metadata a
@@ -177,9 +178,10 @@ class OpenCLDriver(GridDriver):
         meta = meta or function.meta
         lock, queue, flush = self._lock, self.queue, self.queue.flush
         kernel, set_arg, misses = function.kernel, function.kernel.set_arg, 0
+        set_bytes = public.set_bytes(kernel)
 
         def launch(buffers: Sequence[GridBuffer]) -> None:
-            nonlocal function, kernel, set_arg, misses
+            nonlocal function, kernel, set_arg, set_bytes, misses
             try:
                 with lock:
                     if function.meta is not meta:
@@ -187,8 +189,8 @@ class OpenCLDriver(GridDriver):
                         if misses == _SHARED:
                             function = function.clone()
                             kernel, set_arg = function.kernel, function.kernel.set_arg
-                        # set_arg alone takes 40 times as long to find out what bytes are.
-                        kernel._set_arg_buf(count, meta)
+                            set_bytes = public.set_bytes(kernel)
+                        set_bytes(count, meta)
                         function.meta = meta
                     for k, buffer in enumerate(buffers):
                         set_arg(k, buffer.at.mem or buffer.at.cut())

@@ -59,14 +59,16 @@ class OpenCLToolchain:
             return fresh
         import pyopencl as cl
 
+        from . import public
+
         if not self._binaries:
             try:
                 return self._build(binary.decode())
             except UnicodeDecodeError as error:
                 raise CompileError(f"the kept source is spoilt ({error})") from error
         try:
-            program = cl._cl._Program(self._context, [self._device], [binary])
-            program._build(self._options, [self._device])
+            made = public.program()(self._context, [self._device], [binary])
+            program = public.build(made, self._options, [self._device])
         except cl.Error as error:
             message = f"the driver of {self._name} does not take the kept program"
             raise CompileError(f"{message} ({status_text(error)})") from error
@@ -79,10 +81,11 @@ class OpenCLToolchain:
     def _build(self, source: str) -> Any:
         import pyopencl as cl
 
-        # Not pyopencl.Program: that adds a cache of its own and leaves files with failed sources.
-        program = cl._cl._Program(self._context, source)
+        from . import public
+
+        program = public.program()(self._context, source)
         try:
-            program._build(self._options, [self._device])
+            program = public.build(program, self._options, [self._device])
         except cl.Error as error:
             log = str(program.get_build_info(self._device, cl.program_build_info.LOG) or "")
             message = f"the OpenCL compiler of {self._name} rejected it ({status_text(error)})"

@@ -23,6 +23,7 @@ from tensorbus_backends.contract import (
     DeviceInfo,
     DeviceLostError,
     DeviceUnavailableError,
+    Feature,
     LaunchError,
     OutOfMemoryError,
 )
@@ -108,7 +109,7 @@ def test_capabilities_are_the_drivers(device: OpenCLDevice) -> None:
     assert device.capabilities.max_group >= device.group >= 1
     assert device.capabilities.local_memory >= 32 * 1024
     assert ("float64" in device.capabilities.dtypes) == device.capabilities.fp64
-    assert not device.capabilities.host_accessible
+    assert not device.has(Feature.ADDRESS)
 
 
 def test_an_index_that_is_not_there(line: DeviceInfo) -> None:

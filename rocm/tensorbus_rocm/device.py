@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tensorbus_backends import dtypes as dt
 from tensorbus_backends.cache import DiskCache
-from tensorbus_backends.contract import Buffer, Capabilities, DeviceInfo
+from tensorbus_backends.contract import Buffer, Capabilities, DeviceInfo, Feature
 from tensorbus_backends.grid import GridDevice
 
 from .compiler import Hiprtc, Toolchain
@@ -31,6 +31,7 @@ class RocmDevice(GridDevice):
         BackendError: It cannot be opened.
     """
 
+    features = GridDevice.features | {Feature.PEERS}
     dlpack_type = 10  # kDLROCM
 
     def __init__(

@@ -17,7 +17,7 @@ import numpy as np
 import tensorbus as tb
 from numpy.typing import NDArray
 from tensorbus_backends import dtypes as dt
-from tensorbus_backends.contract import Buffer, Device, KernelSpec
+from tensorbus_backends.contract import Device, KernelSpec
 from tensorbus_backends.dtypes import DType
 
 from ..judge.cases import Case, array_slots, cases, shape_cases, special_cases, traits
@@ -263,10 +263,10 @@ class Watch(Guarded):
         super().__init__(real)
         self.names: set[str] = set()
 
-    def launch(self, kernel: Any, groups: int, buffers: Sequence[Buffer], meta: bytes) -> None:
+    def launching(self, kernel: Any) -> None:
         spec: KernelSpec = kernel.spec
         self.names.add(spec.name)
-        super().launch(kernel, groups, buffers, meta)
+        super().launching(kernel)
 
 
 def proposed(name: str, count: int = CALLS) -> list[Call]:

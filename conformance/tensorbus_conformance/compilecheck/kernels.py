@@ -11,14 +11,20 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 import tensorbus as tb
 from tensorbus_backends import dtypes as dt
-from tensorbus_backends.contract import Buffer, Capabilities, DeviceInfo, KernelSpec
+from tensorbus_backends.contract import (
+    Buffer,
+    Capabilities,
+    DeviceInfo,
+    Evidence,
+    Feature,
+    KernelSpec,
+)
 from tensorbus_backends.ref import RefDevice
 
 from ..judge import errors, order, parts, primitives, promotion, random, scalars
@@ -35,7 +41,7 @@ from ..oracle import REFERENCES
 
 __all__ = ["kernels", "kernels_of"]
 
-_INFO = DeviceInfo("none", "none", 0, description="runs nothing")
+_INFO = DeviceInfo("none", "none", 0, evidence=Evidence.COMPILED, description="runs nothing")
 
 
 class _Noting(RefDevice):
@@ -43,7 +49,8 @@ class _Noting(RefDevice):
 
     def __init__(self, capabilities: Capabilities) -> None:
         super().__init__(_INFO)
-        self.capabilities = replace(capabilities, host_accessible=False)
+        self.features = self.features - {Feature.ADDRESS}
+        self.capabilities = capabilities
         self.specs: dict[KernelSpec, None] = {}
 
     def compile(self, kernels: Sequence[KernelSpec]) -> list[Any]:

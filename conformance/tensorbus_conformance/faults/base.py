@@ -6,7 +6,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tensorbus_backends.contract import Buffer, Compiled, Device, Event, KernelSpec, MemoryFigures
+from tensorbus_backends.contract import (
+    Buffer,
+    Compiled,
+    Device,
+    Event,
+    Feature,
+    KernelSpec,
+    MemoryFigures,
+)
 from tensorbus_backends.dialect import Dialect
 
 __all__ = ["FAULTS", "Changed", "Fault", "FaultyDevice", "Planted", "plant"]
@@ -119,7 +127,7 @@ class FaultyDevice(Device):
         self.real, self.planted, self.label = real, planted, f"tb_{label}"
         self.change, self.instead = change, launch
         self.info, self.capabilities = real.info, real.capabilities
-        self.dialect, self.synchronous = real.dialect, real.synchronous
+        self.dialect, self.features = real.dialect, real.features - {Feature.PEERS}
 
     @property
     def natives(self) -> Any:  # type: ignore[override]

@@ -22,9 +22,9 @@ from tensorbus_backends.contract import (
     Compiled,
     Device,
     Event,
+    Feature,
     KernelSpec,
     MemoryFigures,
-    UnsupportedError,
 )
 
 __all__ = ["BAND", "Guarded"]
@@ -172,9 +172,9 @@ class _Bands:
         nbytes, band = content.nbytes, bytes([guard.poison]) * BAND
         whole = self._real.allocate(nbytes + 2 * BAND)
         self._real.copy_in(whole, 0, memoryview(b"".join([band, content, band])))
-        try:
+        if self._real.has(Feature.PARTS):
             self.start, part = BAND, self._real.part(whole, BAND, nbytes)
-        except UnsupportedError:
+        else:
             self.start, part = 0, whole
         self._whole = weakref.ref(whole)
         self.buffer = weakref.ref(part)
@@ -192,22 +192,10 @@ class _Bands:
 
 
 class _Watched:
-    """A compiled kernel whose launches are counted; prepared launches stay prepared."""
+    """A compiled kernel of a guarded device."""
 
-    def __init__(self, guard: Guarded, real: Compiled) -> None:
-        self.spec, self.real, self._guard = real.spec, real, guard
-        prepare = getattr(real, "prepare", None)
-        if prepare is not None:
-            self.prepare = self._prepare
-
-    def _prepare(self, groups: int, meta: bytes) -> Callable[..., None]:
-        guard, launch = self._guard, self.real.prepare(groups, meta)  # type: ignore[attr-defined]
-
-        def call(*buffers: Buffer) -> None:
-            guard.launches += 1
-            launch(*buffers)
-
-        return call
+    def __init__(self, real: Compiled) -> None:
+        self.spec, self.real = real.spec, real
 
 
 class Guarded(Device):
@@ -223,13 +211,14 @@ class Guarded(Device):
     def __init__(self, real: Device, poison: int = 0xFF) -> None:
         self.real, self.poison = real, poison
         self.info, self.capabilities = real.info, real.capabilities
-        self.dialect, self.synchronous = real.dialect, real.synchronous
+        self.dialect = real.dialect
+        self.features = real.features - {Feature.PARTS, Feature.PEERS}
         self.violations: list[str] = []
         self.live: weakref.WeakSet[_Pages] = weakref.WeakSet()
         self.bands: dict[int, _Bands] = {}
         self.launches = 0
         self.libc = self.blocks = None
-        if real.capabilities.host_accessible and sys.platform != "win32":
+        if real.has(Feature.ADDRESS) and sys.platform != "win32":
             self.libc = _Libc()
             self.blocks = _Blocks(self.libc)
 
@@ -300,11 +289,24 @@ class Guarded(Device):
         self.real.copy(target, target_offset, source, source_offset, nbytes)
 
     def compile(self, kernels: Sequence[KernelSpec]) -> list[Any]:
-        return [_Watched(self, c) for c in self.real.compile(kernels)]
+        return [_Watched(c) for c in self.real.compile(kernels)]
+
+    def launching(self, kernel: Any) -> None:
+        """Called before each launch, prepared or not."""
+        self.launches += 1
 
     def launch(self, kernel: Any, groups: int, buffers: Sequence[Buffer], meta: bytes) -> None:
-        self.launches += 1
+        self.launching(kernel)
         self.real.launch(kernel.real, groups, buffers, meta)
+
+    def prepare(self, kernel: Any, groups: int, meta: bytes) -> Callable[..., None]:
+        run = self.real.prepare(kernel.real, groups, meta)
+
+        def call(*buffers: Buffer) -> None:
+            self.launching(kernel)
+            run(*buffers)
+
+        return call
 
     def synchronize(self) -> None:
         self.real.synchronize()

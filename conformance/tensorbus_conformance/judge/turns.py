@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import tensorbus as tb
-from tensorbus_backends.contract import Buffer, Device, KernelSpec
+from tensorbus_backends.contract import Device
 
-from .guard import Guarded, _Watched
+from .guard import Guarded
 
 __all__ = ["Turns", "beside"]
 
@@ -70,21 +70,6 @@ class Turns:
                 self._open()
 
 
-class _Meeting(_Watched):
-    """A kernel before each of whose launches the threads meet."""
-
-    def _prepare(self, groups: int, meta: bytes) -> Callable[..., None]:
-        launch, guard = super()._prepare(groups, meta), self._guard
-        assert isinstance(guard, _InTurn)
-        turns = guard.turns
-
-        def call(*buffers: Buffer) -> None:
-            turns.meet()
-            launch(*buffers)
-
-        return call
-
-
 class _InTurn(Guarded):
     """A device on which threads launch in turns."""
 
@@ -92,12 +77,9 @@ class _InTurn(Guarded):
         super().__init__(real)
         self.turns = Turns()
 
-    def compile(self, kernels: Sequence[KernelSpec]) -> list[Any]:
-        return [_Meeting(self, c) for c in self.real.compile(kernels)]
-
-    def launch(self, kernel: Any, groups: int, buffers: Sequence[Buffer], meta: bytes) -> None:
+    def launching(self, kernel: Any) -> None:
         self.turns.meet()
-        super().launch(kernel, groups, buffers, meta)
+        super().launching(kernel)
 
 
 def beside(

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tensorbus_backends import dtypes as dt, ir
+from tensorbus_backends.contract import Feature
 from tensorbus_backends.dtypes import DType
 from tensorbus_backends.environment import switch
 from tensorbus_backends.ir import Expr
@@ -130,7 +131,11 @@ def check_bounds(name: str, index: Tensor, size: int, axis: int, operand: str = 
         return
     device, check = index._spec.device, Check(name, operand, axis, size)
     # That an index into nothing is bad is known without a look, and kernels need one valid place.
-    if size and not device.backend.synchronous and not switch("TENSORBUS_CHECK_INDICES"):
+    if (
+        size
+        and not device.backend.has(Feature.SYNCHRONOUS)
+        and not switch("TENSORBUS_CHECK_INDICES")
+    ):
 
         def run(words: Tensor | None, number: int) -> Tensor:
             given = (index,) if words is None else (index, words)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from tensorbus_backends.contract import Feature
 from tensorbus_backends.dtypes import DType
 
 from .._devices import Device
@@ -26,7 +27,7 @@ class _Transfer(Op):
 
     def host(self, device: Device, options: dict[str, Any]) -> Callable[..., Any] | None:
         target: Device = options["target"]
-        neighbours = target.info.plugin == device.info.plugin
+        neighbours = target.info.plugin == device.info.plugin and target.has(Feature.PEERS)
 
         def run(x: Tensor) -> Tensor:
             moved = _directly(x, target) if neighbours else None

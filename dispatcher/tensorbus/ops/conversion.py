@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from tensorbus_backends import dtypes as dt, interp
-from tensorbus_backends.contract import OutOfMemoryError, UnsupportedError
+from tensorbus_backends.contract import Feature, OutOfMemoryError, UnsupportedError
 from tensorbus_backends.dtypes import DType
 
 from .._devices import Device, get_device
@@ -247,7 +247,7 @@ def as_numpy_array(x: Tensor, dtype: Any, copy: bool | None) -> np.ndarray[Any, 
     if x.requires_grad:
         raise RuntimeError("this tensor requires a gradient; use x.detach() or x.numpy()")
     device = x.device
-    if not device.capabilities.host_accessible:
+    if not device.has(Feature.ADDRESS):
         raise TypeError(
             f"the memory of {device} cannot be seen by NumPy; copy with x.numpy(), or move with "
             "x.to_device('cpu')"

@@ -40,14 +40,16 @@ def _problem(device: PerverseDevice) -> str:
 
 
 class _Plugin:
-    name, api_version = "perverse", contract.API_VERSION
+    name, api_version = "perverse", (2, 0)
 
     def probe(self) -> Sequence[contract.DeviceInfo]:
         found = map(shutil.which, filter(None, [os.environ.get("CC"), "gcc", "clang"]))
         compiler = next(filter(None, found), "")
         details = {"compiler": compiler, "seed": os.environ.get("TENSORBUS_PERVERSE_SEED", "0")}
-        line = contract.DeviceInfo("perverse", "perverse", 0, details=details)
-        line = replace(line, description=f"C by {compiler}, shuffled", evidence=Evidence.SIMULATED)
+        line = contract.DeviceInfo(
+            "perverse", "perverse", 0, evidence=Evidence.SIMULATED,
+            description=f"C by {compiler}, shuffled", details=details,
+        )  # fmt: skip
         cause = _problem(self._device(line)) if compiler else "no C compiler was found"
         return [replace(line, available=False, cause=cause, fix=_FIX) if cause else line]
 

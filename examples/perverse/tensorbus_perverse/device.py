@@ -64,6 +64,8 @@ class _Event:
 class PerverseDevice(contract.Device):
     """Compiles with `compiler`; all that is random follows from `seed`."""
 
+    features = frozenset({contract.Feature.PARTS})
+
     def __init__(self, info: contract.DeviceInfo, compiler: str, seed: int = 0) -> None:
         self.info, self.dialect, self.random = info, DIALECT, np.random.default_rng(seed)
         self.capabilities = contract.Capabilities(frozenset(d.name for d in dtypes.ALL))

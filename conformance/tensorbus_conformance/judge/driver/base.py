@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from tensorbus_backends import dtypes as dt, ir
-from tensorbus_backends.contract import Buffer, Compiled, Device
+from tensorbus_backends.contract import Buffer, Compiled, Device, Feature
 from tensorbus_backends.kernels import Map, Operand
 from tensorbus_backends.kernels.base import Strided, pack
 
@@ -18,7 +18,7 @@ from ..session import Session
 
 __all__ = [
     "Checks", "affine", "affine_result", "duty", "fetch", "filled", "integers", "launch_affine",
-    "numbers", "pattern", "slow",
+    "numbers", "pattern", "place", "slow",
 ]  # fmt: skip
 
 Array = NDArray[Any]
@@ -100,6 +100,13 @@ def fetch(device: Device, buffer: Buffer, nbytes: int, offset: int = 0) -> bytes
     raw = bytearray(nbytes)
     device.copy_out(buffer, offset, memoryview(raw))
     return bytes(raw)
+
+
+def place(device: Device, buffer: Buffer) -> int | None:
+    """Where a buffer lies, for the host or for the device; None where nobody is told."""
+    if device.has(Feature.ADDRESS):
+        return device.address(buffer)
+    return device.pointer(buffer) if device.dlpack_type else None
 
 
 def affine(factor: int) -> Map:

@@ -58,12 +58,13 @@ def declared(checks: Checks, folder: Path, session: Session) -> None:
             most = min(d.max_work_group_size, d.max_work_item_sizes[0])
             due = (
                 fp64, "cl_khr_fp16" in words, bool(fused & 32), d.local_mem_size, most,
-                "cl_khr_global_int32_base_atomics" in words, False, True, "preserve",
+                "cl_khr_global_int32_base_atomics" in words, True, "preserve",
                 frozenset(x.name for x in dt.ALL if fp64 or x.name != "float64"),
             )  # fmt: skip
             got = (c.fp64, c.fp16, c.fma, c.local_memory, c.max_group, c.atomics,
-                   c.host_accessible, c.ieee, c.subnormals, c.dtypes)  # fmt: skip
+                   c.ieee, c.subnormals, c.dtypes)  # fmt: skip
             checks.that(got == due, f"case {k} declares {got}, due is {due}")
+            checks.that(device.features == {"parts"}, f"case {k} has {set(device.features)}")
             checks.that(device.group == min(128, most), f"case {k} has groups of {device.group}")
             checks.that(device.memory().total == 1 << 20, "its memory has another size")
             checks.that(device.dialect.fp64 == fp64, f"case {k}: its dialect says otherwise")

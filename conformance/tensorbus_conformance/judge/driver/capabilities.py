@@ -9,9 +9,13 @@ from typing import Any
 import tensorbus as tb
 from tensorbus_backends import dtypes as dt
 from tensorbus_backends.contract import (
+    FEATURES,
+    Buffer,
     Capabilities,
+    Device,
     DeviceInfo,
     Evidence,
+    Feature,
     Native,
     NativeCase,
     UnsupportedError,
@@ -24,7 +28,7 @@ from ..session import Session
 from .base import Checks, duty, filled
 
 _KNOWN = {d.name for d in dt.ALL}
-_FLAGS = ("fp64", "fp16", "fma", "atomics", "host_accessible", "ieee")
+_FLAGS = ("fp64", "fp16", "fma", "atomics", "ieee")
 
 
 def _is_bound(text: str) -> bool:
@@ -86,17 +90,18 @@ def agreement(session: Session) -> Outcome:
         checks.that(device.dialect.style in ("simt", "loop"), "its dialect has no known style")
     buffer = filled(device, bytes(range(64)))
     device.synchronize()
-    if c.host_accessible:
+    if device.has(Feature.ADDRESS):
         checks.that(
             type(device.address(buffer)) is int and device.address(buffer) > 0,
-            "host_accessible, but address gives none",
+            "states the feature address, but address gives none",
         )
     else:
-        checks.raises(UnsupportedError, "address without host_accessible", device.address, buffer)
+        checks.raises(UnsupportedError, "address without the feature", device.address, buffer)
     if device.dlpack_type:
         checks.that(device.pointer(buffer) > 0, "dlpack_type is set, but pointer gives none")
     else:
         checks.raises(UnsupportedError, "pointer without a dlpack_type", device.pointer, buffer)
+    _features(checks, device, buffer)
     checks.that(isinstance(device.natives, Mapping), "natives are no mapping")
     known = {n for op in tb.FUNCTIONS for n in names_of(op)}
     for op, native in device.natives.items():
@@ -105,6 +110,25 @@ def agreement(session: Session) -> Outcome:
         listed = "`tensorbus natives` lists those that have"
         checks.that(op in known, f"native {op}: no calls have that name; {listed}")
     return checks.outcome
+
+
+def _features(checks: Checks, device: Device, buffer: Buffer) -> None:
+    """A feature that is stated has its methods; without it they say that they are not there."""
+    unknown = sorted(set(device.features) - set(FEATURES))
+    checks.that(not unknown, f"states features that do not exist: {', '.join(unknown)}")
+    for feature, name, arguments in (
+        (Feature.PARTS, "part", (buffer, 0, 8)),
+        (Feature.PEERS, "copy_from", (buffer, 0, buffer, 32, 8)),
+    ):
+        checks.that(device.has(feature) == (feature in device.features), f"has({feature}) lies")
+        call = getattr(device, name)
+        if not device.has(feature):
+            checks.raises(UnsupportedError, f"{name} without the feature", call, *arguments)
+            continue
+        try:
+            call(*arguments)
+        except UnsupportedError as error:
+            checks.that(False, f"states the feature {feature}, and {name} says: {error}")
 
 
 def identity(session: Session) -> Outcome:

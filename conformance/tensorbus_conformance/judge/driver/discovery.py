@@ -45,14 +45,15 @@ _GOOD = (
     _HEAD
     + """
 class Good:
-    name, api_version = "NAME", 1
+    name, api_version = "NAME", (2, 0)
     def probe(self):
         _note("p")
         return [
             DeviceInfo("NAME:0", "NAME", 0, available=False, cause="unplugged", fix="plug it in",
-                       aliases=("NAME:old:0",)),
+                       aliases=("NAME:old:0",), evidence=Evidence.UNSTATED),
             DeviceInfo("NAME:1", "NAME", 1, aliases=("NAME:New:0",), evidence=Evidence.HARDWARE),
-            DeviceInfo("NAME:2", "NAME", 2, aliases=("NAME:New:1",), description="second"),
+            DeviceInfo("NAME:2", "NAME", 2, aliases=("NAME:New:1",), description="second",
+                       evidence=Evidence.UNSTATED),
             DeviceInfo("NAME:4", "NAME", 4, aliases=("NAME:other:0",), evidence=Evidence.SIMULATED),
         ]
     def open(self, index):
@@ -77,7 +78,7 @@ PLUGIN = Plain()
 )
 
 
-def plain(name: str, probe: str = "", open_: str = "", version: str = "1") -> str:
+def plain(name: str, probe: str = "", open_: str = "", version: str = "(2, 0)") -> str:
     """Text of a plugin with one device, which is the interpreter."""
     line = f"DeviceInfo('{name}', '{name}', 0, evidence=Evidence.HARDWARE)"
     text = _PLAIN.replace("NAME", name).replace("VERSION", version)
@@ -120,8 +121,9 @@ def names(checks: Checks, folder: Path, session: Session) -> None:
     group.add("one", plain("one"))
     group.add("lost", "raise ImportError('no driver')")
     # A device called as its plugin gives way to another one as long as it is absent.
-    absent = "DeviceInfo('NAME', 'NAME', 0, available=False, cause='unplugged', fix='plug it in')"
-    there = "DeviceInfo('NAME:1', 'NAME', 1)"
+    head = "DeviceInfo(evidence=Evidence.UNSTATED, plugin='NAME', "
+    absent = f"{head}name='NAME', index=0, available=False, cause='unplugged', fix='plug it in')"
+    there = f"{head}name='NAME:1', index=1)"
     for name, lines in (("two", f"[{absent}, {there}]"), ("turned", f"[{there}, {absent}]")):
         group.add(name, plain(name, f"return {lines.replace('NAME', name)}"))
     registry = Registry(GROUP)
@@ -267,10 +269,13 @@ def refusals(checks: Checks, folder: Path, session: Session) -> None:
         "c": ("return 5", ("opening it gave int, which is no Device", "fake-c 1.0")),
         "d": ("return None", ("opening it gave NoneType", "fake-d 1.0")),
         "e": (
-            "return RefDevice(DeviceInfo('e', 'e', 0, description='other'))",
+            "return RefDevice(DeviceInfo('e', 'e', 0, description='other', evidence='compiled'))",
             ("opening it gave 'e' (other) where probing had found ", "import tensorbus before"),
         ),
-        "f": ("return RefDevice(DeviceInfo('f:1', 'f', 0))", ("opening it gave 'f:1'",)),
+        "f": (
+            "return RefDevice(DeviceInfo('f:1', 'f', 0, evidence=Evidence.UNSTATED))",
+            ("opening it gave 'f:1'",),
+        ),
     }
     for name, (open_, _) in cases.items():
         group.add(name, plain(name, open_=open_))
@@ -287,8 +292,8 @@ def refusals(checks: Checks, folder: Path, session: Session) -> None:
     checks.raises(KeyboardInterrupt, "an interrupt while opening", _loud, registry, "h")
     checks.raises(GeneratorExit, "the end of a generator while opening", _loud, registry, "i")
     module = __import__(changing.partition(":")[0])
-    with changed(module.PLUGIN, api_version=7):
-        _refused(checks, registry, "j", DeviceUnavailableError, "version 7", "fake-j")
+    with changed(module.PLUGIN, api_version=(7, 0)):
+        _refused(checks, registry, "j", DeviceUnavailableError, "version 7.0", "fake-j")
     checks.that(registry.open("j").info.name == "j", "a plugin that was repaired stays refused")
     checks.that(issubclass(DeviceUnavailableError, BackendError), "errors are not the contract's")
 
@@ -450,7 +455,7 @@ class _Asked:
         self.log.append(f"result {self.plugin.name}")
         if self.interrupt == self.plugin.name:
             raise KeyboardInterrupt
-        return [DeviceInfo(self.plugin.name, self.plugin.name, 0)]
+        return [DeviceInfo(self.plugin.name, self.plugin.name, 0, evidence=Evidence.UNSTATED)]
 
     def close(self) -> None:
         """End."""

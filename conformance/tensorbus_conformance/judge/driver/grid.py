@@ -22,6 +22,7 @@ from tensorbus_backends.contract import (
     Capabilities,
     CompileError,
     DeviceInfo,
+    Evidence,
     LaunchError,
     OutOfMemoryError,
     UnsupportedError,
@@ -170,7 +171,10 @@ def _device(folder: Path, name: str = "fake:0", driver: Any = None, kind: Any = 
             ) -> tuple[Any, Any]:  # fmt: skip
     driver = driver or _Driver()
     capabilities = Capabilities(frozenset({"float32"}), local_memory=1000)
-    info, cache = DeviceInfo(name, "fake", 0), DiskCache(folder / "cache")
+    info, cache = (
+        DeviceInfo(name, "fake", 0, evidence=Evidence.UNSTATED),
+        DiskCache(folder / "cache"),
+    )
     made = (kind or GridDevice)(info, capabilities, _PLAIN, driver, _Compiler(), cache, **more)
     return made, driver
 

@@ -17,7 +17,7 @@ import numpy as np
 import tensorbus as tb
 from numpy.typing import NDArray
 from tensorbus_backends import dtypes as dt
-from tensorbus_backends.contract import Buffer, Compiled, Device, KernelSpec
+from tensorbus_backends.contract import Compiled, Device, KernelSpec
 from tensorbus_backends.dialect import Dialect
 from tensorbus_backends.dtypes import DType
 
@@ -115,10 +115,6 @@ class Threads(Guarded):
         self.seen.update((k.name, k) for k in kernels)
         spelt: list[Any] = [_Spelt(k, self.dialect, self._change) for k in kernels]
         return [_Handle(k, c) for k, c in zip(kernels, self.real.compile(spelt), strict=True)]
-
-    def launch(self, kernel: Any, groups: int, buffers: Sequence[Buffer], meta: bytes) -> None:
-        self.launches += 1
-        self.real.launch(kernel.real, groups, buffers, meta)
 
 
 Call = Callable[[Callable[..., tb.Tensor], DType], Sequence[tb.Tensor]]

@@ -6,7 +6,7 @@ import gc
 import resource
 
 import numpy as np
-from tensorbus_backends.contract import Buffer, Device, MemoryFigures, UnsupportedError
+from tensorbus_backends.contract import ALIGNMENT, Buffer, Device, Feature, MemoryFigures
 
 from ..items import Outcome
 from ..session import Session
@@ -21,6 +21,7 @@ from .base import (
     launch_affine,
     numbers,
     pattern,
+    place,
 )
 
 _SIZES = (0, 1, 2, 3, 7, 63, 64, 65, 100, 127, 129, 255, 1000, 4095, 4096, 4097, 65537, 1 << 20)
@@ -39,11 +40,8 @@ def sizes(session: Session) -> Outcome:
             f"{nbytes} bytes asked for, {buffer.nbytes} given",
         )
         checks.that(buffer.device is device, "a buffer's device is not the device")
-        if device.capabilities.host_accessible and nbytes:
-            checks.that(
-                device.address(buffer) % 64 == 0,
-                f"a block of {nbytes} bytes is not 64-byte aligned",
-            )
+        if nbytes and (at := place(device, buffer)) is not None:
+            checks.that(at % ALIGNMENT == 0, f"a block of {nbytes} bytes is not 64-byte aligned")
         if nbytes:  # the last byte is there
             device.copy_in(buffer, nbytes - 1, memoryview(b"\x5a"))
             checks.that(
@@ -258,15 +256,14 @@ def _parts(checks: Checks, device: Device, used: int) -> None:
     """Parts and imports do not count, and keep what they lie in."""
     whole = device.allocate(3 * 4096)
     cost = device.memory().used - used
-    try:
-        piece = device.part(whole, 4096, 4096)
-    except UnsupportedError:
+    if not device.has(Feature.PARTS):
         return
+    piece = device.part(whole, 4096, 4096)
     checks.that(device.memory().used == used + cost, "a part counts as used")
     checks.that(piece.nbytes == 4096, f"a part of 4,096 bytes has {piece.nbytes:,}")
     del whole
     checks.that(device.memory().used == used + cost, "a part does not keep its buffer")
-    if device.capabilities.host_accessible:
+    if device.has(Feature.ADDRESS):
         foreign = np.zeros(4096, np.uint8)
         taken = device.import_pointer(int(foreign.ctypes.data), 4096, foreign)
         checks.that(device.memory().used == used + cost, "an import counts as used")

@@ -12,7 +12,8 @@ from typing import Any
 from tensorbus_backends import opening
 from tensorbus_backends.check import OPERATIONS
 from tensorbus_backends.contract import (
-    API_VERSION,
+    CONTRACT,
+    FEATURES,
     BackendError,
     Buffer,
     Capabilities,
@@ -46,7 +47,9 @@ from .apart import changed, forked
 from .base import Checks, duty
 
 _TERMS = Terms("2.5", "3", "mend it", "mend its compiler", "make room")
-_LINE = DeviceInfo("fake:0", "fake", 0, description="Fake", details={"driver": "1.0"})
+_LINE = DeviceInfo(
+    "fake:0", "fake", 0, description="Fake", details={"driver": "1.0"}, evidence=Evidence.UNSTATED
+)
 
 
 def _device() -> Any:
@@ -173,7 +176,17 @@ def lines(checks: Checks, folder: Path, session: Session) -> None:
                 )  # fmt: skip
                 checks.that(told == due, f"device {index} of {count} says {told}")
     x = absent("fake", "Fakes", "no\n  driver", "install it")
-    due_line = DeviceInfo("fake", "fake", -1, False, (), "Fakes", "no driver", "install it")
+    due_line = DeviceInfo(
+        "fake",
+        "fake",
+        -1,
+        False,
+        (),
+        "Fakes",
+        "no driver",
+        "install it",
+        evidence=Evidence.UNSTATED,
+    )
     checks.that(x == due_line, f"what is absent is {x}")
     checks.that(absent("fake", "F", "no", "do", "fake:x").name == "fake:x", "its name is lost")
     y = unavailable(_LINE, " a\tb ", "f")
@@ -247,35 +260,40 @@ def contract(checks: Checks, folder: Path, session: Session) -> None:
     ):  # fmt: skip
         right = issubclass(kind, BackendError) and issubclass(kind, also)
         checks.that(right, f"{kind.__name__} is no BackendError and {also.__name__}")
-    checks.that(API_VERSION == 1, f"this is version {API_VERSION} of the contract")
+    checks.that(CONTRACT == (2, 0), f"this is version {CONTRACT} of the contract")
+    since = dict.fromkeys(("address", "parts", "peers", "synchronous"), (2, 0))
+    checks.that(dict(FEATURES) == since, f"features are {dict(FEATURES)}")
     words = [str(e) for e in Evidence]
     checks.that(words == ["hardware", "simulated", "compiled", "unstated"], f"evidence: {words}")
     c = Capabilities(frozenset())
     told_c = (
         c.fp64, c.fp16, c.fma, c.subnormals, c.division, c.square_root, c.local_memory,
-        c.max_group, c.atomics, c.host_accessible, c.ieee,
+        c.max_group, c.atomics, c.ieee,
     )  # fmt: skip
     due_c = (
-        True, False, True, "preserve", "correct", "correct", 32768, 256, False, False, True,
+        True, False, True, "preserve", "correct", "correct", 32768, 256, False, True,
     )  # fmt: skip
     checks.that(told_c == due_c, f"capabilities are by default {told_c}")
-    x = DeviceInfo("a", "a", 0)
+    checks.raises(TypeError, "a line without evidence", lambda: DeviceInfo("a", "a", 0))  # type: ignore[call-arg]
+    x = DeviceInfo("a", "a", 0, evidence=Evidence.UNSTATED)
     told_x = (x.available, x.aliases, x.description, x.cause, x.fix, x.evidence, dict(x.details))
     due_x: tuple[Any, ...] = (True, (), "", "", "", Evidence.UNSTATED, {})
     checks.that(told_x == due_x, f"a line is by default {told_x}")
     checks.that(MemoryFigures(1, 2, 3).total == 0, "an unknown total is not 0")
-    checks.that(hash(x) == hash(DeviceInfo("a", "a", 0, details={"k": "v"})), "details are hashed")
+    checks.that(
+        hash(x) == hash(DeviceInfo("a", "a", 0, details={"k": "v"}, evidence=Evidence.UNSTATED)),
+        "details are hashed",
+    )
     device = _Least()
     plain = (
         device.dialect, dict(device.natives), device.dlpack_type, device.dlpack_stream,
-        device.synchronous,
+        device.features,
     )  # fmt: skip
-    checks.that(plain == (None, {}, 0, 0, False), f"a device has by default {plain}")
+    checks.that(plain == (None, {}, 0, 0, frozenset()), f"a device has by default {plain}")
     block = Buffer()
-    checks.that(device.copy_from(block, 0, block, 0, 0) is False, "copy_from claims to have copied")
     for name, arguments in (
         ("address", (block,)), ("pointer", (block,)), ("part", (block, 0, 0)),
-        ("import_pointer", (0, 0, None)),
+        ("import_pointer", (0, 0, None)), ("copy_from", (block, 0, block, 0, 0)),
     ):  # fmt: skip
         error_ = checks.raises(UnsupportedError, name, getattr(device, name), *arguments)
         checks.that("fake:0" in str(error_), f"{name} of a device without it says {error_}")

@@ -244,7 +244,8 @@ def lines(checks: Checks, folder: Path, session: Session) -> None:
     system.platforms = [grind, platform]
     with system.alive() as package, _opens(package.__name__) as made:
         plugin = package.PLUGIN
-        checks.that((plugin.name, plugin.api_version) == ("opencl", 1), "the plugin is another one")
+        told = (plugin.name, plugin.api_version)
+        checks.that(told == ("opencl", (2, 0)), f"the plugin is {told}")
         found = plugin.probe()
         due = [("opencl:0", ("opencl:intel:0",), True), ("opencl:1", ("opencl:oclgrind:0",), True)]
         checks.that(_lines(found) == due, f"lines are {_lines(found)}")

@@ -25,11 +25,18 @@ from .discovery import plain
 
 _REPAIR, _REPORT = "repair fake-bad 1.0", "report this to the authors of fake-bad 1.0"
 _REMOVE = "repair or uninstall fake-bad 1.0"
-_OLD, _NEW = "upgrade fake-bad 1.0", "upgrade tensorbus, or repair fake-bad 1.0"
+_OLD = (
+    "upgrade fake-bad 1.0, or change it: give every DeviceInfo its evidence; say in "
+    "Device.features what was synchronous and Capabilities.host_accessible, and whether it has "
+    "part and copy_from; then api_version = (2, 0) (docs/adding-a-device.md has an example)"
+)
+_NEW = "upgrade tensorbus to one with contract 3, or install a fake-bad 1.0 for contract 2"
+_NONE = "repair fake-bad 1.0: api_version = (2, 0) if it is written for 2.0"
 
 
 def _one(name: str, *rest: str) -> str:
-    arguments = ", ".join((repr(name), *rest))
+    stated = any(x.startswith("evidence") for x in rest)
+    arguments = ", ".join((repr(name), *rest, *(() if stated else ("evidence=Evidence.UNSTATED",))))
     return f"return [DeviceInfo({arguments})]"
 
 
@@ -42,14 +49,22 @@ _BAD: tuple[tuple[str, str, str], ...] = (
     ("import sys; sys.exit(3)", "tried to end the process: SystemExit: 3", _REMOVE),
     ("x = 1", "AttributeError: module", _REMOVE),
     ("this is no Python", "SyntaxError", _REMOVE),
-    ("PLUGIN = None", "version None of the plugin contract, this is 1", _NEW),
-    ("class P: api_version = 1\nPLUGIN = P()", "it has no method probe or open", _REPAIR),
-    ("class P:\n api_version = 1\n def probe(self): pass\nPLUGIN = P()", "no method open", _REPAIR),
-    ("class P:\n api_version, probe = 1, 2\n def open(self, k): pass\nPLUGIN = P()",
+    ("PLUGIN = None", "its api_version is None, which is no version of the plugin contract", _NONE),
+    ("class P: api_version = 2, 0\nPLUGIN = P()", "it has no method probe or open", _REPAIR),
+    ("class P:\n api_version = 2, 0\n def probe(self): pass\nPLUGIN = P()",
+     "no method open", _REPAIR),
+    ("class P:\n api_version, probe = (2, 0), 2\n def open(self, k): pass\nPLUGIN = P()",
      "no method probe", _REPAIR),
-    (plain("bad", version=str(API_VERSION + 1)), f"version {API_VERSION + 1} of", _NEW),
-    (plain("bad", version=str(API_VERSION - 1)), f"version {API_VERSION - 1} of", _OLD),
-    (plain("bad", version="'0'"), "version '0' of the plugin contract", _NEW),
+    (plain("bad", version="1"), "written for version 1 of the plugin contract, and this is 2.0",
+     _OLD),
+    (plain("bad", version="(1, 7)"), "it is written for version 1.7 of the plugin contract", _OLD),
+    (plain("bad", version="3"), "it is written for version 3 of the plugin contract", _NEW),
+    (plain("bad", version="(3, 1)"), "it is written for version 3.1 of the plugin contract", _NEW),
+    (plain("bad", version="2"), "its api_version is 2, which is no version", _NONE),
+    (plain("bad", version="'0'"), "its api_version is '0', which is no version", _NONE),
+    (plain("bad", version="(2, 0, 0)"), "its api_version is (2, 0, 0), which is no", _NONE),
+    (plain("bad", version="(True, 0)"), "its api_version is (True, 0), which is no", _NONE),
+    (plain("bad", "return [DeviceInfo('bad', 'bad', 0)]"), "argument: 'evidence'", _REPORT),
     (plain("bad", "raise OSError('driver\\n  is sad')"), "its probe failed: OSError: driver is sad",
      _REPORT),
     (plain("bad", "raise SystemExit('bye')"), "its probe failed: SystemExit: bye", _REPORT),
@@ -58,7 +73,7 @@ _BAD: tuple[tuple[str, str, str], ...] = (
     (plain("bad", "return [1, 2]"), "its probe returned [1, 2] instead of a list", _REPAIR),
     (plain("bad", "return {1}"), "its probe returned {1} instead of a list", _REPAIR),
     (plain("bad", _LONG), "its probe returned 'xxx", _REPAIR),
-    (plain("bad", "return [DeviceInfo('bad', 'bad', 0), 1]"), "instead of a list", _REPAIR),
+    (plain("bad", _one("bad", "'bad'", "0").replace("]", ", 1]")), "instead of a list", _REPAIR),
     (plain("bad", "return []"), "its probe found no device and gave no cause", _REPORT),
     (plain("bad", _one("bad", "'cpu'", "0")), "lists a device of plugin 'cpu'", _REPAIR),
     (plain("bad", _one("cpu", "'bad'", "0")), "'cpu', but its names must begin with 'bad'",
@@ -106,23 +121,27 @@ def described(checks: Checks, folder: Path, session: Session) -> None:
     good = Announcement("bad", group.add("bad", plain("bad")), "fake-bad 1.0")
     checks.that([x.name for x in describe(good)] == ["bad"], "a good plugin is refused")
     checks.that(check_plugin(good, good.load()) is None, "a good plugin is refused")
-    old = check_plugin(good, SimpleNamespace(api_version=0))
+    old = check_plugin(good, SimpleNamespace(api_version=API_VERSION))
     checks.that(old is not None and old.fix == _OLD, f"an old plugin is told as {old}")
+    later = SimpleNamespace(api_version=(2, 9), probe=id, open=id)
+    checks.that(check_plugin(good, later) is None, "a plugin of a later minor version is refused")
 
 
 @forked
 def several(checks: Checks, folder: Path, session: Session) -> None:
     """Lines that keep the contract stand beside those that do not."""
     group = Folder(folder)
-    probe = """return [
-            DeviceInfo('many:0', 'many', 0, aliases=('many:x:0', 'many:y:0')),
-            DeviceInfo('many:0', 'many', 1),
-            DeviceInfo('many:1', 'many', 2, available=False, cause='c', fix='f'),
-            DeviceInfo('many:1', 'many', 3, available=False, cause='d', fix='g'),
-            DeviceInfo('many:1', 'many', 4),
-            DeviceInfo('other:1', 'many', 5),
-            DeviceInfo('many:6', 'many', 6, evidence=Evidence.COMPILED, details={'a': 'b'}),
-            DeviceInfo('many', 'many', 7, evidence='hardware'),
+    probe = """from functools import partial
+        make = partial(DeviceInfo, evidence=Evidence.COMPILED)
+        return [
+            make('many:0', 'many', 0, aliases=('many:x:0', 'many:y:0')),
+            make('many:0', 'many', 1),
+            make('many:1', 'many', 2, available=False, cause='c', fix='f'),
+            make('many:1', 'many', 3, available=False, cause='d', fix='g'),
+            make('many:1', 'many', 4),
+            make('other:1', 'many', 5),
+            make('many:6', 'many', 6, details={'a': 'b'}),
+            make('many', 'many', 7, evidence='hardware'),
         ]"""
     lines = describe(Announcement("many", group.add("many", plain("many", probe)), "p 1"))
     got = [(x.name, x.index, x.available) for x in lines]
@@ -169,7 +188,18 @@ def words(checks: Checks, folder: Path, session: Session) -> None:
             checks.that(f"{due:g} s are used" in said, f"a timeout of {text!r}: {said}")
     given = [
         DeviceInfo("x:0", "x", 0, True, ("x:a:0",), "words", evidence=Evidence.SIMULATED),
-        DeviceInfo("x:1", "x", 1, False, (), "", "cause", "fix", details={"threads": "4"}),
+        DeviceInfo(
+            "x:1",
+            "x",
+            1,
+            False,
+            (),
+            "",
+            "cause",
+            "fix",
+            details={"threads": "4"},
+            evidence=Evidence.UNSTATED,
+        ),
     ]
     back = probing.from_json(probing.to_json(given))
     checks.that(back == given, f"lines come back as {back}")
@@ -299,7 +329,7 @@ def endings(checks: Checks, folder: Path, session: Session) -> None:
     checks.that(not lines[0].details, "no last words are kept")
     # One that does not answer is asked once more, with twice the time.
     lines, said = _ask(_Process([], 0, 3, b"[]", noise), folder)
-    (x,) = lines if lines else (DeviceInfo("", "", 0),)
+    (x,) = lines if lines else (DeviceInfo("", "", 0, evidence=Evidence.UNSTATED),)
     due_cause = "it did not list its devices within 3 s, nor within 6 s when it was asked again"
     checks.that(x.cause == due_cause, f"a plugin that hangs is told as {x.cause!r}")
     checks.that("TENSORBUS_PROBE_TIMEOUT" in x.fix and "far 2.0" in x.fix, f"the fix is {x.fix}")
@@ -322,7 +352,7 @@ def endings(checks: Checks, folder: Path, session: Session) -> None:
         kills == [("killpg", 1 << 22, signal.SIGKILL)], f"a plugin that hangs is ended by {kills}"
     )
     # It hangs once, and answers when it is asked again.
-    good = probing.to_json([DeviceInfo("far", "far", 0)]).encode()
+    good = probing.to_json([DeviceInfo("far", "far", 0, evidence=Evidence.UNSTATED)]).encode()
     lines, said = _ask(_Process([], 0, 1, good, b""), folder)
     checks.that([y.name for y in lines] == ["far"], "what it says when asked again is lost")
     lines, said = _ask(_Process([], 0, 9, b"", b""), folder, alone=True)
@@ -350,7 +380,10 @@ def processes(checks: Checks, folder: Path, session: Session) -> None:
     """Real processes: an answer beside noise, a crash, a hang; nothing is left behind."""
     group = Folder(folder)
     noise = "import os; print('[]'); os.write(1, b'[]'); "
-    good = plain("good", noise + "return [DeviceInfo('good:0', 'good', 0, details={'n': 4})]")
+    good = plain(
+        "good",
+        noise + "return [DeviceInfo('good:0', 'good', 0, details={'n': 4}, evidence='hardware')]",
+    )
     crash = plain("crash", "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
     plugins = {"good": good} if session.level == "smoke" else {"good": good, "crash": crash}
     asked = {

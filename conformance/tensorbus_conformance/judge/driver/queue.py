@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 import numpy as np
-from tensorbus_backends.contract import Compiled, Device
+from tensorbus_backends.contract import Compiled, Device, Feature
 
 from ..items import Outcome
 from ..session import Session
@@ -63,7 +63,9 @@ def events(session: Session) -> Outcome:
             return checks.outcome
         done = event.done()
         checks.that(type(done) is bool, f"done gives {done!r}")
-        checks.that(done or not device.synchronous, "is synchronous, but a launch is not done")
+        checks.that(
+            done or not device.has(Feature.SYNCHRONOUS), "is synchronous, but a launch is not done"
+        )
         if way == "wait":
             event.wait()
         elif way == "synchronize":
@@ -77,7 +79,7 @@ def events(session: Session) -> Outcome:
         checks.that(event.done() is True, f"an event is not done after {way}")
         event.wait()
         checks.that(event.done() is True, "an event that was waited for is not done")
-        if device.capabilities.host_accessible:
+        if device.has(Feature.ADDRESS):
             import ctypes
 
             raw = ctypes.string_at(device.address(target), 4 * _N)

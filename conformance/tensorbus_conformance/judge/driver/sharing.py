@@ -6,7 +6,7 @@ import gc
 import weakref
 
 import numpy as np
-from tensorbus_backends.contract import BackendError, UnsupportedError
+from tensorbus_backends.contract import BackendError, Feature, UnsupportedError
 
 from ..items import Outcome
 from ..session import Session
@@ -21,6 +21,7 @@ from .base import (
     launch_affine,
     numbers,
     pattern,
+    place,
 )
 
 
@@ -35,17 +36,18 @@ class _Owner:
 
 
 def parts(session: Session) -> Outcome:
-    """A part is the same memory, and keeps its buffer alive; or the device says it has none."""
+    """A part is the same memory, and keeps its buffer alive; a device without refuses it."""
     checks, device = Checks("parts"), session.guard.real
     data = pattern(3 * 4096 + 500, 1)
     buffer = filled(device, data)
-    try:
-        piece = device.part(buffer, 4096, 4500)
-    except UnsupportedError as error:
-        checks.that(bool(str(error)), "parts are refused without a message")
+    if not device.has(Feature.PARTS):
+        checks.raises(UnsupportedError, "a part", device.part, buffer, 4096, 4500)
         return checks.outcome
+    piece = device.part(buffer, 4096, 4500)
     checks.that(piece.device is device, "a part is not of its device")
     checks.that(piece.nbytes == 4500, f"a part of 4,500 bytes has {piece.nbytes}")
+    if (start := place(device, buffer)) is not None:
+        checks.that(place(device, piece) == start + 4096, "a part lies somewhere else")
     checks.that(fetch(device, piece, 4500) == data[4096:8596], "a part has other contents")
     outer = device.part(buffer, 4096, 2 * 4096 + 300)
     inner = device.part(outer, 4096, 800)
@@ -79,7 +81,7 @@ def imports(session: Session) -> Outcome:
     n = 600
     x = integers(n, 3)
     (kernel,) = device.compile([affine(72)])
-    if device.capabilities.host_accessible:
+    if device.has(Feature.ADDRESS):
         owner = _Owner(4 * n)
         owner.array.view(np.int32)[:] = x
         memory, seen = owner.array, weakref.ref(owner)

@@ -18,6 +18,7 @@ import numpy as np
 import tensorbus as tb
 from numpy.typing import NDArray
 from tensorbus_backends import dtypes as dt
+from tensorbus_backends.contract import Feature
 
 from ..layouts import host
 from .checks import MOVED, Checks, distinct, surface
@@ -130,7 +131,7 @@ def _exports(c: Checks, x: tb.Tensor) -> dict[str, tuple[bool, Callable[[], Any]
     }  # fmt: skip
     if tb.get_device(c.device.name) is c.device:
         found["pickle"] = (False, lambda: pickle.loads(pickle.dumps(x)))
-    if not c.device.capabilities.host_accessible:
+    if not c.device.has(Feature.ADDRESS):
         return found
     found |= {
         "numpy.array": (False, lambda: np.array(x)),

@@ -12,6 +12,7 @@ import numpy as np
 import tensorbus as tb
 from numpy.typing import NDArray
 from tensorbus_backends import dtypes as dt
+from tensorbus_backends.contract import Feature
 
 from ..guard import Guarded
 from ..layouts import host
@@ -31,7 +32,7 @@ _PATIENCE = 3.0
 @surface("capsule", dt.ALL, (dt.float32,))
 def capsules(c: Checks) -> None:
     """Both directions, with the host's memory and with that of a device of its own."""
-    shares = bool(c.device.capabilities.host_accessible)
+    shares = bool(c.device.has(Feature.ADDRESS))
     array = distinct((4, 6), c.dtype, 2)
     _imports(c, array)
     _refusals(c, array)
@@ -85,7 +86,7 @@ def _imported(c: Checks, label: str, given: Exporter) -> None:
     due = np.array(given.array)
     c.same(label, x, due)
     c.true(f"{label}: name", named(given.capsule).startswith("used_"), named(given.capsule))
-    shared = bool(c.device.capabilities.host_accessible) and due.size > 0
+    shared = bool(c.device.has(Feature.ADDRESS)) and due.size > 0
     if shared:
         c.true(f"{label}: deleter", given.deleted == 0, "was called while the memory is in use")
         view = x[..., :1] if x.ndim else x
@@ -125,7 +126,7 @@ def _refusals(c: Checks, base: Array) -> None:
         "another device": {"device_type": _CUDA},
         "another device's memory": {"device_type": 14, "device_id": 3},
     }
-    if c.dtype.itemsize > 1 and c.device.capabilities.host_accessible:
+    if c.dtype.itemsize > 1 and c.device.has(Feature.ADDRESS):
         for step in {1, c.dtype.itemsize - 1, c.dtype.itemsize // 2} - {0}:
             wrong[f"{step} bytes off"] = {"data": base.ctypes.data + step}
     for label, changed in wrong.items():
@@ -143,7 +144,7 @@ def _refusals(c: Checks, base: Array) -> None:
         c.true("a capsule of ours", named(capsule) != name or name == "dltensor_versioned")
     frozen = Exporter(base.copy(), c.dtype, changed={"flags": _READ_ONLY})
     x = tb.from_dlpack(frozen, device=c.device)
-    if c.device.capabilities.host_accessible:
+    if c.device.has(Feature.ADDRESS):
         c.raises("read-only memory", ValueError, lambda: x.__setitem__(0, x[1]))
         c.raises("read-only to the old protocol", BufferError, lambda: x.__dlpack__())
         c.raises("read-only, version 0.8", BufferError, lambda: x.__dlpack__(max_version=(0, 8)))
@@ -156,7 +157,7 @@ def _refusals(c: Checks, base: Array) -> None:
 
 def _asked(c: Checks, base: Array) -> None:
     """What an exporter is asked for, new and old, here and elsewhere."""
-    shares = bool(c.device.capabilities.host_accessible)
+    shares = bool(c.device.has(Feature.ADDRESS))
     for copy in (None, True, False) if shares else (None, True):
         given = Exporter(base.copy(), c.dtype)
         x = c.attempt(

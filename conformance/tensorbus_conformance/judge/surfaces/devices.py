@@ -18,6 +18,7 @@ from tensorbus_backends.contract import (
     BackendError,
     DeviceInfo,
     Evidence,
+    Feature,
     KernelSpec,
     UnknownDeviceError,
 )
@@ -162,7 +163,7 @@ class _Lines:
 
 def _probes(c: Checks) -> None:
     """Plugins are asked once a process: they are asked again only on demand."""
-    lines = [DeviceInfo("madeup", "madeup", 0)]
+    lines = [DeviceInfo("madeup", "madeup", 0, evidence=Evidence.HARDWARE)]
     calls: dict[str, tuple[Callable[[], Any], bool]] = {
         "devices()": (tb.devices, False),
         "devices(False)": (lambda: tb.devices(False), False),
@@ -186,7 +187,11 @@ class _Place:
             f"madeup:{index}:{kind}:{shared}", "madeup", index, evidence=evidence
         )
         self.backend = self
-        self.dlpack_type, self.host_accessible, self.capabilities = kind, shared, self
+        self.dlpack_type, self.shared = kind, shared
+
+    def has(self, feature: Feature) -> bool:
+        """Whether the host reaches its memory."""
+        return self.shared and feature is Feature.ADDRESS
 
     def __repr__(self) -> str:
         return self.info.name

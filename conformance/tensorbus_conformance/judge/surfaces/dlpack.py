@@ -9,6 +9,7 @@ import numpy as np
 import tensorbus as tb
 from numpy.typing import NDArray
 from tensorbus_backends import dtypes as dt
+from tensorbus_backends.contract import Feature
 
 from ..layouts import host
 from .checks import Checks, distinct, surface
@@ -41,7 +42,7 @@ class _Exporter:
 
 
 def _shares(c: Checks) -> bool:
-    return bool(c.device.capabilities.host_accessible)
+    return bool(c.device.has(Feature.ADDRESS))
 
 
 @surface("dlpack", dt.ALL, (dt.float32,))

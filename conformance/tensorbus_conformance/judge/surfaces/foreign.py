@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from tensorbus_backends import dtypes as dt
-from tensorbus_backends.contract import Buffer, Device
+from tensorbus_backends.contract import Buffer, Device, Feature
 from tensorbus_backends.dtypes import DType
 
 from ..guard import Guarded
@@ -209,10 +209,8 @@ class Apart(Guarded):
     """
 
     def __init__(self, real: Device, kind: int, stream: int = 0) -> None:
-        from dataclasses import replace
-
         super().__init__(real)
-        self.capabilities = replace(real.capabilities, host_accessible=False)
+        self.features = self.features - {Feature.ADDRESS}
         self.dlpack_type, self.dlpack_stream = kind, stream
         self.waited = 0
 

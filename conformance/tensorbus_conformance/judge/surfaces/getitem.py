@@ -9,6 +9,7 @@ import numpy as np
 import tensorbus as tb
 from numpy.typing import NDArray
 from tensorbus_backends import dtypes as dt
+from tensorbus_backends.contract import Feature
 from tensorbus_backends.environment import switch
 
 from ..layouts import place
@@ -122,7 +123,7 @@ def _late(c: Checks) -> None:
 
     Beside each bad index is a good one, whose element is read or written as ever.
     """
-    if c.device.backend.synchronous or switch("TENSORBUS_CHECK_INDICES"):
+    if c.device.backend.has(Feature.SYNCHRONOUS) or switch("TENSORBUS_CHECK_INDICES"):
         return
     array, values = distinct((4, 3), c.dtype), distinct((6, 3), c.dtype, 20)
     index = np.asarray([1, 4, -4, -5, 1 << 40, -(1 << 63)])

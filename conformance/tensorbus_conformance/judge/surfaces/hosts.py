@@ -11,6 +11,7 @@ import numpy as np
 import tensorbus as tb
 from numpy.typing import NDArray
 from tensorbus_backends import dtypes as dt
+from tensorbus_backends.contract import Feature
 from tensorbus_backends.dtypes import DType
 
 from ..data import specials
@@ -66,7 +67,7 @@ def _out(c: Checks, label: str, x: tb.Tensor, seen: Array) -> None:
 
 def _array(c: Checks, label: str, x: tb.Tensor, seen: Array) -> None:
     """``numpy.asarray(x)`` shares host-accessible memory, and is refused elsewhere."""
-    if not c.device.capabilities.host_accessible:
+    if not c.device.has(Feature.ADDRESS):
         c.raises(f"numpy.asarray, {label}", TypeError, lambda: np.asarray(x))
         return
     shared = np.asarray(x)
