@@ -1,10 +1,10 @@
 """Many shapes in a row: what was learnt from the first ones serves the later ones.
 
 A library that met an op with some shapes may serve the next one by what it knows of them, with
-other numbers.  In one dtype of each op a few small calls are made with ever larger sizes: equal sizes
-stay equal, different ones grow by different steps, so that a number in the place of another shows.
-The last results have to have the bits of calls that nothing was learnt for: made under settings that
-share no plans with the first.
+other numbers.  In one dtype of each op a few small calls are made with ever larger sizes: equal
+sizes stay equal, different ones grow by different steps, so that a number in the place of another
+shows.  The last results have to have the bits of calls for which nothing was learnt: these are made
+under settings that share no plans with the first.
 """
 
 from __future__ import annotations
@@ -52,11 +52,10 @@ def check(session: Session, outcome: Outcome) -> None:
 
 
 def _chosen(session: Session) -> Iterator[Case]:
-    """Calls on arrays that may grow, of different ranks first."""
+    """Calls on arrays that may grow, with most different sizes first, of each kind one."""
     sets = [c for c in session.cases() if 1 < _grown_size(array_slots(c)) <= _LARGEST]
     seen: set[object] = set()
-    several = sorted(sets, key=lambda c: -len(array_slots(c)))
-    for case in sorted(several, key=lambda c: -max(a.ndim for a in array_slots(c)) % 4):
+    for case in sorted(sets, key=_different, reverse=True):
         kind = tuple(a.ndim for a in array_slots(case))
         if kind not in seen:
             seen.add(kind)
@@ -65,10 +64,15 @@ def _chosen(session: Session) -> Iterator[Case]:
                 return
 
 
+def _different(case: Case) -> tuple[int, int]:
+    arrays = array_slots(case)
+    return len({n for a in arrays for n in a.shape if n > 1}), len(arrays)
+
+
 def _shapes(arrays: Sequence[Array], turn: int) -> list[tuple[int, ...]]:
-    sizes = sorted({n for a in arrays for n in a.shape if n > 1})
+    sizes = sorted({int(n) for a in arrays for n in a.shape if n > 1})
     larger = {n: n + turn * (j + 1) for j, n in enumerate(sizes)}
-    return [tuple([larger.get(n, n) for n in a.shape]) for a in arrays]
+    return [tuple([larger.get(n, int(n)) for n in a.shape]) for a in arrays]
 
 
 def _grown_size(arrays: Sequence[Array]) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import cache
 from typing import Any
 
 from tensorbus_backends import ir
@@ -16,6 +15,7 @@ from .._op import Op, apply, function, whole
 from .._plan import Value
 from .._planner import Planner
 from .._promotion import promote
+from .._recent import kept
 from .._spec import Shape, Spec, broadcast_shapes, broadcast_strides, collapse
 from .._state import settings
 from .._tensor import Tensor
@@ -24,7 +24,7 @@ from ._diagonal import unbroadcast
 from ._moves import filled
 from .arrangement import moveaxis
 from .elementwise_arithmetic import add
-from .manipulation import astype, matrix_transpose, permute_dims, reshape
+from .manipulation import astype, broadcast_to, matrix_transpose, permute_dims, reshape
 
 __all__ = ["matmul", "tensordot", "vecdot"]
 
@@ -119,7 +119,7 @@ class _Linear(Op):
         return out
 
 
-@cache
+@kept(64)
 def _linear_kernel(dtype: DType, rows: int, unit: bool) -> Contraction:
     total = ir.input_(0, dtype.compute) + ir.input_(1, dtype)
     return Contraction(
@@ -130,19 +130,19 @@ def _linear_kernel(dtype: DType, rows: int, unit: bool) -> Contraction:
 
 def _linear_vjp(c: Context, g: Tensor) -> list[Tensor | None]:
     dtype = g.dtype
-    g = ops.astype(g, dtype.compute, copy=False)
+    g = astype(g, dtype.compute, copy=False)
     bias = unbroadcast(g, c.input_spec(0)) if c.needs[0] else None
-    rows = ops.reshape(g, (g.size // g.shape[-1] if g.size else 0, g.shape[-1]))
+    rows = reshape(g, (g.size // g.shape[-1] if g.size else 0, g.shape[-1]))
     left = right = None
     if c.needs[1]:
-        weight = ops.astype(c.input(2), dtype.compute, copy=False)
-        left = ops.reshape(matmul(rows, weight), c.input_spec(1).shape)
-        left = ops.astype(left, dtype, copy=False)
+        weight = astype(c.input(2), dtype.compute, copy=False)
+        left = reshape(matmul(rows, weight), c.input_spec(1).shape)
+        left = astype(left, dtype, copy=False)
     if c.needs[2]:
-        x = ops.astype(c.input(1), dtype.compute, copy=False)
-        x = ops.reshape(x, (rows.shape[0], x.shape[-1]))
-        right = ops.matrix_transpose(matmul(ops.matrix_transpose(x), rows))
-        right = ops.astype(right, dtype, copy=False)
+        x = astype(c.input(1), dtype.compute, copy=False)
+        x = reshape(x, (rows.shape[0], x.shape[-1]))
+        right = matrix_transpose(matmul(matrix_transpose(x), rows))
+        right = astype(right, dtype, copy=False)
     return [bias, left, right]
 
 
@@ -152,19 +152,19 @@ def _linear_jvp(c: Context, tangents: Sequence[Tensor | None]) -> Tensor | None:
     wide = dtype.compute
     parts = []
     if left is not None:
-        weight = ops.astype(c.input(2), wide, copy=False)
-        parts.append(matmul(ops.astype(left, wide, copy=False), ops.matrix_transpose(weight)))
+        weight = astype(c.input(2), wide, copy=False)
+        parts.append(matmul(astype(left, wide, copy=False), matrix_transpose(weight)))
     if right is not None:
-        x = ops.astype(c.input(1), wide, copy=False)
-        parts.append(matmul(x, ops.matrix_transpose(ops.astype(right, wide, copy=False))))
+        x = astype(c.input(1), wide, copy=False)
+        parts.append(matmul(x, matrix_transpose(astype(right, wide, copy=False))))
     if bias is not None:
         spec = c.input_spec(1)
         shape = (*spec.shape[:-1], bias.shape[0])
-        parts.append(ops.broadcast_to(ops.astype(bias, wide, copy=False), shape))
+        parts.append(broadcast_to(astype(bias, wide, copy=False), shape))
     total = parts[0]
     for part in parts[1:]:
-        total = ops.add(total, part)
-    return ops.astype(total, dtype, copy=False)
+        total = add(total, part)
+    return astype(total, dtype, copy=False)
 
 
 _linear = _Linear("_linear", vjp=_linear_vjp, jvp=_linear_jvp)
