@@ -179,7 +179,7 @@ def test_levels_that_are_confused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_changes_that_nobody_notes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_history, "version", lambda tensor: 0)
+    monkeypatch.setattr(_history, "changes", lambda buffer: 0)
     assert along(monkeypatch, "multiply", "changes").state == "fail"
 
 

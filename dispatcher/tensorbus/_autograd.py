@@ -10,7 +10,6 @@ tangents of L, so levels nest without confusing perturbations.
 
 from __future__ import annotations
 
-import copy
 import heapq
 import itertools
 import os
@@ -83,15 +82,11 @@ def _run(
         for k, g in enumerate(slots):
             if g is not None and (node.leaf or (wanted is not None and id(node) in wanted)):
                 found[id(node), k] = g
-        if node.op is None or node.context is None:
+        if node.op is None:
             continue
         rule = node.op.vjp
         assert rule is not None
-        context = node.context
-        if create:
-            # A copy: another thread may run through the same graph, recording nothing.
-            context = copy.copy(context)
-            context._node = node
+        context = node.context(create)
         if node.policy == "error":
             received = rule(context, *slots)
         else:
@@ -105,7 +100,7 @@ def _run(
         for track, g, spec in zip(
             node.parents,
             received,
-            (node.context.input_spec(k) for k in range(len(received))),
+            (context.input_spec(k) for k in range(len(received))),
             strict=True,
         ):
             if track is None or g is None:
@@ -116,7 +111,7 @@ def _run(
                 )
             give(track, g)
         if not retain and not create:
-            node.context.release()
+            node.release()
     return found
 
 

@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from tensorbus_backends.contract import Buffer
 from tensorbus_backends.floating import in_default_arithmetic
 
 from ._state import Policy, settings
@@ -51,34 +52,62 @@ class Track:
         self.version = version
 
 
+Saved = tuple[Buffer, "Spec", int, Track | None]
+"""What a tensor was when it was kept: the fields of `Tensor`, which costs four times as much."""
+
+
 class Node:
     """One recorded call, or a leaf.
 
     Attributes:
         seq: Number in the order of recording.
         parents: Track of each operand, as it was when the call was recorded.
-        context: What the op's rule needs.
         specs: Specs of the outputs.
-        leaf: The tensor itself (weakly), where the user asked for its gradient.
+        leaf: Whether it stands for a tensor whose gradient the user asked for.
+        leaf_tensor: That tensor, weakly.
+        inputs: Of a call: its operands as they were; None once they are released.
+        outputs: Its results, without history; None once they are released.
+        options: Its options.
+        versions: Of the memory of operands and results; None: nothing had been changed in place
+            anywhere.
         policy: The fallback policy of the call: its gradient may fall back as it did.
     """
 
-    __slots__ = ("context", "leaf", "leaf_tensor", "op", "parents", "policy", "seq", "specs")
+    __slots__ = (
+        "inputs", "leaf", "leaf_tensor", "op", "options", "outputs", "parents", "policy", "seq",
+        "specs", "versions",
+    )  # fmt: skip
+    inputs: list[Saved] | None
+    outputs: list[Saved] | None
+    options: dict[str, Any]
+    versions: list[int] | None
 
     def __init__(
         self,
         op: Op | None,
         parents: list[Track | None],
-        context: Context | None,
         specs: list[Spec],
         leaf: Tensor | None = None,
         policy: Policy = "error",
     ) -> None:
         self.seq = next(_sequence)
         self.policy = policy
-        self.op, self.parents, self.context, self.specs = op, parents, context, specs
+        self.op, self.parents, self.specs = op, parents, specs
         self.leaf = leaf is not None
         self.leaf_tensor = None if leaf is None else weakref.ref(leaf)
+
+    def context(self, create: bool) -> Context:
+        """What the op's rule needs; with a history of its own if a graph is to be created."""
+        assert self.op is not None
+        needs = [p is not None for p in self.parents]
+        made = Context(self.op.name, self.inputs, self.outputs, self.options, needs, self.versions)
+        if create:
+            made._node = self
+        return made
+
+    def release(self) -> None:
+        """Drop the saved tensors."""
+        self.inputs = self.outputs = None
 
     def __lt__(self, other: Node) -> bool:
         return self.seq > other.seq
@@ -97,38 +126,36 @@ class Context:
     def __init__(
         self,
         op: str,
-        inputs: Sequence[Tensor],
-        outputs: Sequence[Tensor],
+        inputs: Sequence[Saved] | None,
+        outputs: Sequence[Saved] | None,
         options: dict[str, Any],
         needs: Sequence[bool],
+        versions: Sequence[int] | None,
     ) -> None:
         self.op, self.options, self.needs = op, options, tuple(needs)
-        self._inputs: tuple[Tensor, ...] | None = tuple(inputs)
-        self._outputs: tuple[Tensor, ...] | None = tuple(outputs)
-        # None: nothing had been changed in place anywhere.
-        self._versions = [version(t) for t in (*inputs, *outputs)] if _versions else None
+        self._inputs, self._outputs, self._versions = inputs, outputs, versions
         self._node: Node | None = None
 
     def input(self, k: int) -> Tensor:
         """Operand `k` as it was; RuntimeError if it has been changed in place since."""
-        return self._saved(self._inputs, k, k, "operand")
+        return Tensor(*self._saved(self._inputs, k, k, "operand"))
 
     def output(self, k: int = 0) -> Tensor:
         """Result `k`; RuntimeError if it has been changed in place since."""
-        kept = self._saved(self._outputs, k, len(self._inputs or ()) + k, "result")
+        kept = Tensor(*self._saved(self._outputs, k, len(self._inputs or ()) + k, "result"))
         if self._node is None:
             return kept
         tangents = None if kept._track is None else kept._track.tangents
         track = Track(self._node, k, tangents, version(kept))
         return Tensor(kept._buffer, kept._spec, kept._offset, track)
 
-    def _saved(self, kept: tuple[Tensor, ...] | None, k: int, place: int, what: str) -> Tensor:
+    def _saved(self, kept: Sequence[Saved] | None, k: int, place: int, what: str) -> Saved:
         if kept is None:
             raise RuntimeError(
                 f"the saved values of {self.op} are gone: backward ran through it already; "
                 "pass retain_graph=True to the first backward"
             )
-        if version(kept[k]) != (0 if self._versions is None else self._versions[place]):
+        if changes(kept[k][0]) != (0 if self._versions is None else self._versions[place]):
             raise RuntimeError(
                 f"{what} {k} of {self.op} is needed for its gradient but was changed in place "
                 f"after the call; change a copy instead"
@@ -140,23 +167,32 @@ class Context:
         if self._inputs is None:
             self._saved(None, k, k, "operand")
         assert self._inputs is not None
-        return self._inputs[k]._spec
+        return self._inputs[k][1]
 
     def count(self) -> int:
         """Number of operands."""
         return len(self.needs)
 
-    def release(self) -> None:
-        """Drop the saved tensors."""
-        self._inputs = self._outputs = None
-
 
 _versions: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
 
 
+def changes(buffer: Buffer) -> int:
+    """How often memory has been changed in place."""
+    return _versions.get(buffer, 0) if _versions else 0
+
+
 def version(tensor: Tensor) -> int:
     """How often the tensor's memory has been changed in place."""
-    return _versions.get(tensor._buffer, 0) if _versions else 0
+    return changes(tensor._buffer)
+
+
+def _versions_of(kept: Sequence[Saved]) -> list[int]:
+    return [changes(k[0]) for k in kept]
+
+
+def _parts(t: Tensor) -> Saved:
+    return t._buffer, t._spec, t._offset, t._track
 
 
 def bump(tensor: Tensor) -> None:
@@ -182,7 +218,7 @@ def set_requires_grad(tensor: Tensor, value: bool) -> None:
     tangents = track.tangents if track is not None else None
     if value:
         if track is None or track.node is None:
-            node = Node(None, [], None, [tensor._spec], tensor)
+            node = Node(None, [], [tensor._spec], tensor)
             tensor._track = Track(node, 0, tangents, version(tensor))
     else:
         tensor._track = Track(None, 0, tangents, version(tensor)) if tangents else None
@@ -214,26 +250,24 @@ def record(
     node = None
     now = settings()
     if recorded and op.vjp is not None and now.grad:
-        node = Node(op, parents, None, [o._spec for o in outputs], None, now.policy)
+        node = Node(op, parents, [o._spec for o in outputs], None, now.policy)
     elif not moving:
         return
-    saved = None
-    if node is not None:
-        # What an operand's history was now: it may be given another one later.
-        saved = [Tensor(t._buffer, t._spec, t._offset, t._track) for t in inputs]
+    # What an operand's history was now: it may be given another one later.
+    saved = [(t._buffer, t._spec, t._offset, t._track) for t in inputs]
+    # Outputs are kept without their node: node -> output -> node would be a cycle.
+    kept: list[Saved] = []
     if moving:
         _attach_tangents(op, inputs, options, outputs, node)
-        # Outputs are kept without their node: node -> output -> node would be a cycle.
-        bare = [Tensor(o._buffer, o._spec, o._offset, _moving(o)) for o in outputs]
+        kept += [(o._buffer, o._spec, o._offset, _moving(o)) for o in outputs]
     else:
-        bare = []
         for k, out in enumerate(outputs):
-            bare.append(Tensor(out._buffer, out._spec, out._offset))
+            kept.append((out._buffer, out._spec, out._offset, None))
             if out._spec.dtype.kind == "f":
-                out._track = Track(node, k, None, version(out))
-    if node is not None and saved is not None:
-        wanted = [p is not None for p in parents]
-        node.context = Context(op.name, saved, bare, options, wanted)
+                out._track = Track(node, k, None, version(out) if _versions else 0)
+    if node is not None:
+        node.inputs, node.outputs, node.options = saved, kept, options
+        node.versions = _versions_of((*saved, *kept)) if _versions else None
 
 
 def _attach_tangents(
@@ -288,7 +322,10 @@ def _forward(
         tangents = [None if t._track is None else t._track.tangents.get(level) for t in inputs]
         bare = [below(t, level) for t in inputs]
         outs = [_seen(o, k, node, result) for k, o in enumerate(outputs)]
-        context = Context(op.name, bare, outs, options, [t is not None for t in tangents])
+        kept = [_parts(t) for t in (*bare, *outs)]
+        versions = _versions_of(kept) if _versions else None
+        needs = [t is not None for t in tangents]
+        context = Context(op.name, kept[: len(bare)], kept[len(bare) :], options, needs, versions)
         made = op.jvp(context, tangents)
         result[level] = list(made) if isinstance(made, tuple | list) else [made]
     return result
