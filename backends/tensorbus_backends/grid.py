@@ -445,10 +445,11 @@ class GridDevice(Device):
 class _Forked:
     """What a device has for a driver in a forked child: every call says why nothing works."""
 
-    def __init__(self, device: str, parent: int, driver: GridDriver) -> None:
+    def __init__(self, device: str, parent: int, *kept: object) -> None:
         self._device, self._parent = device, parent
-        # The handles are the parent's: letting go of one here would end in the driver.
-        self._kept: list[object] = [driver]
+        # The handles are the parent's: letting go of one here would end in the driver, and of an
+        # event of a copy wait there for a lock that one of the parent's threads held.
+        self._kept: list[object] = [*kept]
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         return self.refuse
@@ -475,7 +476,8 @@ def _after_fork() -> None:
         device._compiling = threading.RLock()
         driver = device.driver
         if not isinstance(driver, _Forked):
-            refusing = cast(GridDriver, _Forked(device.info.name, os.getppid(), driver))
+            kept = _Forked(device.info.name, os.getppid(), driver, device._staging)
+            refusing = cast(GridDriver, kept)
             device.driver = refusing
             device._staging = Staging(refusing.staged, refusing.send, refusing.record)
 

@@ -398,3 +398,16 @@ def test_a_forked_child_is_told_and_does_not_hang(device):
     prepared(x, y)
     assert get(device, y, 24).tolist() == (X + 5).tolist()
     assert len(device.driver.held) == 3
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_child_drops_no_event_of_a_copy(device):
+    """Its destructor would wait in the driver, before anything in the child could end it."""
+
+    class Late:
+        """An event of a copy that is under way."""
+
+    seen = weakref.ref(event := Late())
+    device._staging._kept.append([event])
+    del event
+    assert in_child(lambda: seen() is not None)
