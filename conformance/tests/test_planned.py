@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorbus as tb
 from tensorbus._plan import Plan
-from tensorbus_backends.contract import Buffer, KernelSpec
+from tensorbus_backends.contract import KernelSpec
 from tensorbus_conformance.judge.guard import Guarded
 from tensorbus_conformance.judge.planned import Reading, planned
 
@@ -26,9 +26,9 @@ class Watch(Guarded):
         self.compiled |= {k.name for k in kernels}
         return super().compile(kernels)
 
-    def launch(self, kernel: Any, groups: int, buffers: Sequence[Buffer], meta: bytes) -> None:
+    def launching(self, kernel: Any) -> None:
         self.launched.add(kernel.spec.name)
-        super().launch(kernel, groups, buffers, meta)
+        super().launching(kernel)
 
 
 def softmax_and_gradient(device: tb.Device) -> None:

@@ -95,7 +95,7 @@ _text(
     "scaled-matmul",
     "matmul is off by a factor of 1.01",
     "matmul",
-    lambda t: re.sub(r"(c\[o_c[^\n]*?\]) = ([^\n;]+);", r"\1 = (\2) * 1.01f;", t),
+    lambda t: re.sub(r"(c\[c_[^\n]*?\]) = ([^\n;]+);", r"\1 = (\2) * 1.01f;", t),
     family="matrix",
 )
 _text("one-ulp-exp", "exp is one ulp too large", "exp", _stored(_NEXT))

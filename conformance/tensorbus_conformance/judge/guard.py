@@ -171,11 +171,11 @@ class _Bands:
         self._real, self._nbytes, self._poison = guard.real, content.nbytes, guard.poison
         nbytes, band = content.nbytes, bytes([guard.poison]) * BAND
         whole = self._real.allocate(nbytes + 2 * BAND)
-        self._real.copy_in(whole, 0, memoryview(b"".join([band, content, band])))
-        if self._real.has(Feature.PARTS):
-            self.start, part = BAND, self._real.part(whole, BAND, nbytes)
-        else:
-            self.start, part = 0, whole
+        between = self._real.has(Feature.PARTS)
+        pieces = [band, content, band] if between else [content, band, band]
+        self._real.copy_in(whole, 0, memoryview(b"".join(pieces)))
+        self.start = BAND if between else 0
+        part = self._real.part(whole, BAND, nbytes) if between else whole
         self._whole = weakref.ref(whole)
         self.buffer = weakref.ref(part)
         self.fresh: Buffer | None = part
