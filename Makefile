@@ -51,7 +51,8 @@ mutation: $(VENV)/.test
 # The same for what these few ops go through, judged by them alone: at most two minutes.
 mutation-slice: $(VENV)/.test
 	$(BIN)/tensorbus conform --mutate dispatcher/tensorbus/_promotion.py \
-		dispatcher/tensorbus/_plan.py dispatcher/tensorbus/ops/reduction.py \
+		dispatcher/tensorbus/_sizes.py dispatcher/tensorbus/_family.py \
+		dispatcher/tensorbus/_layout.py dispatcher/tensorbus/ops/reduction.py \
 		dispatcher/tensorbus/ops/cumulative.py dispatcher/tensorbus/ops/matrix.py \
 		backends/tensorbus_backends/kernels backends/tensorbus_backends/clike.py \
 		--ops add,where,sum,matmul,cumulative_sum,take --sample 20 --seed 1 --level smoke \

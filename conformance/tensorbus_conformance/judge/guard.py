@@ -172,7 +172,9 @@ class _Bands:
         nbytes, band = content.nbytes, bytes([guard.poison]) * BAND
         whole = self._real.allocate(nbytes + 2 * BAND)
         between = self._real.has(Feature.PARTS)
-        pieces = [band, content, band] if between else [content, band, band]
+        pieces: list[bytes | memoryview] = (
+            [band, content, band] if between else [content, band, band]
+        )
         self._real.copy_in(whole, 0, memoryview(b"".join(pieces)))
         self.start = BAND if between else 0
         part = self._real.part(whole, BAND, nbytes) if between else whole
