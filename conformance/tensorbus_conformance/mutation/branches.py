@@ -5,7 +5,6 @@ The files are listed in ``docs/mutation-files.toml``, with what is left untaken 
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import os
 import sys
@@ -22,6 +21,7 @@ from rich.text import Text
 from ..console import make_console
 from ..report import write_or_say
 from .coverage import Coverage, record
+from .parsing import parse
 from .pool import Pool, PoolError, stoppable
 from .probes import arms
 from .register import RegisterError
@@ -104,7 +104,7 @@ def branches(sources: Sequence[Source], where: Layout) -> list[Branch]:
     for source in sources:
         lines = source.text.splitlines()
         count: dict[tuple[str, str], int] = {}
-        for k, arm in enumerate(arms(ast.parse(source.text))):
+        for k, arm in enumerate(arms(parse(source.text))):
             text = lines[arm.line - 1].strip()
             key = (hashlib.sha256(text.encode()).hexdigest()[:8], arm.kind.replace(" ", "-"))
             number = count[key] = count.get(key, -1) + 1

@@ -11,6 +11,7 @@ from . import ctext
 from .coverage import Coverage
 from .mutant import Mutant
 from .operators import _walk
+from .parsing import parse
 from .tree import Source, Tree
 from .zygote import Layout
 
@@ -201,7 +202,7 @@ class Chooser:
         """Ops that a file makes public, by the names that it exports."""
         if "tensorbus/" not in path or not path.endswith(".py"):
             return set()
-        tree = ast.parse(self.tree.sources[path].text)
+        tree = parse(self.tree.sources[path].text)
         names: set[str] = set()
         for node in tree.body:
             if isinstance(node, ast.Assign) and "__all__" in _defined(node):
@@ -321,7 +322,7 @@ class Chooser:
 
     def _users(self, source: Source, unit: int, found: list[str]) -> list[str]:
         """Of items that load a module late, those that use what one of its lines defines."""
-        walked = _walk(ast.parse(source.text))
+        walked = _walk(parse(source.text))
         if not isinstance(walked[unit].parent, ast.Module):
             return found
         used = set(self._using(_defined(walked[unit].node)))
@@ -335,7 +336,7 @@ class Chooser:
     def _piece(self, source: Source, mutant: Mutant) -> str:
         """The line of a C text that changes, as it stands in kernels."""
         assert mutant.edit is not None
-        node = _walk(ast.parse(source.text))[mutant.edit.node].node
+        node = _walk(parse(source.text))[mutant.edit.node].node
         if not isinstance(node, ast.Constant) or not isinstance(node.value, str):
             return ""
         text: str = node.value
@@ -355,9 +356,9 @@ class Chooser:
         found = [n for n in self.coverage.items if n.split("/")[0] in owners]
         if found:
             return found
-        node = _walk(ast.parse(source.text))[unit].node
+        node = _walk(parse(source.text))[unit].node
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            parsed = _walk(ast.parse(source.text))
+            parsed = _walk(parse(source.text))
             inside = [k for k, p in enumerate(parsed) if p.parent is parsed[unit].node]
             places = [self.where.base[source.module] + k for k in inside]
             found = self.coverage.covering(places)
@@ -391,7 +392,7 @@ class Chooser:
         """For each name what reads it: place, what that defines, whether on a module's level."""
         found: dict[str, list[tuple[int, set[str], bool]]] = {}
         for name, source in self.tree.modules.items():
-            walked = _walk(ast.parse(source.text))
+            walked = _walk(parse(source.text))
             for place in walked:
                 node = place.node
                 if not isinstance(node, (ast.Name, ast.Attribute)):

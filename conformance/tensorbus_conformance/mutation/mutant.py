@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import random
 import re
@@ -12,6 +11,7 @@ from typing import Any
 
 from . import ctext, operators
 from .operators import Edit
+from .parsing import parse
 from .tree import STRATA, Source, Tree, stratum
 
 __all__ = ["Mutant", "before_after", "draw", "mutants_of", "named"]
@@ -75,7 +75,7 @@ def mutants_of(source: Source) -> list[Mutant]:
         found.append(Mutant(name, source.path, line, operator, where, **change))
 
     if source.python:
-        tree = ast.parse(source.text)
+        tree = parse(source.text)
         for edit in operators.edits(
             tree,
             kernel_text=source.has_kernel_text,
@@ -147,7 +147,7 @@ def before_after(source: Source, mutant: Mutant) -> tuple[str, str]:
         last = len(text) if last < 0 else last
         return text[first:last].strip(), (text[first:start] + new + text[end:last]).strip()
     assert mutant.edit is not None
-    before = operators.statement_text(ast.parse(source.text), mutant.edit)
+    before = operators.statement_text(parse(source.text), mutant.edit)
     changed = operators.apply_edit(
         source.text,
         mutant.edit,

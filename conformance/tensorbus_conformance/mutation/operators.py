@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from . import ctext
+from .parsing import parse
 
 __all__ = ["Edit", "apply_edit", "edits", "statement_text"]
 
@@ -445,7 +446,7 @@ def _assigned_before(places: list[_Place]) -> set[int]:
 
 def apply_edit(text: str, edit: Edit, *, kernel_text: bool, coefficients: bool) -> ast.Module:
     """The tree of a changed file, with line numbers of the file as it is."""
-    tree = ast.parse(text)
+    tree = parse(text)
     places = _walk(tree)
     place = places[edit.node]
     made: ast.AST | None

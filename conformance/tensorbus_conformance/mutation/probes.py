@@ -11,6 +11,7 @@ import ast
 from dataclasses import dataclass
 
 from .operators import Edit, _docstring, _walk
+from .parsing import parse
 
 __all__ = ["Arm", "HITS", "MARK", "arms", "instrument", "places", "with_probe"]
 
@@ -57,7 +58,7 @@ def instrument(text: str, base: int, *, mark: bool = False, branch_base: int = -
         mark: Call `MARK` with the statement's place after each statement of the module's level.
         branch_base: Of the bytes of its branches (see `arms`); negative for none.
     """
-    tree = ast.parse(text)
+    tree = parse(text)
     found = _walk(tree)
     number = {id(p.node): k for k, p in enumerate(found)}
     if branch_base >= 0:

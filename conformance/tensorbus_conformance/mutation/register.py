@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .mutant import Mutant
+from .parsing import parse
 from .tree import Source, Tree
 from .verdict import CAP, Result
 
@@ -135,7 +136,7 @@ def _lines(source: Source, name: str) -> list[range]:
     if not source.python:
         return _c_lines(source.text.splitlines(), name)
     found = []
-    for node in ast.walk(ast.parse(source.text)):
+    for node in ast.walk(parse(source.text)):
         names: list[ast.expr] = []
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             made = {node.name}

@@ -8,7 +8,6 @@ that still runs is killed and the zygote ends too.
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import functools
 import gc
@@ -27,6 +26,7 @@ from typing import Any
 
 from .child import limit, work
 from .hook import Code
+from .parsing import parse
 from .probes import arms, instrument, places
 from .tree import Tree
 
@@ -51,7 +51,7 @@ class Layout:
         self.arm_base: dict[str, int] = {}
         self.size = 0
         for name, source in tree.modules.items():
-            parsed = ast.parse(source.text)
+            parsed = parse(source.text)
             self.base[name] = self.size
             self.size += places(parsed)
             self.arm_base[name] = self.size
