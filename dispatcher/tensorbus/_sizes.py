@@ -146,7 +146,10 @@ class Sizes:
     """What was computed and decided from open sizes, as the text of a function.
 
     Args:
-        count: How many open sizes a call gives.
+        values: The open sizes of the shape at hand.
+
+    Attributes:
+        given: These, open.
     """
 
     def __init__(self, values: Sequence[int]) -> None:
